@@ -1,3 +1,21 @@
-"""Famba-V's experiments, made checkable: Vision Mamba, cross-layer token fusion, and the grid that judges them."""
+"""Famba-V's experiments, made checkable: Vision Mamba, cross-layer token fusion, and the grid that judges them.
+
+import famba
+model = famba.vim_tiny(num_classes=100, fusion="upper")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["VisionMamba", "vim_small", "vim_tiny"]
+
+if TYPE_CHECKING:
+    from famba.model import VisionMamba, vim_small, vim_tiny
+
+
+def __getattr__(name: str) -> Any:
+    """Import the model on first use: Snakemake reads the configuration without paying for torch."""
+    if name in __all__:
+        return getattr(import_module("famba.model"), name)
+    raise AttributeError(f"module 'famba' has no attribute {name!r}")

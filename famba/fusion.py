@@ -1,0 +1,200 @@
+"""Token fusion: which tokens are alike, and their merging. (Which layers fuse how many: schedule.py.)
+
+Famba-V (arXiv 2409.09808) fuses similar tokens of Vision Mamba in chosen layers. The similarity and the pairing are
+ToMe's bipartite soft matching (facebookresearch/ToMe af95e4b, tome/merge.py:20-104).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from famba.schedule import STRATEGIES, capped, strategy, tokens_per_layer
+
+__all__ = ["STRATEGIES", "Match", "match", "strategy", "tokens_per_layer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """r pairs of tokens to fuse, in each sequence of a batch.
+
+    Attributes:
+        source: (B, r) positions of the tokens that are fused away, strongest link first.
+        target: (B, r) position of the token that each of them joins.
+        kept: (B, T - r) positions of the remaining tokens, ascending.
+        tome: (B, T - r) the same positions in ToMe's order [unfused evens, odds].
+        tokens: T, the length before fusion.
+        cls: (B,) index of the class token before fusion; None if no token is protected.
+    """
+
+    source: Tensor
+    target: Tensor
+    kept: Tensor
+    tome: Tensor
+    tokens: int
+    cls: Tensor | None
+
+    @property
+    def protected(self) -> Tensor | None:
+        """(B,) index of the class token after fusion in sequence order; None if no token is protected."""
+        return self.protected_in("sequence")
+
+    def protected_in(self, order: str) -> Tensor | None:
+        """(B,) index of the class token after fusion in that order; None if no token is protected."""
+        if self.cls is None:
+            return None
+        return (self._places(order) == self.cls[:, None]).int().argmax(dim=1)
+
+    @property
+    def r(self) -> int:
+        """Tokens removed from each sequence."""
+        return self.source.shape[1]
+
+    def merge(self, x: Tensor, order: str = "sequence") -> Tensor:
+        """Fuse the tokens of x.
+
+        Args:
+            x: (B, T, C), any C.
+            order: "sequence" keeps the order in which the tokens are scanned; a fused group stands at the place of its
+                member in the odd set. "tome" is [unfused evens, odds] (tome/merge.py:83-89).
+
+        Returns:
+            (B, T - r, C), each token the plain mean of its group (ToMe's mode="mean"). Differentiable in x.
+
+        Raises:
+            ValueError: x does not have the matched shape, or the order is unknown.
+        """
+        if x.shape[:2] != (self.kept.shape[0], self.tokens):
+            raise ValueError(f"matched ({self.kept.shape[0]}, {self.tokens}, ...), got {tuple(x.shape)} to merge")
+        if self.r == 0 and order == "sequence":
+            return x
+        group, weight, rows = self._rows(order)
+        return _MergeRows.apply(x, group, weight, rows, self._source_rows)
+
+    @cached_property
+    def _row_cache(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        return {}
+
+    @cached_property
+    def _source_rows(self) -> Tensor:
+        """(B * r) fused-away tokens as rows of the flattened (B * T, C)."""
+        return _as_rows(self.source, self.tokens)
+
+    def _places(self, order: str) -> Tensor:
+        """(B, T - r) positions of the remaining tokens in that order."""
+        if order not in ("sequence", "tome"):
+            raise ValueError(f"order must be 'sequence' or 'tome', found {order!r}")
+        return self.kept if order == "sequence" else self.tome
+
+    def _rows(self, order: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Row arithmetic of a merge, worked out once per order: hidden states and residual share it.
+
+        Returns:
+            group (B * T): the output row that each input row goes to; weight (B * (T - r), 1): one over the group's
+            size; rows (B * (T - r)): the input row that each output row starts from.
+        """
+        if order in self._row_cache:
+            return self._row_cache[order]
+        places = self._places(order)
+        batch, remaining = places.shape
+        group = torch.empty(batch, self.tokens, dtype=torch.long, device=places.device)
+        group.scatter_(1, places, torch.arange(remaining, device=places.device).expand(batch, -1))
+        joined = group.gather(1, self.target)
+        group.scatter_(1, self.source, joined)
+        size = torch.ones(batch, remaining, device=places.device)
+        size.scatter_add_(1, joined, torch.ones_like(joined, dtype=size.dtype))
+        rows = _as_rows(group, remaining), size.reciprocal().view(-1, 1), _as_rows(places, self.tokens)
+        self._row_cache[order] = rows
+        return rows
+
+
+class _MergeRows(torch.autograd.Function):
+    """Mean of groups of rows: the forward adds r rows to the kept ones, the backward is one gather.
+
+    Written over rows of the flattened batch because index_select and index_add move whole rows, where gather and
+    scatter_reduce, which ToMe uses, would need an index per element.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x: Tensor, group: Tensor, weight: Tensor, rows: Tensor, source_rows: Tensor
+    ) -> Tensor:
+        batch, tokens, channels = x.shape
+        flat = x.reshape(batch * tokens, channels)
+        out = flat.index_select(0, rows)
+        out.index_add_(0, group[source_rows], flat.index_select(0, source_rows))
+        out *= weight.to(out.dtype)
+        ctx.save_for_backward(group, weight)
+        ctx.tokens = tokens
+        return out.view(batch, -1, channels)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        group, weight = ctx.saved_tensors
+        batch, remaining, channels = grad.shape
+        shared = grad.reshape(batch * remaining, channels) * weight.to(grad.dtype)
+        return shared.index_select(0, group).view(batch, ctx.tokens, channels), None, None, None, None
+
+
+def match(metric: Tensor, r: int, protected: int | Tensor | None = None) -> Match:
+    """Find the r most similar pairs of tokens (bipartite soft matching).
+
+    The tokens at even and odd positions of the sequence, class token counted, form sets A and B. Each token of A is
+    linked to the token of B with the largest cosine similarity; the r strongest links are fused. Equal similarities go
+    to the earlier position, in A and in B alike.
+
+    Args:
+        metric: (B, T, C) vectors whose cosine is the similarity. No gradient flows through the matching.
+        r: tokens to remove, capped at half of the unprotected tokens.
+        protected: index of the class token, one for all sequences or one each (B,); it is neither source nor target,
+            in whichever set it falls. None: no token is protected.
+
+    Raises:
+        ValueError: metric is not (B, T, C), r is negative, or the protected index lies outside the sequence.
+    """
+    if metric.ndim != 3:
+        raise ValueError(f"metric must be (B, T, C), got {tuple(metric.shape)}")
+    if r < 0:
+        raise ValueError(f"r must not be negative, got {r}")
+    batch, tokens, _ = metric.shape
+    place = protected if isinstance(protected, int) else None
+    if place is not None and not 0 <= place < tokens:
+        raise ValueError(f"protected token {place} lies outside a sequence of {tokens}")
+    r = capped(r, tokens, protected is not None, place)
+    device = metric.device
+    position = torch.arange(tokens, device=device).expand(batch, -1)  # (B, T)
+    cls = None if protected is None else torch.as_tensor(protected, device=device).expand(batch)
+    # in at least float32, under autocast too: bfloat16 similarities tie and would pair the wrong tokens
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        metric = metric.to(torch.promote_types(metric.dtype, torch.float32))
+        unit = metric / metric.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(metric.dtype).tiny)
+        similarity = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)  # (B, A, B)
+        if cls is not None:
+            is_cls = position == cls[:, None]  # (B, T)
+            similarity.masked_fill_(is_cls[:, ::2, None] | is_cls[:, None, 1::2], -torch.inf)
+        if tokens > 1:
+            target = similarity.argmax(dim=-1)  # (B, A): the first of equals
+            strength = similarity.gather(-1, target[..., None])[..., 0]
+        else:
+            target = strength = similarity.new_zeros(batch, 1)
+        edges = strength.argsort(dim=-1, descending=True, stable=True)  # (B, A)
+        fused, unfused = edges[:, :r], edges[:, r:]
+        source = fused * 2
+        joined = target.gather(-1, fused).long() * 2 + 1
+        # sorted to the end rather than masked out: a mask's result has no static shape
+        kept = position.scatter(1, source, tokens).sort(dim=1).values[:, : tokens - r]
+        # ToMe leaves the unfused evens by falling similarity unless a class token must stay in front (merge.py:70)
+        evens = unfused if cls is None else unfused.sort(dim=-1).values
+        tome = torch.cat([evens * 2, position[:, 1::2]], dim=1)
+    return Match(source, joined, kept, tome, tokens, cls)
+
+
+def _as_rows(index: Tensor, tokens: int) -> Tensor:
+    """(B, n) positions within sequences of `tokens` -> (B * n) rows of the flattened batch."""
+    start = torch.arange(index.shape[0], device=index.device)[:, None] * tokens
+    return (index + start).flatten()

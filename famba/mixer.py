@@ -1,0 +1,91 @@
+"""The bidirectional mixer of a Vision Mamba block (hustvl/Vim dd0358a; paper-facts §3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from famba import scan
+
+
+class Mixer(nn.Module):
+    """Two selective scans over the tokens, one from each end, behind one gate.
+
+    For direction k in {forward, backward}, each in its own time:
+        x_k = SiLU(causal_conv1d_k(x));  [dt, B, C]_k = W_x,k x_k;  delta_k = softplus(W_dt,k dt_k + b_dt,k)
+        h_t = exp(delta_t A_k) h_{t-1} + delta_t B_t x_t;  y_t = C_t h_t + D_k x_t
+    and out = W_out((y_f + y_b) SiLU(z) / 2): Vim gates each direction with the same z, so one gate serves both.
+
+    Parameter names are those of the official checkpoints: the backward direction's end in `_b`, but for `A_b_log`.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        d_inner = expand * embed_dim
+        self.d_state = d_state
+        self.dt_rank = math.ceil(embed_dim / 16) if dt_rank is None else dt_rank
+        self.backend = backend
+        self.in_proj = nn.Linear(embed_dim, 2 * d_inner, bias=False)
+        for suffix in ("", "_b"):
+            # a Conv1d for its parameters' names and initialisation only: the scan backend runs it, fused with SiLU
+            self.add_module(f"conv1d{suffix}", nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner))
+            self.add_module(f"x_proj{suffix}", nn.Linear(d_inner, self.dt_rank + 2 * d_state, bias=False))
+            self.add_module(f"dt_proj{suffix}", nn.Linear(self.dt_rank, d_inner))
+        for name in ("A_log", "A_b_log"):
+            self.register_parameter(name, nn.Parameter(torch.empty(d_inner, d_state)))
+        for name in ("D", "D_b"):
+            self.register_parameter(name, nn.Parameter(torch.empty(d_inner)))
+        self.out_proj = nn.Linear(d_inner, embed_dim, bias=False)
+
+    def reset_parameters(self, depth: int) -> None:
+        """Vim's initialisation for a model of `depth` blocks (models_mamba.py:_init_weights; paper-facts §3).
+
+        in_proj, x_proj and conv1d keep PyTorch's defaults.
+        """
+        nn.init.kaiming_uniform_(self.out_proj.weight, a=math.sqrt(5))
+        with torch.no_grad():
+            self.out_proj.weight /= math.sqrt(depth)
+            bound = self.dt_rank**-0.5
+            for suffix in ("", "_b"):
+                nn.init.uniform_(self.get_parameter(f"dt_proj{suffix}.weight"), -bound, bound)
+            # delta starts log-uniform in [1e-3, 0.1]: the bias is the inverse softplus of it
+            delta = torch.empty_like(self.get_parameter("dt_proj.bias")).uniform_(math.log(1e-3), math.log(0.1)).exp()
+            delta.clamp_(min=1e-4)
+            self.get_parameter("dt_proj.bias").copy_(delta + torch.log(-torch.expm1(-delta)))
+            # Vim means the same for the backward direction, but zeroes it again afterwards; so do its checkpoints
+            self.get_parameter("dt_proj_b.bias").zero_()
+            rates = torch.arange(1, self.d_state + 1, dtype=torch.float32).log()
+            for name in ("A_log", "A_b_log"):
+                self.get_parameter(name).copy_(rates.expand_as(self.get_parameter(name)))
+            for name in ("D", "D_b"):
+                self.get_parameter(name).fill_(1.0)
+
+    def _both(self, forward: str, backward: str) -> Tensor:
+        """A parameter of both directions, stacked: (2, ...)."""
+        return torch.stack([self.get_parameter(forward), self.get_parameter(backward)])
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(batch, tokens, embed_dim) -> the same shape."""
+        x, z = self.in_proj(hidden).chunk(2, dim=-1)  # (B, T, D) each, D = d_inner
+        conv = self._both("conv1d.weight", "conv1d_b.weight").squeeze(2)  # (2, D, d_conv)
+        x = scan.causal_conv(x, conv, self._both("conv1d.bias", "conv1d_b.bias"), self.backend)  # (2, B, T, D)
+        # both directions in one batched product: (2, B T, D) -> (2, B T, dt_rank + 2 N) -> dt to (2, B T, D)
+        projected = torch.bmm(x.flatten(1, 2), self._both("x_proj.weight", "x_proj_b.weight").mT)
+        dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = torch.bmm(dt, self._both("dt_proj.weight", "dt_proj_b.weight").mT).view_as(x)
+        B, C = (t.unflatten(1, x.shape[1:3]) for t in (B, C))  # (2, B, T, N)
+        A = -self._both("A_log", "A_b_log").exp()  # (2, D, N)
+        bias = self._both("dt_proj.bias", "dt_proj_b.bias")
+        y = scan.directional_scan(x, delta, A, B, C, self._both("D", "D_b"), z, bias, self.backend)  # (B, T, D)
+        return F.linear(y, self.out_proj.weight / 2)  # the mean of the two directions

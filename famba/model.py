@@ -1,0 +1,234 @@
+"""Vision Mamba with cross-layer token fusion: embed -> blocks -> head.
+
+Famba-V is arXiv 2409.09808; the model is Vim's (hustvl/Vim dd0358a, vim/models_mamba.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from famba.errors import InputError
+from famba.fusion import match, strategy, tokens_per_layer
+from famba.mixer import Mixer
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis, computed in the input's type and returned in the weight's."""
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> the same shape."""
+        return nn.functional.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps).to(self.weight.dtype)
+
+
+class Block(nn.Module):
+    """Add, norm, fuse, mix: the residual stream stays in at least float32.
+
+    Fusion stands between the norm and the mixer, with one map for hidden states and residual (paper-facts §2, block
+    placement: the released code's models_mamba.py:185-193, which it has commented out).
+    """
+
+    def __init__(self, mixer: Mixer, embed_dim: int, fused: int, order: str) -> None:
+        super().__init__()
+        self.norm = RMSNorm(embed_dim)
+        self.mixer = mixer
+        self.fused = fused
+        self.order = order
+
+    def forward(
+        self, hidden: Tensor, residual: Tensor | None, cls: int | Tensor
+    ) -> tuple[Tensor, Tensor, int | Tensor]:
+        """hidden, residual (B, T, embed_dim) and the class token's index -> the same, with T - r tokens."""
+        if residual is None:
+            residual = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        else:
+            residual = residual + hidden
+        hidden = self.norm(residual)
+        if self.fused:
+            pairs = match(hidden, self.fused, protected=cls)
+            hidden, residual = pairs.merge(hidden, self.order), pairs.merge(residual, self.order)
+            cls = pairs.protected_in(self.order)
+        return self.mixer(hidden), residual, cls
+
+
+class PatchEmbed(nn.Module):
+    """Image -> tokens: one linear map per patch (paper-facts §3)."""
+
+    def __init__(self, img_size: int, patch_size: int, channels: int, embed_dim: int) -> None:
+        super().__init__()
+        self.img_size = img_size
+        self.proj = nn.Conv2d(channels, embed_dim, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, channels, img_size, img_size) -> (B, patches, embed_dim)."""
+        if images.shape[-2:] != (self.img_size, self.img_size):
+            raise ValueError(f"the model takes {self.img_size} x {self.img_size} images, got {tuple(images.shape)}")
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class VisionMamba(nn.Module):
+    """Vision Mamba whose layers may fuse tokens.
+
+    Args:
+        embed_dim, depth: width in channels and number of blocks.
+        num_classes: outputs of the linear head.
+        img_size, patch_size: pixels; the one must be a multiple of the other.
+        channels: of the images.
+        d_state, d_conv, expand: of the mixers; their dt_rank is ceil(embed_dim / 16).
+        cls_position: "middle" (Vim) or "head" (the released Famba-V code) of the sequence.
+        fusion: a strategy's name, or tokens to fuse at each layer (`depth` integers).
+        order: of the tokens after a fusion, "sequence" or "tome" (see `famba.fusion.Match.merge`).
+        scan: backend of the selective scan (see `famba.scan`).
+
+    The state dict is the official Vim checkpoints', name by name. Raises InputError where the sizes do not fit.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        depth: int,
+        num_classes: int = 1000,
+        img_size: int = 224,
+        patch_size: int = 16,
+        channels: int = 3,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        cls_position: str = "middle",
+        fusion: str | Sequence[int] = "baseline",
+        order: str = "sequence",
+        scan: str = "auto",
+    ) -> None:
+        super().__init__()
+        if img_size < patch_size or patch_size < 1 or img_size % patch_size:
+            raise InputError(f"img_size {img_size} is not a multiple of patch_size {patch_size}")
+        if cls_position not in ("middle", "head"):
+            raise InputError(f"cls_position must be 'middle' or 'head', found {cls_position!r}")
+        if order not in ("sequence", "tome"):
+            raise InputError(f"order must be 'sequence' or 'tome', found {order!r}")
+        self.schedule = strategy(fusion, depth) if isinstance(fusion, str) else tuple(fusion)
+        if len(self.schedule) != depth or any(r < 0 for r in self.schedule):
+            raise InputError(f"fusion needs {depth} counts, one per layer, none negative; found {self.schedule}")
+        patches = (img_size // patch_size) ** 2
+        self.cls_index = patches // 2 if cls_position == "middle" else 0
+        self.patch_embed = PatchEmbed(img_size, patch_size, channels, embed_dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, patches + 1, embed_dim))
+        self.layers = nn.ModuleList(
+            Block(Mixer(embed_dim, d_state, d_conv, expand, backend=scan), embed_dim, r, order) for r in self.schedule
+        )
+        self.norm_f = RMSNorm(embed_dim)
+        self.head = nn.Linear(embed_dim, num_classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Vim's initialisation (models_mamba.py:_init_weights and segm_init_weights; paper-facts §3)."""
+        projection = self.patch_embed.proj
+        # LeCun normal, truncated at two standard deviations; 0.8796 restores the variance that the truncation takes
+        std = math.sqrt(1 / projection.weight[0].numel()) / 0.87962566103423978
+        nn.init.trunc_normal_(projection.weight, std=std, a=-2 * std, b=2 * std)
+        for tensor in (self.head.weight, self.pos_embed, self.cls_token):
+            nn.init.trunc_normal_(tensor, std=0.02)
+        for bias in (projection.bias, self.head.bias):
+            nn.init.zeros_(bias)
+        for block in self.layers:
+            block.mixer.reset_parameters(depth=len(self.layers))
+
+    @property
+    def scheduled_tokens(self) -> tuple[int, ...]:
+        """Tokens that each layer's mixer is to see, then the final count."""
+        return tokens_per_layer(self.schedule, self.pos_embed.shape[1], self.cls_index)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (B, channels, img_size, img_size) -> logits (B, num_classes)."""
+        hidden = self.patch_embed(images)  # (B, patches, C)
+        cls_token = self.cls_token.expand(len(hidden), -1, -1)
+        hidden = torch.cat([hidden[:, : self.cls_index], cls_token, hidden[:, self.cls_index :]], dim=1)
+        hidden = hidden + self.pos_embed  # (B, T, C)
+        residual: Tensor | None = None
+        cls: int | Tensor = self.cls_index
+        for block in self.layers:
+            hidden, residual, cls = block(hidden, residual, cls)
+        # the class token alone goes on; the norm is per token, so it may be taken first
+        if isinstance(cls, int):
+            final = residual[:, cls] + hidden[:, cls]
+        else:
+            row = torch.arange(len(hidden), device=hidden.device)
+            final = residual[row, cls] + hidden[row, cls]
+        return self.head(self.norm_f(final))
+
+
+def vim_tiny(
+    num_classes: int = 100,
+    fusion: str | Sequence[int] = "baseline",
+    cls_position: str = "middle",
+    img_size: int = 224,
+    patch_size: int = 16,
+    scan: str = "auto",
+    **kwargs: Any,
+) -> VisionMamba:
+    """Vim-Ti: 192 channels, 24 layers; 6,974,308 parameters at 100 classes. See `VisionMamba` for the arguments."""
+    return VisionMamba(
+        embed_dim=192,
+        depth=24,
+        num_classes=num_classes,
+        fusion=fusion,
+        cls_position=cls_position,
+        img_size=img_size,
+        patch_size=patch_size,
+        scan=scan,
+        **kwargs,
+    )
+
+
+def vim_small(
+    num_classes: int = 100,
+    fusion: str | Sequence[int] = "baseline",
+    cls_position: str = "middle",
+    img_size: int = 224,
+    patch_size: int = 16,
+    scan: str = "auto",
+    **kwargs: Any,
+) -> VisionMamba:
+    """Vim-S: 384 channels, 24 layers; 25,450,084 parameters at 100 classes. See `VisionMamba` for the arguments."""
+    return VisionMamba(
+        embed_dim=384,
+        depth=24,
+        num_classes=num_classes,
+        fusion=fusion,
+        cls_position=cls_position,
+        img_size=img_size,
+        patch_size=patch_size,
+        scan=scan,
+        **kwargs,
+    )
+
+
+def measure_tokens(model: VisionMamba, images: Tensor) -> tuple[int, ...]:
+    """Tokens that each layer's mixer really sees in a forward pass, then the final count.
+
+    Measured at the mixers' inputs and the last one's output, not read from the schedule.
+    """
+    trace: list[int] = []
+    hooks = [
+        block.mixer.register_forward_hook(lambda _, inputs, output: trace.extend((inputs[0].shape[1], output.shape[1])))
+        for block in model.layers
+    ]
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(images)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return (*trace[::2], trace[-1])

@@ -1,0 +1,85 @@
+"""Which layers fuse how many tokens: the paper's strategies as data. No torch here: Snakemake reads them at start."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from famba.errors import InputError
+
+STRATEGIES = ("baseline", "all", "interleaved", "lower", "upper")
+
+_PAPER_DEPTH = 24
+_PAPER_TOKENS = 197
+# tokens fused per layer at depth 24 (AIoT-MLSys-Lab/Famba-V 28f7236: all-merge-r7, alternate-merge-r14, *-r9-l18)
+_PAPER_R = {"baseline": 0, "all": 7, "interleaved": 14, "lower": 9, "upper": 9}
+
+
+def strategy(name: str, depth: int = _PAPER_DEPTH, tokens: int | None = None) -> tuple[int, ...]:
+    """Tokens to fuse at each layer, for one of the paper's strategies (its strategy figure; paper-facts §2).
+
+    Args:
+        name: one of `STRATEGIES`. `all` fuses in every layer, `interleaved` in every second one (1, 3, ...), `lower` in
+            the first and `upper` in the last three quarters of the layers.
+        depth: number of layers. Other depths than 24 scale the set of layers.
+        tokens: None takes the paper's tokens per layer (7, 14 or 9) as they are. A sequence length, class token
+            included, takes the paper's *share* instead: 168 (or 162) of 196 tokens, spread evenly over the layers, so
+            that a scaled-down model is thinned as much as the paper's. Equal to None at depth 24 and 197 tokens.
+
+    Returns:
+        `depth` integers.
+
+    Raises:
+        InputError: unknown name, or a depth or token count below 1.
+    """
+    if name not in STRATEGIES:
+        close = difflib.get_close_matches(name, STRATEGIES, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(STRATEGIES)}"
+        raise InputError(f"unknown fusion strategy {name!r}; {hint}")
+    if depth < 1 or (tokens is not None and tokens < 1):
+        raise InputError(f"a fusion strategy needs depth and tokens of at least 1, found {depth} and {tokens}")
+    three_quarters = round(depth * 18 / _PAPER_DEPTH)
+    layers = {
+        "baseline": range(0),
+        "all": range(depth),
+        "interleaved": range(1, depth, 2),
+        "lower": range(three_quarters),
+        "upper": range(depth - three_quarters, depth),
+    }[name]
+    schedule = [0] * depth
+    paper_layers = {"baseline": 0, "all": 24, "interleaved": 12, "lower": 18, "upper": 18}[name]
+    for i, layer in enumerate(layers):
+        if tokens is None:
+            schedule[layer] = _PAPER_R[name]
+        else:
+            budget = round(_PAPER_R[name] * paper_layers * (tokens - 1) / (_PAPER_TOKENS - 1))
+            # the i-th of n equal shares of a whole number: shares differ by one at most
+            schedule[layer] = budget * (i + 1) // len(layers) - budget * i // len(layers)
+    return tuple(schedule)
+
+
+def tokens_per_layer(schedule: Sequence[int], tokens: int, cls_index: int | None = None) -> tuple[int, ...]:
+    """Tokens that the mixer of each layer sees under a schedule, then the final count: `len(schedule) + 1` integers.
+
+    Fusion comes before the mixer of its layer, so entry l already lacks the tokens fused at layer l.
+    `cls_index`: where the class token enters, None if there is none.
+    """
+    trace = []
+    known: int | None = cls_index
+    for r in schedule:
+        if r:
+            tokens -= capped(r, tokens, cls_index is not None, known)
+            known = None  # after a fusion the class token's place depends on the image
+        trace.append(tokens)
+    return (*trace, tokens)
+
+
+def capped(r: int, tokens: int, has_cls: bool, place: int | None) -> int:
+    """r, at most half of the unprotected tokens.
+
+    Of three tokens with the class token in the middle, or in a place that differs between sequences, none has an
+    unprotected partner: the shape of a batch must not depend on its images, so none is fused.
+    """
+    if has_cls and tokens == 3 and place not in (0, 2):
+        return 0
+    return min(r, (tokens - has_cls) // 2)
