@@ -40,6 +40,7 @@ class Architecture(Settings):
     depth: Count = 24
     img_size: Count = 224
     patch_size: Count = 16
+    stride: Count | None = None  # between patches; null: patch_size
     d_state: Count = 16
     d_conv: Count = 4
     expand: Count = 2
@@ -47,14 +48,14 @@ class Architecture(Settings):
 
     @model_validator(mode="after")
     def _patches_divide(self) -> Architecture:
-        if self.img_size % self.patch_size:
+        if self.img_size < self.patch_size or (self.stride is None and self.img_size % self.patch_size):
             raise ValueError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
         return self
 
     @property
     def tokens(self) -> int:
         """Length of the token sequence, class token included."""
-        return (self.img_size // self.patch_size) ** 2 + 1
+        return ((self.img_size - self.patch_size) // (self.stride or self.patch_size) + 1) ** 2 + 1
 
 
 ARCHITECTURES = {

@@ -72,8 +72,8 @@ class Match:
             raise ValueError(f"matched ({self.kept.shape[0]}, {self.tokens}, ...), got {tuple(x.shape)} to merge")
         if self.r == 0 and order == "sequence":
             return x
-        group, weight, rows = self._rows(order)
-        return _MergeRows.apply(x, group, weight, rows, self._source_rows)
+        group, size, rows = self._rows(order)
+        return _MergeRows.apply(x, group, size, rows, self._source_rows)
 
     @cached_property
     def _row_cache(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
@@ -94,8 +94,8 @@ class Match:
         """Row arithmetic of a merge, worked out once per order: hidden states and residual share it.
 
         Returns:
-            group (B * T): the output row that each input row goes to; weight (B * (T - r), 1): one over the group's
-            size; rows (B * (T - r)): the input row that each output row starts from.
+            group (B * T): the output row that each input row goes to; size (B * (T - r), 1): tokens in each
+            group; rows (B * (T - r)): the input row that each output row starts from.
         """
         if order in self._row_cache:
             return self._row_cache[order]
@@ -107,7 +107,7 @@ class Match:
         group.scatter_(1, self.source, joined)
         size = torch.ones(batch, remaining, device=places.device)
         size.scatter_add_(1, joined, torch.ones_like(joined, dtype=size.dtype))
-        rows = _as_rows(group, remaining), size.reciprocal().view(-1, 1), _as_rows(places, self.tokens)
+        rows = _as_rows(group, remaining), size.view(-1, 1), _as_rows(places, self.tokens)
         self._row_cache[order] = rows
         return rows
 
@@ -120,24 +120,22 @@ class _MergeRows(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, x: Tensor, group: Tensor, weight: Tensor, rows: Tensor, source_rows: Tensor
-    ) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, group: Tensor, size: Tensor, rows: Tensor, source_rows: Tensor) -> Tensor:
         batch, tokens, channels = x.shape
         flat = x.reshape(batch * tokens, channels)
         out = flat.index_select(0, rows)
         out.index_add_(0, group[source_rows], flat.index_select(0, source_rows))
-        out *= weight.to(out.dtype)
-        ctx.save_for_backward(group, weight)
+        out /= size.to(out.dtype)
+        ctx.save_for_backward(group, size)
         ctx.tokens = tokens
         return out.view(batch, -1, channels)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        group, weight = ctx.saved_tensors
+        group, size = ctx.saved_tensors
         batch, remaining, channels = grad.shape
-        shared = grad.reshape(batch * remaining, channels) * weight.to(grad.dtype)
+        shared = grad.reshape(batch * remaining, channels) / size.to(grad.dtype)
         return shared.index_select(0, group).view(batch, ctx.tokens, channels), None, None, None, None
 
 

@@ -63,10 +63,10 @@ class Block(nn.Module):
 class PatchEmbed(nn.Module):
     """Image -> tokens: one linear map per patch (paper-facts §3)."""
 
-    def __init__(self, img_size: int, patch_size: int, channels: int, embed_dim: int) -> None:
+    def __init__(self, img_size: int, patch_size: int, stride: int, channels: int, embed_dim: int) -> None:
         super().__init__()
         self.img_size = img_size
-        self.proj = nn.Conv2d(channels, embed_dim, patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(channels, embed_dim, patch_size, stride)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, channels, img_size, img_size) -> (B, patches, embed_dim)."""
@@ -81,7 +81,8 @@ class VisionMamba(nn.Module):
     Args:
         embed_dim, depth: width in channels and number of blocks.
         num_classes: outputs of the linear head.
-        img_size, patch_size: pixels; the one must be a multiple of the other.
+        img_size, patch_size: pixels; the one must be a multiple of the other, unless a stride is given.
+        stride: pixels between patches. Vim takes one apart from patch_size: overlapping patches, or an edge unseen.
         channels: of the images.
         d_state, d_conv, expand: of the mixers; their dt_rank is ceil(embed_dim / 16).
         cls_position: "middle" (Vim) or "head" (the released Famba-V code) of the sequence.
@@ -99,6 +100,7 @@ class VisionMamba(nn.Module):
         num_classes: int = 1000,
         img_size: int = 224,
         patch_size: int = 16,
+        stride: int | None = None,
         channels: int = 3,
         d_state: int = 16,
         d_conv: int = 4,
@@ -109,8 +111,9 @@ class VisionMamba(nn.Module):
         scan: str = "auto",
     ) -> None:
         super().__init__()
-        if img_size < patch_size or patch_size < 1 or img_size % patch_size:
+        if img_size < patch_size or (stride is None and img_size % patch_size):
             raise InputError(f"img_size {img_size} is not a multiple of patch_size {patch_size}")
+        stride = stride or patch_size
         if cls_position not in ("middle", "head"):
             raise InputError(f"cls_position must be 'middle' or 'head', found {cls_position!r}")
         if order not in ("sequence", "tome"):
@@ -118,9 +121,9 @@ class VisionMamba(nn.Module):
         self.schedule = strategy(fusion, depth) if isinstance(fusion, str) else tuple(fusion)
         if len(self.schedule) != depth or any(r < 0 for r in self.schedule):
             raise InputError(f"fusion needs {depth} counts, one per layer, none negative; found {self.schedule}")
-        patches = (img_size // patch_size) ** 2
+        patches = ((img_size - patch_size) // stride + 1) ** 2
         self.cls_index = patches // 2 if cls_position == "middle" else 0
-        self.patch_embed = PatchEmbed(img_size, patch_size, channels, embed_dim)
+        self.patch_embed = PatchEmbed(img_size, patch_size, stride, channels, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, patches + 1, embed_dim))
         self.layers = nn.ModuleList(
@@ -211,24 +214,3 @@ def vim_small(
         scan=scan,
         **kwargs,
     )
-
-
-def measure_tokens(model: VisionMamba, images: Tensor) -> tuple[int, ...]:
-    """Tokens that each layer's mixer really sees in a forward pass, then the final count.
-
-    Measured at the mixers' inputs and the last one's output, not read from the schedule.
-    """
-    trace: list[int] = []
-    hooks = [
-        block.mixer.register_forward_hook(lambda _, inputs, output: trace.extend((inputs[0].shape[1], output.shape[1])))
-        for block in model.layers
-    ]
-    training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(images)
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
-    return (*trace[::2], trace[-1])

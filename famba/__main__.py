@@ -1,0 +1,5 @@
+import sys
+
+from famba.cli import main
+
+sys.exit(main())

@@ -1,0 +1,46 @@
+"""The command line: `famba …` = `python -m famba …`. Exit status 0 ok, 1 a check failed, 2 bad input."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from famba import __version__
+from famba.errors import CheckFailed, InputError
+
+# command: (module with add_parser, one-line help); only the command that is called is imported
+COMMANDS = {
+    "train": ("famba.train", "train one cell of an experiment and write its result row"),
+    "judge": ("famba.summary", "summarise result rows: CSV, JSON, Markdown and LaTeX tables"),
+    "figures": ("famba.figures", "draw the figures of an experiment from its rows"),
+    "data": ("famba.data", "fetch, verify or show a data set"),
+    "doctor": ("famba.doctor", "say what this machine has, what is missing, and how to get it"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(prog="famba", description="The reproducibility benchmark suite for Famba-V.")
+    parser.add_argument("--version", action="version", version=f"famba {__version__}")
+    commands = parser.add_subparsers(metavar="command", required=True)
+    if argv and argv[0] in COMMANDS:
+        import_module(COMMANDS[argv[0]][0]).add_parser(commands)
+    else:  # help, or a name that is none: argparse answers both from the names alone
+        for name, (_, line) in COMMANDS.items():
+            commands.add_parser(name, help=line)
+    args = parser.parse_args(argv)
+    try:
+        return args.func(args)
+    except (InputError, CheckFailed) as error:
+        print(f"famba: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("famba: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, as `famba … | head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

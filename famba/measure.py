@@ -1,0 +1,124 @@
+"""What is measured on a model rather than computed: tokens, saved activations, step times, where a NaN begins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from famba.errors import CheckFailed
+from famba.model import VisionMamba
+
+Autocast = Callable[[], AbstractContextManager[Any]]
+
+
+def _images(model: VisionMamba, batch: int, device: torch.device) -> Tensor:
+    """Random images of the model's size, from a generator of their own."""
+    size, channels = model.patch_embed.img_size, model.patch_embed.proj.in_channels
+    return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def tokens_per_layer(model: VisionMamba, images: Tensor) -> tuple[int, ...]:
+    """Tokens that each layer's mixer really sees in a forward pass, then the final count: depth + 1 integers.
+
+    Taken from the shapes at the mixers' inputs and the last one's output, not from the schedule.
+    """
+    trace: list[tuple[int, int]] = []
+    hooks = [
+        block.mixer.register_forward_hook(lambda _, inputs, output: trace.append((inputs[0].shape[1], output.shape[1])))
+        for block in model.layers
+    ]
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return (*(entering for entering, _ in trace), trace[-1][1])
+
+
+def checked_tokens(model: VisionMamba, device: torch.device) -> tuple[int, ...]:
+    """Measured tokens per layer. Raises CheckFailed if they are not the schedule's."""
+    measured = tokens_per_layer(model, _images(model, 2, device))
+    if measured != model.scheduled_tokens:
+        raise CheckFailed(f"tokens per layer: the schedule says {model.scheduled_tokens}, the model does {measured}")
+    return measured
+
+
+def saved_activation_bytes(model: VisionMamba, device: torch.device, autocast: Autocast) -> int:
+    """Bytes that one more image makes the forward pass keep for the backward one.
+
+    The difference between batches of two images and one, so that what does not grow with the batch (stacked weights)
+    drops out. Each storage counts once and whole, however many saved views it has.
+    """
+
+    def saved(batch: int) -> int:
+        storages: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        images = _images(model, batch, device)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast():
+            logits = model(images)
+        del logits
+        storages.pop(images.untyped_storage().data_ptr(), None)
+        return sum(storages.values())
+
+    return saved(2) - saved(1)
+
+
+def first_not_finite(model: VisionMamba, images: Tensor, autocast: Autocast) -> str:
+    """Name of the first parameter, or else the first module in running order, with a value that is not finite."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            return f"parameter {name}"
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            if not first.isfinite().all():
+                found.append(name)
+
+        return hook
+
+    hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.no_grad(), autocast():
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return f"output of {found[0]}" if found else "the loss itself; parameters and activations are finite"
+
+
+class StepClock:
+    """Times optimiser steps without making the host wait for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._marks: list[Any] = []
+        self.mark()
+
+    def mark(self) -> None:
+        """A step starts or ends here."""
+        if self._cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append(event)
+        else:
+            self._marks.append(time.perf_counter())
+
+    def steps_ms(self) -> list[float]:
+        """Milliseconds between the marks so far; waits for the device."""
+        if self._cuda:
+            torch.cuda.synchronize()
+            return [a.elapsed_time(b) for a, b in zip(self._marks, self._marks[1:], strict=False)]
+        return [(b - a) * 1e3 for a, b in zip(self._marks, self._marks[1:], strict=False)]

@@ -1,0 +1,330 @@
+"""Train one cell: the loop, its checkpoints, its clock, and the row it ends in."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from famba import data, measure, recipe, scan
+from famba.config import Cell, Experiment
+from famba.cost import forward_flops
+from famba.device import energy_joules, environment, host_peak_bytes, pick_device
+from famba.errors import CheckFailed, InputError
+from famba.loader import EvalLoader, TrainLoader
+from famba.model import VisionMamba
+from famba.progress import Progress, say
+from famba.record import (
+    Accuracy,
+    Cost,
+    Data,
+    Memory,
+    Metrics,
+    Row,
+    Scan,
+    Time,
+    Tokens,
+    atomic_file,
+    write_epochs,
+    write_row,
+)
+
+_NAN_CHECK_STEPS = 50  # reading the loss makes the host wait for a GPU, so there it is read this often only
+
+
+@dataclass
+class History:
+    """What a training has to remember from epoch to epoch; part of its checkpoint."""
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    step_ms: list[float] = field(default_factory=list)
+    total_s: float = 0.0
+    warmup_s: float = 0.0
+    runs: int = 0
+    device_peak: int = 0
+    host_peak: int = 0
+    energy_joules: float | None = 0.0
+    started: str = ""
+
+    def sum(self, key: str) -> float:
+        return sum(epoch[key] for epoch in self.epochs)
+
+    def accuracy(self, epoch: dict[str, float], prefix: str = "") -> Accuracy:
+        return Accuracy(epoch=int(epoch["epoch"]), top1=epoch[f"{prefix}top1"], top5=epoch[f"{prefix}top5"])
+
+    def last(self, prefix: str = "") -> Accuracy:
+        return self.accuracy(self.epochs[-1], prefix)
+
+    def best(self, prefix: str = "") -> Accuracy:
+        """The epoch with the highest top-1, the first of equals: chosen on the test set, as the paper's number is."""
+        return self.accuracy(max(self.epochs, key=lambda epoch: epoch[f"{prefix}top1"]), prefix)
+
+
+class Training:
+    """One cell between its settings and its row."""
+
+    def __init__(self, cell: Cell, folder: Path, data_root: Path) -> None:
+        self.cell = cell
+        self.folder = folder
+        self.device = pick_device(cell.device)
+        self.dataset = data.load(cell.dataset, data_root)
+        self.choice = scan.choose(self.device, requested=cell.scan)
+        recipe.seed_everything(cell.seed)
+        architecture = cell.architecture
+        self.model = VisionMamba(
+            **architecture.model_dump(),
+            num_classes=len(self.dataset.classes),
+            fusion=cell.schedule,
+            order=cell.fusion.order,
+            scan=self.choice.name,
+        ).to(self.device)
+        self.ema = recipe.Ema(self.model, cell.recipe.ema_decay)
+        self.optimizer = recipe.optimizer(self.model, cell.recipe)
+        self.train_images = TrainLoader(self.dataset, cell.recipe, architecture.img_size, cell.seed, self.device)
+        self.test_images = EvalLoader(self.dataset, cell.recipe, architecture.img_size, self.device)
+        self.history = History(started=_now())
+        self.tokens = measure.checked_tokens(self.model, self.device)
+        self.saved_activations = measure.saved_activation_bytes(self.model, self.device, self._autocast)
+
+    def run(self) -> Row:
+        """Train to the last epoch, resuming where a checkpoint is; returns the row, which it has written.
+
+        Raises:
+            CheckFailed: the loss is no longer finite, or tokens are fused that the schedule does not fuse.
+        """
+        self._resume()
+        epochs = self.cell.recipe.epochs
+        done = len(self.history.epochs)
+        self._first_epoch = done
+        progress = Progress(self.cell.id, epochs, done)
+        self.history.runs += 1
+        self._lap, self._joules = time.perf_counter(), energy_joules(self.device)
+        for epoch in range(done, epochs):
+            self._train_epoch(epoch, progress)
+            self._account()
+            self._save()
+        self._account()
+        row = self._row()
+        write_epochs(self.history.epochs, self.folder / "epochs.csv")
+        write_row(row, self.folder / "row.json")
+        # from here on the cell is finished: its checkpoint becomes its weights, and a re-run starts anew
+        self._checkpoint.replace(self.folder / "weights.pt")
+        progress.end(row)
+        return row
+
+    def _train_epoch(self, epoch: int, progress: Progress) -> None:
+        settings, device = self.cell.recipe, self.device
+        lr = recipe.learning_rate(settings, epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.model.train()
+        steps = self.train_images.steps
+        losses = torch.zeros(steps, device=device)
+        check_every = 1 if device.type == "cpu" else _NAN_CHECK_STEPS
+        waited = self.train_images.wait_s
+        started = time.perf_counter()
+        clock = measure.StepClock(device)
+        for step, batches in enumerate(self.train_images.epoch(epoch)):
+            for images, targets in batches:
+                with self._autocast():
+                    logits = self.model(images)
+                loss = recipe.loss(logits.float(), targets) * (len(images) / settings.global_batch)
+                loss.backward()
+                losses[step] += loss.detach()
+            if (step + 1) % check_every == 0 or step + 1 == steps:
+                self._check_finite(losses[: step + 1], epoch, images)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.ema.update(self.model)
+            clock.mark()
+            progress.step(epoch, step + 1, steps, settings.global_batch)
+        step_ms = clock.steps_ms()
+        train_s = time.perf_counter() - started
+        if epoch == self._first_epoch:
+            self.history.warmup_s += step_ms[0] / 1e3
+            step_ms = step_ms[1:] or step_ms  # an epoch of one step has no other to time
+        self.history.step_ms += step_ms
+        started = time.perf_counter()
+        top1, top5 = self._evaluate()
+        with self.ema.applied_to(self.model):
+            ema_top1, ema_top5 = self._evaluate()
+        self.history.epochs.append(
+            {
+                "epoch": epoch,
+                "lr": lr,
+                "train_loss": losses.mean().item(),
+                "top1": top1,
+                "top5": top5,
+                "ema_top1": ema_top1,
+                "ema_top5": ema_top5,
+                "train_s": train_s,
+                "evaluation_s": time.perf_counter() - started,
+                "data_wait_s": self.train_images.wait_s - waited,
+                "images_per_s": steps * settings.global_batch / train_s,
+            }
+        )
+        progress.epoch(epoch, top1)
+
+    @torch.inference_mode()
+    def _evaluate(self) -> tuple[float, float]:
+        """Top-1 and top-5 on the test set, in percent."""
+        self.model.eval()
+        hits = torch.zeros(2, dtype=torch.long, device=self.device)
+        for images, labels in self.test_images:
+            with self._autocast():
+                logits = self.model(images)
+            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]  # (B, 5)
+            hits += torch.stack([ranked[:, 0].sum(), ranked.sum()])
+        top1, top5 = (hits.double() / len(self.dataset.test_labels) * 100).tolist()
+        return top1, top5
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.cell.recipe.precision == "bf16")
+
+    def _check_finite(self, losses: Tensor, epoch: int, images: Tensor) -> None:
+        finite = losses.isfinite()
+        if finite.all():
+            return
+        step = int((~finite).int().argmax())
+        where = measure.first_not_finite(self.model, images, self._autocast)
+        raise CheckFailed(
+            f"{self.cell.id}: the loss is {losses[step].item()} at epoch {epoch}, step {step} "
+            f"(lr {recipe.learning_rate(self.cell.recipe, epoch):.3g}); first not finite: {where}"
+        )
+
+    def _account(self) -> None:
+        """Adds wall clock, energy and memory peaks since the last call to the history."""
+        history = self.history
+        now, joules = time.perf_counter(), energy_joules(self.device)
+        history.total_s += now - self._lap
+        if history.energy_joules is not None:
+            known = joules is not None and self._joules is not None
+            history.energy_joules = history.energy_joules + joules - self._joules if known else None
+        self._lap, self._joules = now, joules
+        history.host_peak = max(history.host_peak, host_peak_bytes())
+        if self.device.type == "cuda":
+            history.device_peak = max(history.device_peak, torch.cuda.max_memory_allocated(self.device))
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def _save(self) -> None:
+        state = {
+            "cell": self.cell.model_dump_json(),
+            "data": self.dataset.identity.sha256,
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": asdict(self.history),
+        }
+        with atomic_file(self._checkpoint, binary=True) as file:
+            torch.save(state, file)
+
+    def _resume(self) -> None:
+        """Take up a checkpoint of these very settings and data; one of others is set aside, with a word about it."""
+        if not self._checkpoint.exists():
+            return
+        try:
+            state = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
+            same = state["cell"] == self.cell.model_dump_json() and state["data"] == self.dataset.identity.sha256
+        except Exception as error:  # torch.load raises whatever a damaged archive provokes
+            raise InputError(
+                f"{self._checkpoint}: not a readable checkpoint ({type(error).__name__}); delete it to start anew"
+            ) from None
+        if not same:
+            aside = self._checkpoint.with_name("checkpoint.other-settings.pt")
+            self._checkpoint.replace(aside)
+            say(f"{self.cell.id}: a checkpoint of other settings is now {aside}; starting anew")
+            return
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = History(**state["history"])
+        say(f"{self.cell.id}: resuming after epoch {len(self.history.epochs)} of {self.cell.recipe.epochs}")
+
+    def _row(self) -> Row:
+        history, settings, cuda = self.history, self.cell.recipe, self.device.type == "cuda"
+        images = len(history.epochs) * self.train_images.steps * settings.global_batch
+        train_s = history.sum("train_s")
+        timed = sum(history.step_ms) / 1e3
+        identity = asdict(self.dataset.identity)
+        return Row(
+            id=self.cell.id,
+            watermark="SMOKE" if self.cell.protocol == "smoke" else None,
+            cell=self.cell,
+            metrics=Metrics(
+                last=history.last(),
+                best=history.best(),
+                ema_last=history.last("ema_"),
+                ema_best=history.best("ema_"),
+                train_loss=history.epochs[-1]["train_loss"],
+                images_seen=images,
+            ),
+            time=Time(
+                total=history.total_s,
+                train=train_s,
+                evaluation=history.sum("evaluation_s"),
+                data_wait=history.sum("data_wait_s"),
+                warmup=history.warmup_s,
+                images_per_s=len(history.step_ms) * settings.global_batch / timed,
+                step_ms=statistics.median(history.step_ms),
+                runs=history.runs,
+            ),
+            memory=Memory(
+                device_peak=history.device_peak if cuda else None,
+                host_peak=history.host_peak,
+                saved_activations=self.saved_activations,
+            ),
+            tokens=Tokens(scheduled=self.model.scheduled_tokens, measured=self.tokens),
+            cost=Cost(
+                parameters=sum(p.numel() for p in self.model.parameters()),
+                forward_flops=forward_flops(self.cell.architecture, self.cell.schedule, len(self.dataset.classes)),
+                energy_joules=history.energy_joules,
+            ),
+            data=Data(**identity),
+            scan=Scan(backend=self.choice.name, reason=self.choice.reason),
+            environment=environment(self.device, world_size=1),
+            started=history.started,
+            finished=_now(),
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def add_parser(commands: Any) -> None:
+    """`famba train`."""
+    parser = commands.add_parser(
+        "train",
+        help="train one cell of an experiment and write its result row",
+        description="Train one cell. It resumes from its checkpoint if it was stopped. "
+        "Example: famba train --config config/smoke.yaml --cell vim_tiny_mini-upper-s0",
+    )
+    parser.add_argument("--config", metavar="FILE", help="experiment file that the cell belongs to")
+    parser.add_argument("--cell", required=True, metavar="ID", help="<model>-<strategy>-s<seed>, or a cell as JSON")
+    parser.add_argument("--out", type=Path, metavar="ROW", help="result row [results/<experiment>/cells/<id>/row.json]")
+    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="where the data sets are [data]")
+    parser.set_defaults(func=_main)
+
+
+def _main(args: argparse.Namespace) -> int:
+    if args.cell.lstrip().startswith("{"):
+        cell = Cell.from_json(args.cell)
+    elif args.config:
+        cell = Experiment.load(args.config).cell_by_id(args.cell)
+    else:
+        raise InputError(f"--cell {args.cell}: name the experiment it belongs to with --config, or give it as JSON")
+    row = args.out or Path("results", cell.experiment, "cells", cell.id, "row.json")
+    if row.name != "row.json":
+        raise InputError(f"--out {row}: a cell's row is called row.json, and its other files stand beside it")
+    Training(cell, row.parent, args.data).run()
+    return 0
