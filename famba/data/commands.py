@@ -1,0 +1,106 @@
+"""`famba data fetch | verify | show | pull`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from famba.data.acquire import fetch, pull
+from famba.data.dataset import Identity
+from famba.data.registry import NAMES, verify
+from famba.data.sheet import show
+from famba.errors import InputError
+
+_DESCRIPTION = """\
+Data sets: cifar100 (the paper's), fashion-mnist, digits (inside scikit-learn, nothing to fetch).
+
+FAMBA_SOURCES=FILE.yaml names mirrors, or other archives of the same format, by file name:
+  cifar-100-binary.tar.gz: {url: https://mirror.example.org/cifar-100-binary.tar.gz}
+A url alone is held to the published sha256; with a sha256 of its own (and bytes, md5, records) an archive
+is accepted, and marked as not official wherever its identity is shown or recorded.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command `data` to the subparsers of `famba`; each subcommand sets `func`, which returns the exit code."""
+    raw = argparse.RawDescriptionHelpFormatter
+    data = subparsers.add_parser("data", help="fetch, verify and show the data sets", description=_DESCRIPTION)
+    data.formatter_class = raw
+    commands = data.add_subparsers(metavar="COMMAND", required=True)
+
+    command = _command(commands, "fetch", _fetch, "download what is missing, verified; resumes a broken transfer")
+    command.add_argument(
+        "--url", help="instead of the published URL (fashion-mnist: of the folder with its four files)"
+    )
+    command.add_argument("--kind", choices=("binary", "python"), default="binary", help="which archive of cifar100")
+
+    command = _command(
+        commands, "pull", _pull, "like fetch, but cifar100 through DVC: its cache, its remote, its stage"
+    )
+    command.add_argument(
+        "--identity", type=Path, metavar="FILE", help="also verify all of it and write its identity, JSON"
+    )
+
+    _command(commands, "verify", _verify, "read all of it: sha256, size, format, labels")
+
+    command = _command(commands, "show", _show, "draw a labelled sheet of samples")
+    command.add_argument(
+        "--out", type=Path, metavar="FILE", help="PNG, SVG or PDF (default: NAME.png in the data folder)"
+    )
+
+
+def _command(commands: Any, name: str, func: Any, text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + "."
+    )
+    command.add_argument("name", metavar="NAME", help=", ".join(NAMES))
+    command.add_argument("--root", type=Path, default=Path("data"), metavar="FOLDER", help="data folder (data)")
+    command.set_defaults(func=func)
+    return command
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    path = fetch(args.name, args.root, args.url, args.kind)
+    print(f"{args.name}: {path} is there and verified")
+    return 0
+
+
+def _pull(args: argparse.Namespace) -> int:
+    path = pull(args.name, args.root)
+    print(f"{args.name}: {path} is there and verified")
+    if args.identity:
+        _write(args.identity, json.dumps(asdict(verify(args.name, args.root)), indent=2) + "\n")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    print(_sentence(verify(args.name, args.root)))
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    out = args.out or args.root / f"{args.name}.png"
+    show(args.name, args.root, out)
+    print(f"{args.name}: samples drawn to {out}")
+    return 0
+
+
+def _sentence(identity: Identity) -> str:
+    standing = "" if identity.official else ", NOT the published data set (FAMBA_SOURCES)"
+    return (
+        f"{identity.name}: {identity.source}, sha256 {identity.sha256}, {identity.bytes:,} bytes: "
+        f"{identity.train:,} train and {identity.test:,} test images, {identity.classes} classes, "
+        f"{identity.size} x {identity.size} pixels, {identity.channels} channel{'s' if identity.channels > 1 else ''}"
+        f"{standing}"
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,90 @@
+"""What every loader returns: the images in memory, and the identity that a result row quotes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from famba.errors import InputError
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which images these are, in a form that fits in a result row.
+
+    `sha256` and `bytes` are those of the archive for cifar100, and of `canonical_digest` for the sets that do not come
+    as one archive. `official` is False when FAMBA_SOURCES put another content in the place of the published one.
+    """
+
+    name: str
+    source: str  # file name of the archive, or the package that carries the images
+    sha256: str
+    bytes: int
+    train: int  # images
+    test: int  # images
+    classes: int
+    channels: int
+    size: int  # pixels, height and width
+    official: bool = True
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set, whole, in memory. Images are uint8 (N, H, W, C), labels int64 (N,)."""
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    classes: tuple[str, ...]
+    identity: Identity
+
+
+def describe(
+    name: str,
+    source: str,
+    digest: tuple[str, int],
+    arrays: Sequence[np.ndarray],
+    classes: Sequence[str],
+    official: bool,
+) -> Dataset:
+    """The `Dataset` of `arrays` (train images, train labels, test images, test labels); `digest` is (sha256, bytes)."""
+    train_images, train_labels, test_images, test_labels = arrays
+    sha256, size = digest
+    _, height, _, channels = train_images.shape
+    identity = Identity(
+        name, source, sha256, size, len(train_images), len(test_images), len(classes), channels, height, official
+    )
+    return Dataset(name, train_images, train_labels, test_images, test_labels, tuple(classes), identity)
+
+
+def canonical_digest(arrays: Sequence[np.ndarray]) -> tuple[str, int]:
+    """sha256 and length of the arrays' bytes one after another, each in C order and labels as one byte each."""
+    digest, size = hashlib.sha256(), 0
+    for array in arrays:
+        data = np.ascontiguousarray(array, dtype=np.uint8)
+        digest.update(data.data)
+        size += data.nbytes
+    return digest.hexdigest(), size
+
+
+def check_labels(labels: np.ndarray, classes: int, where: str, kind: str = "label", first: int = 0) -> None:
+    """Refuse a label outside [0, classes); `first` is the record number of labels[0], for the message."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if wrong.size:
+        at = int(wrong[0])
+        raise InputError(f"{where}: record {first + at}: {kind} {int(labels[at])}, expected 0 to {classes - 1}")
+
+
+def missing(path: Path, name: str) -> InputError:
+    """The error for a file that is not there: what, where, and the commands that bring it."""
+    also = {
+        "cifar100": " or `dvc repro cifar100`",
+        "fashion-mnist": " or `apt-get install dataset-fashion-mnist` on Debian",
+    }
+    return InputError(f"{path} is missing: run `famba data fetch {name}`{also[name]}")

@@ -1,0 +1,35 @@
+"""A data set by its name."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from famba.data import cifar, digits, fashion
+from famba.data.dataset import Dataset, Identity
+from famba.errors import InputError
+
+NAMES = (cifar.NAME, fashion.NAME, digits.NAME)
+
+
+def check_name(name: str) -> None:
+    """InputError, with the nearest known name, unless `name` is one of NAMES."""
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0)[0]
+        raise InputError(f"unknown data set {name!r}; the nearest known one is {near!r}, known are {', '.join(NAMES)}")
+
+
+def load(name: str, root: str | Path = "data") -> Dataset:
+    """The data set `name`, whole, in memory: images uint8 (N, H, W, C), labels int64 (N,).
+
+    Raises InputError, in one line, if a file is missing, altered or not of its format.
+    """
+    check_name(name)
+    if name == cifar.NAME:
+        return cifar.load(root)
+    return fashion.load(root) if name == fashion.NAME else digits.load()
+
+
+def verify(name: str, root: str | Path = "data") -> Identity:
+    """Verify identity and format by reading the whole of data set `name`; errors as for `load`."""
+    return load(name, root).identity

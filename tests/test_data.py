@@ -1,0 +1,458 @@
+"""famba.data: what is loaded is what was published, and anything else is refused in one line before it is used."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cifar_archive as cifar
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from famba import data
+from famba.data import fashion, sources
+from famba.data.digits import locate as locate_digits
+from famba.errors import InputError
+
+TRAIN, TEST = cifar.random_split(24, seed=1), cifar.random_split(11, seed=2)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Put an archive of the given members (or the regular one) where `load` looks and declare it; returns its path."""
+
+    def put(kind: str, members: dict[str, bytes | tarfile.TarInfo] | None = None) -> Path:
+        path = tmp_path / "data" / cifar.FILES[kind]
+        if members is None:
+            cifar.write(path, TRAIN, TEST)
+        else:
+            cifar.write_tar(path, {f"cifar-100-{kind}/{name}": item for name, item in members.items()})
+        listed = cifar.write_sources(tmp_path / "sources.yaml", path, len(TRAIN.fine), len(TEST.fine))
+        monkeypatch.setenv("FAMBA_SOURCES", str(listed))
+        return path
+
+    return put
+
+
+@pytest.mark.parametrize("kind", ["binary", "python"])
+def test_cifar_holds_exactly_the_archive(place: Callable[..., Path], kind: str) -> None:
+    path = place(kind)
+    loaded = data.load("cifar100", path.parent)
+    for split, images, labels in (
+        (TRAIN, loaded.train_images, loaded.train_labels),
+        (TEST, loaded.test_images, loaded.test_labels),
+    ):
+        assert images.dtype == np.uint8
+        assert labels.dtype == np.int64
+        np.testing.assert_array_equal(images, split.images.transpose(0, 2, 3, 1))
+        np.testing.assert_array_equal(labels, split.fine)
+        assert images.flags.c_contiguous
+        assert images.flags.writeable  # torch.from_numpy warns otherwise
+    assert loaded.classes == tuple(cifar.FINE_NAMES)
+    assert loaded.identity == data.Identity(
+        name="cifar100",
+        source=path.name,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        bytes=path.stat().st_size,
+        train=24,
+        test=11,
+        classes=100,
+        channels=3,
+        size=32,
+        official=False,
+    )
+    assert data.verify("cifar100", path.parent) == loaded.identity
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_binary_archives_round_trip(train: int, test: int, seed: int) -> None:
+    expected = cifar.random_split(train, seed), cifar.random_split(test, seed + 1)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        path = cifar.write(Path(folder) / cifar.FILES["binary"], *expected)
+        patch.setenv("FAMBA_SOURCES", str(cifar.write_sources(Path(folder) / "sources.yaml", path, train, test)))
+        loaded = data.load("cifar100", folder)
+    np.testing.assert_array_equal(cifar.records(cifar.Split(*_planes(loaded, "train"), expected[0].coarse)),
+                                  cifar.records(expected[0]))  # fmt: skip
+    np.testing.assert_array_equal(loaded.test_labels, expected[1].fine)
+
+
+def _planes(loaded: data.Dataset, split: str) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = getattr(loaded, f"{split}_images"), getattr(loaded, f"{split}_labels")
+    return images.transpose(0, 3, 1, 2), labels
+
+
+def test_the_binary_archive_is_preferred(place: Callable[..., Path]) -> None:
+    place("python")
+    path = place("binary")
+    assert data.load("cifar100", path.parent).identity.source == "cifar-100-binary.tar.gz"
+
+
+def test_a_missing_archive_is_answered_with_the_commands_that_bring_it(tmp_path: Path) -> None:
+    expected = "cifar-100-binary.tar.gz is missing: run `famba data fetch cifar100` or `dvc repro cifar100`"
+    with pytest.raises(InputError, match=expected):
+        data.load("cifar100", tmp_path)
+
+
+def test_another_content_is_refused_before_parsing(place: Callable[..., Path]) -> None:
+    path = place("binary")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(InputError, match=rf"{path}: {len(whole) - 1:,} bytes, expected {len(whole):,}"):
+        data.load("cifar100", path.parent)
+    altered = bytearray(whole)
+    altered[len(whole) // 2] ^= 1
+    path.write_bytes(altered)
+    found = hashlib.sha256(altered).hexdigest()
+    with pytest.raises(InputError, match=rf"{path}: sha256 {found}, expected {hashlib.sha256(whole).hexdigest()}"):
+        data.load("cifar100", path.parent)
+
+
+def test_no_generated_archive_passes_for_the_published_one(
+    place: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place("binary")
+    monkeypatch.delenv("FAMBA_SOURCES")
+    with pytest.raises(InputError, match="bytes, expected 168,513,733"):
+        data.load("cifar100", path.parent)
+
+
+def _binary(**changed: bytes | tarfile.TarInfo) -> dict[str, bytes | tarfile.TarInfo]:
+    """The regular members with some replaced, `train_bin=` for train.bin, or dropped with None."""
+    members = {
+        **cifar.binary_members(TRAIN, TEST),
+        **{key.replace("_bin", ".bin"): item for key, item in changed.items()},
+    }
+    return {name: item for name, item in members.items() if item is not None}
+
+
+def _labelled(fine: int, coarse: int) -> bytes:
+    split = cifar.Split(TRAIN.images, TRAIN.fine.copy(), TRAIN.coarse.copy())
+    split.fine[5], split.coarse[5] = fine, coarse
+    return cifar.records(split)
+
+
+def _link() -> tarfile.TarInfo:
+    link = tarfile.TarInfo("cifar-100-binary/train.bin")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    return link
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (_binary(train_bin=cifar.records(TRAIN)[:-1]), "train.bin: 73,775 bytes, expected a whole number of 3074-byte"),
+        (_binary(train_bin=cifar.records(TEST)), "train.bin: records: 11, expected 24"),
+        (_binary(train_bin=_labelled(100, 0)), "train: record 5: fine label 100, expected 0 to 99"),
+        (_binary(train_bin=_labelled(0, 20)), "train: record 5: coarse label 20, expected 0 to 19"),
+        (_binary(test_bin=None), "cifar-100-binary/test.bin missing from the archive"),
+        (_binary(train_bin=_link()), "cifar-100-binary/train.bin missing from the archive"),
+        ({**_binary(), "fine_label_names.txt": b"apple\nbear\n"}, "fine label names: 2, expected 100"),
+    ],
+    ids=["record length", "count", "fine label", "coarse label", "member", "link", "names"],
+)
+def test_a_damaged_binary_archive(place: Callable[..., Path], members: dict[str, bytes], message: str) -> None:
+    path = place("binary", members)
+    with pytest.raises(InputError) as caught:
+        data.load("cifar100", path.parent)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_declared_file_that_is_no_archive(place: Callable[..., Path], tmp_path: Path) -> None:
+    path = place("binary")
+    path.write_bytes(b"not a tar")
+    cifar.write_sources(tmp_path / "sources.yaml", path, 24, 11)
+    with pytest.raises(InputError, match=rf"{path}: cannot be read: "):
+        data.load("cifar100", path.parent)
+
+
+def test_nothing_of_an_archive_reaches_the_disk(place: Callable[..., Path], tmp_path: Path) -> None:
+    path = place("binary", {**_binary(), "../../escaped": b"x", "../../../escaped": b"x"})
+    before = sorted(tmp_path.rglob("*"))
+    data.load("cifar100", path.parent)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+class _Command:
+    """Pickles as a call of os.system."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_hostile_pickle_is_refused_and_not_run(place: Callable[..., Path], tmp_path: Path, protocol: int) -> None:
+    hostile = pickle.dumps({"data": _Command(f"touch {tmp_path}/ran")}, protocol)
+    path = place("python", {**cifar.python_members(TRAIN, TEST), "train": hostile})
+    with pytest.raises(InputError, match=r"train: refused.*asks for (posix|os)\.system"):
+        data.load("cifar100", path.parent)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["builtins\neval", "builtins\ngetattr", "numpy\nload", "numpy.core.multiarray\nscalar"]
+)
+def test_names_near_the_admitted_ones_are_refused(place: Callable[..., Path], name: str) -> None:
+    stream = b"\x80\x02c" + name.encode() + b"\n."
+    path = place("python", {**cifar.python_members(TRAIN, TEST), "meta": stream})
+    with pytest.raises(InputError, match=f"asks for {name.replace(chr(10), '.')}"):
+        data.load("cifar100", path.parent)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_pickles_of_python_3_are_read_too(place: Callable[..., Path], protocol: int) -> None:
+    members = cifar.python_members(TRAIN, TEST)
+    for name, split in (("train", TRAIN), ("test", TEST)):
+        members[name] = pickle.dumps(cifar.batch(split, name), protocol)
+    path = place("python", members)
+    np.testing.assert_array_equal(data.load("cifar100", path.parent).test_labels, TEST.fine)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({b"data": TRAIN.images.reshape(24, -1)[:, 1:]}, "train: data is uint8 (24, 3071), expected uint8 (N, 3072)"),
+        ({b"data": [1, 2]}, "train: data is a list, expected a ndarray"),
+        ({b"fine_labels": [0] * 23}, "train: fine labels: 23, expected 24"),
+        ({b"fine_labels": [100] * 24}, "train: record 0: fine label 100, expected 0 to 99"),
+        ({b"coarse_labels": [b"x"] * 24}, "train: coarse_labels holds b'x', expected the number of a class"),
+    ],
+    ids=["shape", "type", "length", "range", "text"],
+)
+def test_a_damaged_python_archive(place: Callable[..., Path], change: dict[bytes, object], message: str) -> None:
+    members = cifar.python_members(TRAIN, TEST)
+    members["train"] = cifar.python2_pickle({**cifar.batch(TRAIN, "training"), **change})
+    path = place("python", members)
+    with pytest.raises(InputError) as caught:
+        data.load("cifar100", path.parent)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"", b"\x80", b"\x80\x02}q", b"\x80\x02K\x01.", b"garbage\n", b"\x80\x02\x82\x01."]
+)
+def test_a_stream_that_is_no_dict(place: Callable[..., Path], damaged: bytes) -> None:
+    path = place("python", {**cifar.python_members(TRAIN, TEST), "meta": damaged})
+    with pytest.raises(InputError, match=r"meta: (refused|holds a int, expected a dict)"):
+        data.load("cifar100", path.parent)
+
+
+def test_digits_are_scikit_learns_in_a_stratified_split() -> None:
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - two seconds that only this test pays
+
+    loaded = data.load("digits")
+    theirs = load_digits()
+    ours = np.concatenate([loaded.train_images, loaded.test_images]).reshape(-1, 64)
+    scaled = np.rint(theirs.images * 255 / 16).reshape(-1, 64)
+    labels = np.concatenate([loaded.train_labels, loaded.test_labels])
+    order = [
+        np.lexsort(np.column_stack([images, labels_of]).T)
+        for images, labels_of in ((ours, labels), (scaled, theirs.target))
+    ]
+    np.testing.assert_array_equal(ours[order[0]], scaled[order[1]])
+    np.testing.assert_array_equal(labels[order[0]], theirs.target[order[1]])
+    assert loaded.train_images.shape == (1437, 8, 8, 1)
+    assert loaded.test_images.shape == (360, 8, 8, 1)
+    share = np.bincount(loaded.test_labels) / np.bincount(labels)
+    assert np.all(np.abs(share - 0.2) < 0.01)
+    assert loaded.identity.official
+    assert loaded.identity.source.startswith("scikit-learn ")
+
+
+def test_altered_digits_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = gzip.decompress(locate_digits().read_bytes()).decode().splitlines()
+    rows[0] = "1" + rows[0][1:] if rows[0][0] == "0" else "0" + rows[0][1:]
+    folder = tmp_path / "sklearn" / "datasets" / "data"
+    folder.mkdir(parents=True)
+    (folder / "digits.csv.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
+    (tmp_path / "sklearn" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for module in [name for name in sys.modules if name.split(".")[0] == "sklearn"]:
+        monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(InputError, match=rf"{folder}/digits.csv.gz: sha256 .* expected .*: altered"):
+        data.load("digits")
+
+
+@pytest.fixture
+def fashion_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Four small idx files, declared in FAMBA_SOURCES; `edit` maps a file name to its changed content."""
+
+    def put(**edit: bytes) -> Path:
+        rng = np.random.default_rng(3)
+        rows = {}
+        for name in fashion.FILES:
+            count = 12 if "train" in name else 5
+            shape = (count, 28, 28) if "images" in name else (count,)
+            values = rng.integers(0, 256 if "images" in name else 10, shape, np.uint8)
+            header = b"\0\0\x08" + bytes([len(shape)]) + np.array(shape, ">u4").tobytes()
+            content = edit.get(name.split("-ubyte")[0].replace("-", "_"), header + values.tobytes())
+            (tmp_path / "data/fashion-mnist").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "data/fashion-mnist" / name).write_bytes(gzip.compress(content))
+            split = "train" if "train" in name else "test"
+            sha256 = hashlib.sha256(content).hexdigest()
+            rows[name] = {
+                "url": "http://127.0.0.1:9/",
+                "sha256": sha256,
+                "bytes": len(content),
+                "records": {split: count},
+            }
+        (tmp_path / "sources.yaml").write_text(yaml.safe_dump(rows))
+        monkeypatch.setenv("FAMBA_SOURCES", str(tmp_path / "sources.yaml"))
+        return tmp_path / "data"
+
+    return put
+
+
+def test_fashion_mnist_reads_idx_files(fashion_files: Callable[..., Path]) -> None:
+    root = fashion_files()
+    loaded = data.load("fashion-mnist", root)
+    raw = gzip.decompress((root / "fashion-mnist/t10k-images-idx3-ubyte.gz").read_bytes())
+    np.testing.assert_array_equal(loaded.test_images.reshape(-1), np.frombuffer(raw, np.uint8)[16:])
+    assert loaded.train_images.shape == (12, 28, 28, 1)
+    assert loaded.train_images.flags.writeable
+    assert loaded.test_labels.shape == (5,)
+    assert loaded.classes[9] == "Ankle boot"
+    assert not loaded.identity.official
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            {"t10k_labels_idx1": b"\0\0\x0d\x01\0\0\0\x05" + bytes(5)},
+            "idx header 00000d0100000005, expected 0000080100000005",
+        ),
+        ({"t10k_labels_idx1": b"\0\0\x08\x01\0\0\0\x05" + bytes(4)}, "4 values, expected 5"),
+        (
+            {"t10k_labels_idx1": b"\0\0\x08\x01\0\0\0\x05" + bytes([0, 1, 10, 2, 3])},
+            "record 2: label 10, expected 0 to 9",
+        ),
+    ],
+    ids=["header", "length", "range"],
+)
+def test_damaged_idx_files(fashion_files: Callable[..., Path], edit: dict[str, bytes], message: str) -> None:
+    root = fashion_files(**edit)
+    with pytest.raises(InputError) as caught:
+        data.load("fashion-mnist", root)
+    assert str(caught.value) == f"{root}/fashion-mnist/t10k-labels-idx1-ubyte.gz: {message}"
+
+
+def test_an_idx_file_that_unpacks_to_too_much_is_left_unread(fashion_files: Callable[..., Path]) -> None:
+    path = fashion_files() / "fashion-mnist/train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(bytes(50_000_000)))
+    with pytest.raises(InputError, match="more than 9,424 bytes of content, expected 9,424"):
+        data.load("fashion-mnist", path.parent.parent)
+
+
+@pytest.mark.skipif(not fashion.DEBIAN.is_dir(), reason="dataset-fashion-mnist is not installed")
+def test_debians_fashion_mnist_is_the_published_one(tmp_path: Path) -> None:
+    identity = data.verify("fashion-mnist", tmp_path)
+    assert (identity.train, identity.test, identity.official) == (60_000, 10_000, True)
+
+
+def _sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    (tmp_path / "sources.yaml").write_text(text)
+    monkeypatch.setenv("FAMBA_SOURCES", str(tmp_path / "sources.yaml"))
+
+
+def test_a_mirror_keeps_the_published_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _sources(tmp_path, monkeypatch, "cifar-100-binary.tar.gz: {url: https://mirror.example.org/c.tar.gz}")
+    mirrored, published = sources.archive("cifar-100-binary.tar.gz"), sources.PUBLISHED["cifar-100-binary.tar.gz"]
+    assert mirrored.url == "https://mirror.example.org/c.tar.gz"
+    assert mirrored.official
+    assert (mirrored.sha256, mirrored.bytes, mirrored.md5) == (published.sha256, published.bytes, published.md5)
+    assert sources.archive("cifar-100-python.tar.gz") == sources.PUBLISHED["cifar-100-python.tar.gz"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "cifar-100-binary: {url: x}",
+            "unknown archive 'cifar-100-binary'; the nearest known one is 'cifar-100-binary.tar.gz'",
+        ),
+        ("cifar-100-binary.tar.gz: {sha: x}", "unknown key 'sha'; the nearest known one is 'sha256'"),
+        ("cifar-100-binary.tar.gz: {bytes: 3}", "bytes without sha256"),
+        ("cifar-100-binary.tar.gz: {sha256: 12}", "sha256 is 12, expected 64 hexadecimal digits in quotes"),
+        ("- a", "expected a mapping of archive names"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_mistakes_in_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
+    _sources(tmp_path, monkeypatch, text)
+    with pytest.raises(InputError) as caught:
+        sources.archive("cifar-100-binary.tar.gz")
+    assert message in str(caught.value)
+    assert "sources.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "suffix", "magic"), [("digits", "png", b"\x89PNG"), ("cifar100", "svg", b"<?xml")])
+def test_a_sheet_of_samples(place: Callable[..., Path], tmp_path: Path, name: str, suffix: str, magic: bytes) -> None:
+    root = place("binary").parent
+    out = tmp_path / "sheets" / f"{name}.{suffix}"
+    data.show(name, root, out)
+    assert out.read_bytes().startswith(magic)
+
+
+def test_a_sheet_has_a_format_we_can_draw(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"sheet\.xyz: a sheet is drawn as \.png, \.svg, \.pdf"):
+        data.show("digits", tmp_path, tmp_path / "sheet.xyz")
+
+
+def _famba(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(data.__file__).parents[2])}
+    command = [sys.executable, "-m", "famba", "data", *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_verifies_and_writes_an_identity(tmp_path: Path) -> None:
+    done = _famba("pull", "digits", "--identity", "made/digits.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    identity = json.loads((tmp_path / "made/digits.json").read_text())
+    assert identity == data.verify("digits").__dict__
+    done = _famba("verify", "digits", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "1,437 train and 360 test images" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("verify", "cifar100"), "cifar-100-binary.tar.gz is missing: run `famba data fetch cifar100`"),
+        (("verify", "cifar10"), "unknown data set 'cifar10'; the nearest known one is 'cifar100'"),
+        (("fetch", "cifar100", "--url", "cs.toronto.edu"), "expected a URL that starts with http://"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_status_2(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    done = _famba(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_dvc_pins_the_published_archive() -> None:
+    root = Path(data.__file__).parents[2]
+    stage = yaml.safe_load((root / "dvc.lock").read_text())["stages"]["cifar100"]
+    published = sources.PUBLISHED["cifar-100-binary.tar.gz"]
+    expected = {"path": f"data/{published.file}", "hash": "md5", "md5": published.md5, "size": published.bytes}
+    assert stage["outs"] == [expected]
+    assert stage["cmd"] == yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["cifar100"]["cmd"]
