@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from famba.schedule import STRATEGIES, capped, strategy, tokens_per_layer
 
@@ -120,7 +121,7 @@ class _MergeRows(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, group: Tensor, size: Tensor, rows: Tensor, source_rows: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, group: Tensor, size: Tensor, rows: Tensor, source_rows: Tensor) -> Tensor:
         batch, tokens, channels = x.shape
         flat = x.reshape(batch * tokens, channels)
         out = flat.index_select(0, rows)
@@ -132,7 +133,7 @@ class _MergeRows(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         group, size = ctx.saved_tensors
         batch, remaining, channels = grad.shape
         shared = grad.reshape(batch * remaining, channels) / size.to(grad.dtype)

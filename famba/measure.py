@@ -30,7 +30,7 @@ def tokens_per_layer(model: VisionMamba, images: Tensor) -> tuple[int, ...]:
     trace: list[tuple[int, int]] = []
     hooks = [
         block.mixer.register_forward_hook(lambda _, inputs, output: trace.append((inputs[0].shape[1], output.shape[1])))
-        for block in model.layers
+        for block in model.blocks
     ]
     try:
         with torch.no_grad():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class Block(nn.Module):
         if self.fused:
             pairs = match(hidden, self.fused, protected=cls)
             hidden, residual = pairs.merge(hidden, self.order), pairs.merge(residual, self.order)
-            cls = pairs.protected_in(self.order)
+            cls = cast(Tensor, pairs.protected_in(self.order))
         return self.mixer(hidden), residual, cls
 
 
@@ -141,10 +141,15 @@ class VisionMamba(nn.Module):
         nn.init.trunc_normal_(projection.weight, std=std, a=-2 * std, b=2 * std)
         for tensor in (self.head.weight, self.pos_embed, self.cls_token):
             nn.init.trunc_normal_(tensor, std=0.02)
-        for bias in (projection.bias, self.head.bias):
-            nn.init.zeros_(bias)
-        for block in self.layers:
+        for layer in (projection, self.head):
+            nn.init.zeros_(cast(Tensor, layer.bias))
+        for block in self.blocks:
             block.mixer.reset_parameters(depth=len(self.layers))
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The layers, by their type."""
+        return cast("list[Block]", list(self.layers))
 
     @property
     def scheduled_tokens(self) -> tuple[int, ...]:
@@ -157,17 +162,14 @@ class VisionMamba(nn.Module):
         cls_token = self.cls_token.expand(len(hidden), -1, -1)
         hidden = torch.cat([hidden[:, : self.cls_index], cls_token, hidden[:, self.cls_index :]], dim=1)
         hidden = hidden + self.pos_embed  # (B, T, C)
-        residual: Tensor | None = None
+        # the first block's residual stream is its input alone
+        residual = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         cls: int | Tensor = self.cls_index
-        for block in self.layers:
+        for block in self.blocks:
             hidden, residual, cls = block(hidden, residual, cls)
         # the class token alone goes on; the norm is per token, so it may be taken first
-        if isinstance(cls, int):
-            final = residual[:, cls] + hidden[:, cls]
-        else:
-            row = torch.arange(len(hidden), device=hidden.device)
-            final = residual[row, cls] + hidden[row, cls]
-        return self.head(self.norm_f(final))
+        row = torch.arange(len(hidden), device=hidden.device)
+        return self.head(self.norm_f(residual[row, cls] + hidden[row, cls]))
 
 
 def vim_tiny(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -11,36 +12,53 @@ from famba.device import host_peak_bytes
 from famba.record import Row
 
 _REDRAW_S = 0.5  # on a terminal the line is redrawn this often
-_LOG_S = 60.0  # elsewhere a new line is written this often
-
-
-def say(line: str) -> None:
-    """One line to the person at the terminal; standard output stays free for results."""
-    print(line, file=sys.stderr, flush=True)
+_LOG_S = 60.0  # elsewhere, and in the log, a new line is written this often
 
 
 class Progress:
-    """`<cell>  epoch 7/12  ETA 0:12  1,234 images/s  312 MiB  top-1 91.4 %`, redrawn in place on a terminal."""
+    """`<cell>  epoch 7/12  ETA 0:12  1,234 images/s  312 MiB  top-1 91.4 %`, redrawn in place on a terminal.
 
-    def __init__(self, cell: str, epochs: int, done: int) -> None:
+    Goes to standard error; standard output stays free for results. `log` gets the same lines, one a minute.
+    """
+
+    def __init__(self, cell: str, epochs: int, log: Path | None = None) -> None:
         self._cell = cell
         self._epochs = epochs
-        self._first = done
-        self._started = self._drawn = time.perf_counter()
-        self._top1: float | None = None
+        self._log = log
         self._terminal = sys.stderr.isatty()
+        self._top1: float | None = None
+        self.start(done=0)
+
+    def start(self, done: int) -> None:
+        """The first step is about to begin, after `done` epochs of an earlier run."""
+        self._first = done
+        self._started = self._drawn = self._logged = time.perf_counter()
+
+    def say(self, line: str) -> None:
+        """A line of its own."""
+        print(line, file=sys.stderr, flush=True)
+        self._write_log(line)
 
     def step(self, epoch: int, step: int, steps: int, batch: int) -> None:
         """A step has ended; draws if it is time to."""
         now = time.perf_counter()
-        if now - self._drawn < (_REDRAW_S if self._terminal else _LOG_S):
+        redraw = self._terminal and now - self._drawn >= _REDRAW_S
+        record = now - self._logged >= _LOG_S
+        if not (redraw or record):
             return
-        self._drawn = now
         done = epoch - self._first + step / steps
         elapsed = now - self._started
         rate = done * steps * batch / elapsed
         eta = elapsed * (self._epochs - self._first - done) / done
-        self._draw(epoch + 1, f"ETA {_clock(eta)}", rate)
+        line = self._line(epoch + 1, f"ETA {_clock(eta)}", rate)
+        if self._terminal:
+            self._drawn = now
+            print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
+        if record:
+            self._logged = now
+            self._write_log(line)
+            if not self._terminal:
+                print(line, file=sys.stderr, flush=True)
 
     def epoch(self, epoch: int, top1: float) -> None:
         """An epoch has ended with that top-1."""
@@ -49,11 +67,11 @@ class Progress:
     def end(self, row: Row) -> None:
         """The cell is finished; the line stays."""
         self._top1 = row.metrics.last.top1
-        self._draw(self._epochs, f"took {_clock(row.time.total)}", row.time.images_per_s)
-        if self._terminal:
-            print(file=sys.stderr)
+        line = self._line(self._epochs, f"took {_clock(row.time.total)}", row.time.images_per_s)
+        print(f"\r\x1b[2K{line}" if self._terminal else line, file=sys.stderr, flush=True)
+        self._write_log(line)
 
-    def _draw(self, epoch: int, when: str, rate: float) -> None:
+    def _line(self, epoch: int, when: str, rate: float) -> str:
         memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else host_peak_bytes()
         parts = [
             f"{self._cell:<32}",
@@ -63,13 +81,12 @@ class Progress:
             f"{memory / 2**20:,.0f} MiB",
             "top-1 –" if self._top1 is None else f"top-1 {self._top1:.1f} %",
         ]
-        line = "  ".join(parts)
-        print(
-            f"\r\x1b[2K{line}" if self._terminal else line,
-            end="" if self._terminal else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
+        return "  ".join(parts)
+
+    def _write_log(self, line: str) -> None:
+        if self._log is not None:
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
 
 
 def _clock(seconds: float) -> str:

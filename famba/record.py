@@ -191,9 +191,8 @@ def atomic_file(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            with partial.open(
-                "wb" if binary else "w", **({} if binary else {"encoding": "utf-8", "newline": ""})
-            ) as file:
+            text = {} if binary else {"encoding": "utf-8", "newline": ""}
+            with open(partial, "wb" if binary else "w", **text) as file:  # type: ignore[call-overload]
                 yield file
                 file.flush()
                 os.fsync(file.fileno())

@@ -20,7 +20,7 @@ from famba.device import energy_joules, environment, host_peak_bytes, pick_devic
 from famba.errors import CheckFailed, InputError
 from famba.loader import EvalLoader, TrainLoader
 from famba.model import VisionMamba
-from famba.progress import Progress, say
+from famba.progress import Progress
 from famba.record import (
     Accuracy,
     Cost,
@@ -70,9 +70,10 @@ class History:
 class Training:
     """One cell between its settings and its row."""
 
-    def __init__(self, cell: Cell, folder: Path, data_root: Path) -> None:
+    def __init__(self, cell: Cell, folder: Path, data_root: Path, log: Path | None = None) -> None:
         self.cell = cell
         self.folder = folder
+        self.progress = Progress(cell.id, cell.recipe.epochs, log)
         self.device = pick_device(cell.device)
         self.dataset = data.load(cell.dataset, data_root)
         self.choice = scan.choose(self.device, requested=cell.scan)
@@ -103,11 +104,11 @@ class Training:
         epochs = self.cell.recipe.epochs
         done = len(self.history.epochs)
         self._first_epoch = done
-        progress = Progress(self.cell.id, epochs, done)
+        self.progress.start(done)
         self.history.runs += 1
         self._lap, self._joules = time.perf_counter(), energy_joules(self.device)
         for epoch in range(done, epochs):
-            self._train_epoch(epoch, progress)
+            self._train_epoch(epoch)
             self._account()
             self._save()
         self._account()
@@ -116,10 +117,10 @@ class Training:
         write_row(row, self.folder / "row.json")
         # from here on the cell is finished: its checkpoint becomes its weights, and a re-run starts anew
         self._checkpoint.replace(self.folder / "weights.pt")
-        progress.end(row)
+        self.progress.end(row)
         return row
 
-    def _train_epoch(self, epoch: int, progress: Progress) -> None:
+    def _train_epoch(self, epoch: int) -> None:
         settings, device = self.cell.recipe, self.device
         lr = recipe.learning_rate(settings, epoch)
         for group in self.optimizer.param_groups:
@@ -144,7 +145,7 @@ class Training:
             self.optimizer.zero_grad(set_to_none=True)
             self.ema.update(self.model)
             clock.mark()
-            progress.step(epoch, step + 1, steps, settings.global_batch)
+            self.progress.step(epoch, step + 1, steps, settings.global_batch)
         step_ms = clock.steps_ms()
         train_s = time.perf_counter() - started
         if epoch == self._first_epoch:
@@ -170,7 +171,7 @@ class Training:
                 "images_per_s": steps * settings.global_batch / train_s,
             }
         )
-        progress.epoch(epoch, top1)
+        self.progress.epoch(epoch, top1)
 
     @torch.inference_mode()
     def _evaluate(self) -> tuple[float, float]:
@@ -204,9 +205,10 @@ class Training:
         history = self.history
         now, joules = time.perf_counter(), energy_joules(self.device)
         history.total_s += now - self._lap
-        if history.energy_joules is not None:
-            known = joules is not None and self._joules is not None
-            history.energy_joules = history.energy_joules + joules - self._joules if known else None
+        if history.energy_joules is None or joules is None or self._joules is None:
+            history.energy_joules = None
+        else:
+            history.energy_joules += joules - self._joules
         self._lap, self._joules = now, joules
         history.host_peak = max(history.host_peak, host_peak_bytes())
         if self.device.type == "cuda":
@@ -242,13 +244,15 @@ class Training:
         if not same:
             aside = self._checkpoint.with_name("checkpoint.other-settings.pt")
             self._checkpoint.replace(aside)
-            say(f"{self.cell.id}: a checkpoint of other settings is now {aside}; starting anew")
+            self.progress.say(f"{self.cell.id}: a checkpoint of other settings is now {aside}; starting anew")
             return
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = History(**state["history"])
-        say(f"{self.cell.id}: resuming after epoch {len(self.history.epochs)} of {self.cell.recipe.epochs}")
+        self.progress.say(
+            f"{self.cell.id}: resuming after epoch {len(self.history.epochs)} of {self.cell.recipe.epochs}"
+        )
 
     def _row(self) -> Row:
         history, settings, cuda = self.history, self.cell.recipe, self.device.type == "cuda"
@@ -312,6 +316,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--config", metavar="FILE", help="experiment file that the cell belongs to")
     parser.add_argument("--cell", required=True, metavar="ID", help="<model>-<strategy>-s<seed>, or a cell as JSON")
     parser.add_argument("--out", type=Path, metavar="ROW", help="result row [results/<experiment>/cells/<id>/row.json]")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="also write the progress there, a line a minute")
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="where the data sets are [data]")
     parser.set_defaults(func=_main)
 
@@ -326,5 +331,5 @@ def _main(args: argparse.Namespace) -> int:
     row = args.out or Path("results", cell.experiment, "cells", cell.id, "row.json")
     if row.name != "row.json":
         raise InputError(f"--out {row}: a cell's row is called row.json, and its other files stand beside it")
-    Training(cell, row.parent, args.data).run()
+    Training(cell, row.parent, args.data, args.log).run()
     return 0

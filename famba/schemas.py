@@ -1,0 +1,21 @@
+"""Write the published JSON schemas: `python -m famba.schemas` after a change of config.py or record.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from famba import config, record
+
+FOLDER = Path(__file__).resolve().parent.parent / "config" / "schema"
+
+
+def published() -> dict[Path, str]:
+    """Path and text of each schema."""
+    schemas = {"experiment.json": config.json_schema(), "row.json": record.json_schema()}
+    return {FOLDER / name: json.dumps(schema, indent=1, sort_keys=True) + "\n" for name, schema in schemas.items()}
+
+
+if __name__ == "__main__":
+    for path, text in published().items():
+        path.write_text(text, encoding="utf-8")

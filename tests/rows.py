@@ -1,0 +1,109 @@
+"""Result rows with made-up but valid numbers: a whole grid in memory or on disk, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from famba.config import Cell, Experiment
+from famba.record import (
+    Accuracy,
+    Cost,
+    Data,
+    Environment,
+    Memory,
+    Metrics,
+    Row,
+    Scan,
+    Time,
+    Tokens,
+    write_epochs,
+    write_row,
+)
+from famba.schedule import tokens_per_layer
+
+ROOT = Path(__file__).parent.parent
+
+
+def experiment(**changes: Any) -> Experiment:
+    """The smoke grid, with three seeds unless told otherwise."""
+    smoke = Experiment.load(ROOT / "config" / "smoke.yaml").model_dump()
+    return Experiment.from_config({**smoke, "seeds": [0, 1, 2], **changes})
+
+
+def paper_experiment(**changes: Any) -> Experiment:
+    """The paper's grid."""
+    return Experiment.from_config({**Experiment.load(ROOT / "config" / "paper.yaml").model_dump(), **changes})
+
+
+def make_row(cell: Cell, device: str | None = None, sha256: str = "a" * 64) -> Row:
+    """A row whose time and memory follow its tokens and whose accuracy falls with the tokens it lost."""
+    architecture = cell.architecture
+    trace = tokens_per_layer(cell.schedule, architecture.tokens, architecture.tokens // 2)
+    share = sum(trace[:-1]) / (architecture.depth * architecture.tokens)
+    wide = architecture.embed_dim / 192
+    wobble = ((cell.seed * 7 + sum(cell.schedule)) % 5 - 2) / 5
+    paper = cell.protocol == "paper"
+    top1 = (70 if paper else 92) + 7 * wide - 8 * (1 - share) + wobble
+    step_ms = (1000 if paper else 60) * wide**0.5 * (0.05 + 0.95 * share) * (1 + wobble / 60)
+    train = step_ms * cell.recipe.epochs * (0.097 if paper else 0.022)
+    saved = round(300 * 2**20 * wide * (0.02 + 0.98 * share) * architecture.tokens / 197)
+    last = Accuracy(epoch=cell.recipe.epochs - 1, top1=top1, top5=min(top1 + 12, 99.5))
+    best = Accuracy(epoch=cell.recipe.epochs - 1, top1=top1 + 0.3, top5=min(top1 + 12, 99.5))
+    cuda = cell.device == "cuda"
+    return Row(
+        id=cell.id,
+        watermark="SMOKE" if cell.protocol == "smoke" else None,
+        cell=cell,
+        metrics=Metrics(last=last, best=best, ema_last=last, ema_best=best, train_loss=0.4, images_seen=20_000),
+        time=Time(
+            total=train * 1.1 + 3, train=train + 2, evaluation=train * 0.1, data_wait=0.2, warmup=2.0,
+            images_per_s=cell.recipe.global_batch * 1000 / step_ms, step_ms=step_ms, runs=1,
+        ),
+        memory=Memory(
+            device_peak=round(2**30 + saved * cell.recipe.micro_batch) if cuda else None,
+            host_peak=round(600 * 2**20 + 20 * saved),
+            saved_activations=saved,
+        ),
+        tokens=Tokens(scheduled=trace, measured=trace),
+        cost=Cost(parameters=round(6_974_308 * wide**2), forward_flops=round(2.6e9 * share), energy_joules=None),
+        data=Data(
+            name=cell.dataset, source="made up", official=True, sha256=sha256, bytes=1, train=1437, test=360,
+            classes=10, channels=1, size=8,
+        ),
+        scan=Scan(backend="chunked", reason="made up"),
+        environment=Environment(
+            device=device or ("NVIDIA A100" if cuda else "Some CPU"), device_kind="cuda" if cuda else "cpu",
+            device_memory=None, clocks_mhz=None, other_processes=None, driver=None, cpu="Some CPU", threads=2,
+            world_size=1, python="3.11.2", packages={}, lock_sha256=None, container_sha256=None, git_commit=None,
+            git_dirty=None,
+        ),
+        started="2026-01-01T00:00:00Z",
+        finished="2026-01-01T00:01:00Z",
+    )  # fmt: skip
+
+
+def epochs_of(row: Row) -> list[dict[str, float]]:
+    """A learning curve that ends at the row's accuracy."""
+    last, n = row.metrics.last, row.cell.recipe.epochs
+    return [
+        {
+            "epoch": e, "lr": 1e-3, "train_loss": 0.4 + 4 * 0.5 ** (12 * (e + 1) / n) + 0.02 * row.cell.seed,
+            "top1": last.top1 * (1 - 0.6 ** (12 * (e + 1) / n)) / (1 - 0.6**12), "top5": last.top5,
+            "ema_top1": last.top1, "ema_top5": last.top5, "train_s": 1.0, "evaluation_s": 0.1, "data_wait_s": 0.0,
+            "images_per_s": row.time.images_per_s,
+        }
+        for e in range(n)
+    ]  # fmt: skip
+
+
+def write_grid(folder: Path, grid: Experiment, **of_row: Any) -> list[Path]:
+    """The rows of an experiment, each beside its epochs.csv, as training leaves them."""
+    paths = []
+    for cell in grid.cells():
+        row = make_row(cell, **of_row)
+        path = folder / "cells" / cell.id / "row.json"
+        write_row(row, path)
+        write_epochs(epochs_of(row), path.with_name("epochs.csv"))
+        paths.append(path)
+    return paths

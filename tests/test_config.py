@@ -1,0 +1,104 @@
+"""Experiment files: what is accepted, what is refused and in which words, and the grid that comes out."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from famba import schemas
+from famba.config import Cell, Experiment
+from famba.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+MINIMAL = {"experiment": "x", "protocol": "smoke", "dataset": "digits", "models": ["vim_tiny"], "seeds": [0]}
+
+
+@pytest.mark.parametrize(("name", "cells"), [("paper", 2 * 5 * 3), ("smoke", 2 * 5)])
+def test_shipped_experiments(name, cells):
+    path = ROOT / "config" / f"{name}.yaml"
+    experiment = Experiment.load(path)
+    assert experiment.experiment == name
+    assert len({cell.id for cell in experiment.cells()}) == cells
+    jsonschema.validate(
+        yaml.safe_load(path.read_text()), json.loads((ROOT / "config/schema/experiment.json").read_text())
+    )
+
+
+def test_published_schemas_are_the_code_s():
+    for path, text in schemas.published().items():
+        assert path.read_text() == text, "run `python -m famba.schemas`"
+
+
+def test_the_paper_s_recipe_is_the_default():
+    cell = Experiment.load(ROOT / "config" / "paper.yaml").cell("vim_small", "upper", 2)
+    assert cell.schedule == (0,) * 6 + (9,) * 18
+    assert (cell.recipe.epochs, cell.recipe.global_batch, cell.recipe.precision) == (300, 512, "fp32")
+    assert cell.architecture.tokens == 197
+    assert Cell.from_json(cell.model_dump_json()) == cell
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sed": [1]}, "file.yaml: sed: unknown key; did you mean 'seeds'?"),
+        ({"recipe": {"epoch": 3}}, "file.yaml: recipe.epoch: unknown key; did you mean 'epochs'?"),
+        (
+            {"models": {"a": {"embed_dim": 8, "dept": 2}}},
+            "file.yaml: models.a.dept: unknown key; did you mean 'depth'?",
+        ),
+        ({"models": ["vim_tinny"]}, "file.yaml: models: unknown model 'vim_tinny'; did you mean 'vim_tiny'?"),
+        ({"models": {"a-b": {"embed_dim": 8}}}, "file.yaml: models.a-b.[key]: String should match pattern"),
+        ({"models": {}}, "models is empty"),
+        ({"strategies": ["uper"]}, "unknown strategy 'uper'; did you mean 'upper'?"),
+        ({"schedules": {"mine": [1, 2]}, "strategies": ["mine"]}, "schedule 'mine' has 2 layers, vim_tiny has 24"),
+        ({"seeds": [1, 1]}, "seeds has a value twice"),
+        ({"seeds": []}, "seeds: List should have at least 1 item"),
+        ({"recipe": {"micro_batch": 100}}, "recipe: micro_batch 100 must divide mixup_batch 128"),
+        ({"recipe": {"lr": "fast"}}, "recipe.lr: Input should be a valid number, unable to parse string"),
+        ({"models": {"a": {"embed_dim": 8, "img_size": 30}}}, "img_size 30 is not a multiple of patch_size 16"),
+        ({"dataset": "cifar10"}, "dataset: Input should be 'cifar100', 'fashion-mnist' or 'digits', found 'cifar10'"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(change, message):
+    with pytest.raises(InputError) as error:
+        Experiment.from_config({**MINIMAL, **change}, "file.yaml")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "not valid YAML"), ("- 1", "expected a mapping"), ("", "expected a mapping"), (None, "cannot read")],
+)
+def test_a_file_that_is_no_experiment(tmp_path, text, message):
+    path = tmp_path / "e.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        Experiment.load(path)
+    assert str(path) in str(error.value)
+
+
+def test_own_schedules_join_the_grid():
+    mine = [0] * 23 + [5]
+    experiment = Experiment.from_config({**MINIMAL, "strategies": ["baseline", "mine"], "schedules": {"mine": mine}})
+    assert experiment.cell("vim_tiny", "mine", 0).schedule == tuple(mine)
+
+
+@pytest.mark.parametrize(
+    ("cell_id", "message"),
+    [("vim_tiny-uper-s0", "did you mean 'vim_tiny-upper-s0'"), ("x", "known: vim_tiny-baseline")],
+)
+def test_a_cell_that_is_not_in_the_grid(cell_id, message):
+    with pytest.raises(InputError, match=message):
+        Experiment.from_config(MINIMAL).cell_by_id(cell_id)
+
+
+def test_reading_a_configuration_needs_no_torch():
+    """Snakemake parses the grid in every job: importing torch there would cost seconds each time."""
+    code = "import sys, famba.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

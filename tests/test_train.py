@@ -1,0 +1,182 @@
+"""The loop on real digits: it learns, resumes bit for bit after a kill, and stops where it must."""
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+
+from famba.config import Cell, Experiment
+from famba.errors import CheckFailed, InputError
+from famba.fusion import match, strategy
+from famba.measure import saved_activation_bytes
+from famba.model import VisionMamba
+from famba.record import read_row
+from famba.train import Training
+
+ROOT = Path(__file__).parent.parent
+MICRO = {
+    "experiment": "micro",
+    "protocol": "smoke",
+    "dataset": "digits",
+    "models": {"vim_micro": {"embed_dim": 16, "depth": 4, "img_size": 16, "patch_size": 4}},
+    "strategies": ["baseline", "upper"],
+    "seeds": [0],
+    "fusion": {"budget": "proportional"},
+    "device": "cpu",
+    "scan": "chunked",
+    "recipe": {
+        "epochs": 3, "global_batch": 128, "mixup_batch": 64, "micro_batch": 64, "lr": 2e-2, "warmup_epochs": 0,
+        "augmentation": "tensor", "rand_augment": None, "hflip": 0, "random_erasing": 0, "crop_scale": [0.7, 1],
+        "repeats": 1, "eval_resize": None, "ema_decay": 0.9, "workers": 0,
+    },
+}  # fmt: skip
+
+
+def cell(strategy: str = "upper", **recipe: object) -> Cell:
+    return Experiment.from_config({**MICRO, "recipe": {**MICRO["recipe"], **recipe}}).cell("vim_micro", strategy, 0)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "weights.pt", weights_only=True)["model"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    Training(cell(), folder, Path("data")).run()
+    return folder
+
+
+def test_a_cell_ends_in_a_complete_row(finished):
+    row = read_row(finished / "row.json")
+    assert row.watermark == "SMOKE"
+    assert row.metrics.last.top1 > 50  # chance is 10
+    assert row.metrics.best.top1 >= row.metrics.last.top1
+    assert row.metrics.images_seen == 3 * (1437 // 128) * 128
+    assert row.tokens.measured == row.tokens.scheduled == (17, 13, 9, 5, 5)
+    assert row.time.total >= row.time.train + row.time.evaluation
+    assert row.time.warmup < row.time.train
+    assert row.memory.device_peak is None
+    assert row.scan.backend == "chunked"
+    assert row.environment.packages["torch"] == torch.__version__
+    assert not (finished / "checkpoint.pt").exists()
+    with (finished / "epochs.csv").open() as file:
+        epochs = list(csv.DictReader(file))
+    assert [int(epoch["epoch"]) for epoch in epochs] == [0, 1, 2]
+    assert float(epochs[-1]["top1"]) == pytest.approx(row.metrics.last.top1, abs=1e-3)
+    assert float(epochs[0]["train_loss"]) > float(epochs[-1]["train_loss"])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(finished, tmp_path):
+    Training(cell(), tmp_path / "again", Path("data")).run()
+    assert same(weights(finished), weights(tmp_path / "again"))
+    Training(cell().model_copy(update={"seed": 1}), tmp_path / "other", Path("data")).run()
+    assert not same(weights(finished), weights(tmp_path / "other"))
+
+
+def test_micro_batches_do_not_change_the_training(finished, tmp_path):
+    Training(cell(micro_batch=16), tmp_path, Path("data")).run()
+    split = weights(tmp_path)
+    for name, whole in weights(finished).items():
+        assert torch.allclose(split[name], whole, rtol=1e-2, atol=2e-4), name
+
+
+def test_a_killed_training_resumes_to_the_same_weights(finished, tmp_path):
+    """A real kill -9 once a checkpoint is there; the re-run must end where the undisturbed training ended."""
+    command = [
+        sys.executable,
+        "-m",
+        "famba",
+        "train",
+        "--cell",
+        cell().model_dump_json(),
+        "--out",
+        f"{tmp_path}/row.json",
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "row.json").exists(), "the training ended before it could be killed"
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    assert "resuming after epoch" in second.stderr
+    assert same(weights(finished), weights(tmp_path))
+    assert read_row(tmp_path / "row.json").time.runs == 2
+    assert len(second.stderr.strip().splitlines()) == 2  # the resumption and one progress line
+
+
+def test_a_checkpoint_of_other_settings_is_set_aside(finished, tmp_path, capsys):
+    (tmp_path / "checkpoint.pt").write_bytes((finished / "weights.pt").read_bytes())
+    Training(cell(lr=1e-2), tmp_path, Path("data")).run()
+    assert "checkpoint of other settings" in capsys.readouterr().err
+    assert (tmp_path / "checkpoint.other-settings.pt").exists()
+    assert read_row(tmp_path / "row.json").time.runs == 1
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        Training(cell(), tmp_path, Path("data")).run()
+
+
+def test_a_diverging_loss_stops_the_cell_and_says_where(tmp_path):
+    with pytest.raises(
+        CheckFailed, match=r"vim_micro-upper-s0: the loss is .* at epoch \d, step \d+ .*first not finite: "
+    ):
+        Training(cell(lr=1e30), tmp_path, Path("data")).run()
+    assert not (tmp_path / "row.json").exists()
+
+
+def test_a_trace_that_differs_from_the_schedule_is_an_error(tmp_path, monkeypatch):
+    """Planted: a model that fuses nothing, as the released code does."""
+    monkeypatch.setattr("famba.model.match", lambda hidden, r, protected: match(hidden, 0, protected))
+    with pytest.raises(CheckFailed, match="tokens per layer: the schedule says"):
+        Training(cell(), tmp_path, Path("data"))
+
+
+def test_saved_activations_follow_the_tokens():
+    """What the forward pass keeps for the backward one is kept per token; `chunked` also keeps about sqrt(T) states."""
+    models = {
+        name: VisionMamba(64, 6, 10, img_size=32, patch_size=4, fusion=strategy(name, 6, 65), scan="chunked")
+        for name in ("baseline", "all", "interleaved", "lower", "upper")
+    }
+    saved = {name: saved_activation_bytes(model, torch.device("cpu"), nullcontext) for name, model in models.items()}
+    for name, model in models.items():
+        share = sum(model.scheduled_tokens[:-1]) / (6 * 65)
+        assert saved[name] / saved["baseline"] == pytest.approx(share, abs=0.08), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cell", "{"], "--cell is not JSON"),
+        (["--cell", "{}"], "--cell: experiment: Field required"),
+        (["--cell", "a-b-s0"], "name the experiment it belongs to with --config"),
+        (["--config", "config/smoke.yaml", "--cell", "vim_tiny_mini-uper-s0"], "did you mean 'vim_tiny_mini-upper-s0'"),
+        (
+            ["--config", "config/smoke.yaml", "--cell", "vim_tiny_mini-upper-s0", "--out", "x.json"],
+            "is called row.json",
+        ),
+        (["--config", "config/paper.yaml", "--cell", "vim_tiny-upper-s0"], "no CUDA device"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message):
+    result = subprocess.run(
+        [sys.executable, "-m", "famba", "train", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("famba: error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
