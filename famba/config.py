@@ -113,8 +113,6 @@ class Recipe(Settings):
                 f"micro_batch {self.micro_batch} must divide mixup_batch {self.mixup_batch}, "
                 f"and that must divide global_batch {self.global_batch}"
             )
-        if self.augmentation == "tensor" and self.rand_augment is not None:
-            raise ValueError("rand_augment needs augmentation: timm (or set rand_augment: null)")
         return self
 
     @property
