@@ -1,0 +1,47 @@
+"""The figures of an experiment, drawn from its rows: SVG for a paper, PNG for a page.
+
+Identical rows give byte-identical SVG. Every figure of a smoke run carries a watermark, behind the data.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from famba.errors import InputError
+
+NAMES = ("top1", "time", "memory", "accuracy_time", "accuracy_memory", "tokens", "curves")
+
+
+def add_parser(commands: Any) -> None:
+    """`famba figures`."""
+    parser = commands.add_parser(
+        "figures",
+        help="draw the figures of an experiment from its rows",
+        description=f"Draw {', '.join(NAMES)}, each as .svg and .png. epochs.csv is read beside each row. "
+        "Example: famba figures --out results/smoke/figures results/smoke/cells/*/row.json",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the figures")
+    parser.add_argument(
+        "--claims",
+        type=Path,
+        default=Path("config/claims.yaml"),
+        metavar="FILE",
+        help="published numbers [config/claims.yaml]",
+    )
+    parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
+    parser.set_defaults(func=_main)
+
+
+def _main(args: argparse.Namespace) -> int:
+    try:
+        from famba.figures.draw import draw  # noqa: PLC0415 (imports matplotlib: a second that --help need not wait)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the figures need {error.name}, which is not installed: pip install 'famba[pipeline]'"
+        ) from None
+
+    draw(args.rows, args.out, args.claims)
+    print(f"{args.out}: {', '.join(NAMES)} (.svg, .png)")
+    return 0

@@ -1,0 +1,152 @@
+"""What the figures are drawn from: measures per seed, epochs, and the published numbers that may stand beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from famba import summary
+from famba.config import ARCHITECTURES
+from famba.errors import InputError
+from famba.record import EPOCH_FIELDS, Row
+
+
+class Published(BaseModel):
+    """One published number (config/claims.yaml). `value` is None where the sources we have give none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    dataset: str | None = None
+    model: str | None = None
+    strategy: str | None = None
+    quantity: str
+    metric: Literal["best", "last"] | None = None
+    relation: Literal["=", "<", "<=", "range"]
+    value: float | tuple[float, float] | None = None
+    unit: str
+    source: str
+    says: str | None = None
+
+    @property
+    def point(self) -> float:
+        """The value, of a number that has one."""
+        assert isinstance(self.value, float)
+        return self.value
+
+
+@dataclass(frozen=True)
+class Results:
+    """Rows in a form to draw.
+
+    `seeds`: a line per row with `model`, `strategy`, `seed`, `token_share` and every measure and ratio of
+    `famba.summary`. `epochs`: epochs.csv of all rows, with `model` and `strategy`. `published`: numbers by model that
+    were measured on the same model and data set.
+    """
+
+    rows: Mapping[Path, Row]
+    seeds: pd.DataFrame
+    epochs: pd.DataFrame
+    published: Mapping[str, Sequence[Published]]
+    models: Sequence[str]
+    strategies: Sequence[str]
+
+    @property
+    def smoke(self) -> bool:
+        return next(iter(self.rows.values())).watermark is not None
+
+    @property
+    def several_seeds(self) -> bool:
+        return self.seeds.groupby(["model", "strategy"]).size().max() > 1
+
+    @property
+    def memory_kind(self) -> str:
+        return summary.memory_kind(next(iter(self.rows.values())))
+
+    def of(self, model: str) -> pd.DataFrame:
+        """The seeds of one model."""
+        return self.seeds[self.seeds["model"] == model]
+
+
+def read_results(paths: Sequence[Path], claims: Path) -> Results:
+    """Read rows, the epochs.csv beside each and the published numbers. Raises InputError."""
+    rows = summary.read_rows(paths)
+    seeds = [
+        {
+            "model": row.cell.model, "strategy": row.cell.strategy, "seed": row.cell.seed,
+            "token_share": summary.token_share(row), **summary.measures(row), **summary.ratios(row, rows),
+        }
+        for row in rows.values()
+    ]  # fmt: skip
+    epochs = [
+        read_epochs(path.with_name("epochs.csv"), row.cell.recipe.epochs).assign(
+            model=row.cell.model, strategy=row.cell.strategy, seed=row.cell.seed
+        )
+        for path, row in rows.items()
+    ]
+    published = read_published(claims)
+    return Results(
+        rows=rows,
+        seeds=pd.DataFrame(seeds),
+        epochs=pd.concat(epochs, ignore_index=True),
+        published={row.cell.model: [number for number in published if _applies(number, row)] for row in rows.values()},
+        models=list(dict.fromkeys(row.cell.model for row in rows.values())),
+        strategies=summary.strategy_order(row.cell.strategy for row in rows.values()),
+    )
+
+
+def read_epochs(path: Path, epochs: int) -> pd.DataFrame:
+    """The per-epoch metrics beside a row. Raises InputError unless all `epochs` are there, with a number in each."""
+    try:
+        table = pd.read_csv(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot read the metrics per epoch ({error.strerror}); train the cell again"
+        ) from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a CSV of metrics per epoch ({' '.join(str(error).split())})") from None
+    if list(table) != list(EPOCH_FIELDS):
+        raise InputError(f"{path}: expected the columns {', '.join(EPOCH_FIELDS)}, found {', '.join(map(str, table))}")
+    if list(table["epoch"]) != list(range(epochs)):
+        raise InputError(f"{path}: expected epochs 0 to {epochs - 1}, one a line, found {len(table)} lines")
+    for field in EPOCH_FIELDS:
+        for epoch, value in enumerate(pd.to_numeric(table[field], errors="coerce")):
+            if not math.isfinite(value):
+                raise InputError(f"{path}: {field} of epoch {epoch} is {table[field][epoch]}, expected a finite number")
+    return table
+
+
+def read_published(path: Path) -> list[Published]:
+    """The published numbers. Raises InputError."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return [Published.model_validate(entry) for entry in data["published"]]
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot read the published numbers ({error.strerror}); name the file: --claims"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: published: {where}: {first['msg']}, found {first['input']!r}") from None
+    except (yaml.YAMLError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: expected a section `published:` ({' '.join(str(error).split())})") from None
+
+
+def _applies(number: Published, row: Row) -> bool:
+    """Whether a published number is about this model, on the same images and not a smoke run."""
+    cell = row.cell
+    return (
+        (number.model, number.dataset) == (cell.model, cell.dataset)
+        and cell.architecture == ARCHITECTURES.get(cell.model)
+        and row.data.official
+        and cell.protocol != "smoke"
+        and isinstance(number.value, float)
+    )

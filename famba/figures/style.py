@@ -1,0 +1,139 @@
+"""The common look: sizes of a two-column paper, one theme, provenance line, watermark, deterministic files."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+
+from famba import summary
+from famba.figures import palette
+from famba.figures.results import Results
+from famba.record import atomic_file
+from famba.tables import SMOKE_NOTE, model_name
+
+FULL, COLUMN = 7.0, 3.4  # widths in inches: across both columns, and one
+FOOTER_SIZE = 5.5
+INK, FAINT = "#222222", "#777777"
+PAPER = "paper (1 seed, best epoch on test)"
+PAPER_STYLE: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "*",
+    "markersize": 9,
+    "markerfacecolor": "white",
+    "markeredgecolor": "black",
+    "zorder": 5,
+}
+RC: dict[str, Any] = {
+    "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "legend.fontsize": 7, "legend.frameon": False, "legend.handletextpad": 0.4, "legend.columnspacing": 1.2,
+    "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.linewidth": 0.6, "grid.linewidth": 0.4, "grid.color": "#dddddd", "lines.linewidth": 1.2,
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
+    "axes.facecolor": "none",  # the watermark stands behind the axes
+    "axes.titlelocation": "left", "axes.titleweight": "bold",
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
+    "svg.fonttype": "path", "svg.hashsalt": "famba", "savefig.dpi": 200, "figure.dpi": 100,
+}  # fmt: skip
+
+
+def theme() -> Any:
+    """Context in which a figure is made and saved."""
+    look: dict[Any, Any] = {**sns.axes_style("ticks"), **RC}
+    return mpl.rc_context(look)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure that no window system and no pyplot state knows about. Inches."""
+    layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=0.03, hspace=0.03)
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def mean_interval(values: Any) -> tuple[float, float]:
+    """Ends of the 95 % interval of the mean, as seaborn's `errorbar`; nothing to see for one value."""
+    half = summary.interval([float(value) for value in values]) or 0.0
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
+def title(axes: Axes, model: str) -> None:
+    axes.set_title(model_name(model))
+
+
+def tidy(axes: Axes, grid: str = "both") -> None:
+    """No box, a light grid behind the data."""
+    sns.despine(ax=axes)
+    axes.set_axisbelow(True)
+    axes.grid(True, axis=grid)  # type: ignore[arg-type]
+
+
+def strategy_handles(results: Results, look: Literal["filled", "hollow", "line"] = "filled") -> list[Line2D]:
+    """Legend entries of the strategies: a marker or a line."""
+    colour, marker = palette.colours(results.strategies), palette.markers(results.strategies)
+    handles = [Line2D([], [], color=colour[name], label=name) for name in results.strategies]
+    if look != "line":
+        for handle, name in zip(handles, results.strategies, strict=True):
+            handle.set(linestyle="none", marker=marker[name], markersize=4.5)
+            handle.set_markerfacecolor("none" if look == "hollow" else colour[name])
+    return handles
+
+
+def legend(figure: Figure, handles: Sequence[Any]) -> None:
+    """A legend above the panels, never over data."""
+    if not handles:
+        return
+    columns = max(1, int(figure.get_figwidth() / 1.0))
+    figure.legend(handles=list(handles), loc="outside upper center", ncols=min(len(handles), columns))
+
+
+def footer(figure: Figure, results: Results, *notes: str) -> None:
+    """What was run, and how to read the marks, in small print below the panels."""
+    text = f"Run: {summary.described(results.rows)}. {' '.join(notes)}"
+    if results.smoke:
+        text += f" {SMOKE_NOTE}."
+    characters = int(figure.get_figwidth() * 72 / (0.56 * FOOTER_SIZE))
+    figure.supxlabel(
+        "\n".join(textwrap.wrap(text, characters)),
+        x=0.01,
+        ha="left",
+        fontsize=FOOTER_SIZE,
+        color=FAINT,
+        linespacing=1.3,
+    )
+
+
+def watermark(figure: Figure) -> None:
+    """SMOKE across the whole figure, light and behind everything."""
+    width, height = figure.get_size_inches()
+    angle = math.atan2(height, width)
+    length = 3.9  # of the word, in units of the font size
+    size = (
+        72
+        * 0.85
+        * min(
+            width / (length * math.cos(angle) + math.sin(angle)), height / (length * math.sin(angle) + math.cos(angle))
+        )
+    )
+    figure.text(
+        0.5, 0.5, "SMOKE", rotation=math.degrees(angle), fontsize=size, color="#efefef", weight="bold",
+        ha="center", va="center", rotation_mode="anchor", zorder=-10, gid="watermark-smoke",
+    )  # fmt: skip
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write <name>.svg and <name>.png; no date inside, so that the same figure is the same file."""
+    for suffix, metadata in ((".svg", {"Date": None, "Title": name}), (".png", {"Title": name})):
+        with atomic_file(folder / f"{name}{suffix}", binary=True) as file:
+            figure.savefig(file, format=suffix[1:], metadata=metadata)

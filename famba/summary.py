@@ -1,0 +1,239 @@
+"""From result rows to the summary: one line per model and strategy, as CSV, JSON, Markdown and LaTeX.
+
+The primary accuracy is the last epoch's: the best epoch, which the paper reports, is chosen on the test set. Training
+time leaves out evaluation and each run's first step (compilation, allocation); `total_s` is the paper's whole loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from scipy import stats  # type: ignore[import-untyped]
+
+from famba.errors import InputError
+from famba.record import Row, atomic_file, read_row
+from famba.schedule import STRATEGIES
+from famba.tables import latex, markdown
+
+MIB = 2**20
+RATIOS = {  # of a row to the unfused row of the same model and seed
+    "time_ratio": "train_s",
+    "step_ratio": "step_ms",
+    "peak_memory_ratio": "peak_memory_mib",
+    "saved_activations_ratio": "saved_activations_mib_per_image",
+}
+Line = dict[str, Any]
+
+
+def read_rows(paths: Sequence[Path]) -> dict[Path, Row]:
+    """Read rows that may stand side by side, model by model (smallest first), in the strategies' order, by seed.
+
+    Raises:
+        InputError: an unreadable row, an id twice, or two rows that must not be compared; names both files.
+    """
+    twice = next((path for i, path in enumerate(paths) if path in paths[:i]), None)
+    if twice:
+        raise InputError(f"{twice} is given twice; give each row once")
+    read = {path: read_row(path) for path in paths}
+    order = strategy_order(row.cell.strategy for row in read.values())
+    rows = dict(
+        sorted(
+            read.items(),
+            key=lambda item: (
+                item[1].cost.parameters, item[1].cell.model, order.index(item[1].cell.strategy), item[1].cell.seed,
+            ),
+        )
+    )  # fmt: skip
+    _check_comparable(rows)
+    return rows
+
+
+def strategy_order(names: Iterable[str]) -> list[str]:
+    """Each strategy once: the paper's in its order, then the experiment's own by name."""
+    there = set(names)
+    return [*(name for name in STRATEGIES if name in there), *sorted(there - set(STRATEGIES))]
+
+
+def measures(row: Row) -> dict[str, float]:
+    """What one training yields as numbers, units in the names. Peak memory is the device's, on a CPU the host's."""
+    peak = row.memory.device_peak if row.memory.device_peak is not None else row.memory.host_peak
+    accuracies = {"last": row.metrics.last, "best": row.metrics.best}
+    averaged = {"ema_last": row.metrics.ema_last, "ema_best": row.metrics.ema_best}
+    return {
+        **{f"top1_{when}_percent": accuracy.top1 for when, accuracy in (accuracies | averaged).items()},
+        **{f"top5_{when}_percent": accuracy.top5 for when, accuracy in (accuracies | averaged).items()},
+        "train_s": row.time.train - row.time.warmup,
+        "total_s": row.time.total,
+        "step_ms": row.time.step_ms,
+        "images_per_s": row.time.images_per_s,
+        "peak_memory_mib": peak / MIB,
+        "saved_activations_mib_per_image": row.memory.saved_activations / MIB,
+    }
+
+
+def ratios(row: Row, rows: Mapping[Path, Row]) -> dict[str, float | None]:
+    """Measures of a row relative to the baseline of the same model and seed; None where that is missing or zero."""
+    pair = [r for r in rows.values() if r.cell.strategy == "baseline" and (r.cell.model, r.cell.seed) == _pair(row)]
+    ours, theirs = measures(row), measures(pair[0]) if pair else {}
+    return {name: ours[of] / theirs[of] if theirs.get(of) else None for name, of in RATIOS.items()}
+
+
+def token_share(row: Row) -> float:
+    """Tokens seen by all layers relative to a model that fuses none: the predicted ratio of time and of memory."""
+    return sum(row.tokens.measured[:-1]) / (row.cell.architecture.depth * row.cell.architecture.tokens)
+
+
+def interval(values: Sequence[float]) -> float | None:
+    """Half-width of the 95 % interval of the mean (Student t); None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    n = len(values)
+    return float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(values) / n**0.5
+
+
+def summarise(rows: Mapping[Path, Row]) -> list[Line]:
+    """One line per model and strategy: means over seeds, each with the half-width of its 95 % interval (`_ci95`).
+
+    A ratio is paired by seed, and empty unless every seed of the line has its baseline.
+    """
+    lines = []
+    for (model, strategy), grouped in groupby(rows.values(), key=lambda row: (row.cell.model, row.cell.strategy)):
+        group = list(grouped)
+        first = group[0]
+        line: Line = {
+            "model": model,
+            "strategy": strategy,
+            "n": len(group),
+            "seeds": " ".join(str(row.cell.seed) for row in group),
+            "epochs": first.cell.recipe.epochs,
+            "tokens_first": first.cell.architecture.tokens,
+            "tokens_final": first.tokens.measured[-1],
+            "token_share": token_share(first),
+        }
+        per_seed: list[dict[str, float | None]] = [{**measures(row), **ratios(row, rows)} for row in group]
+        for name in per_seed[0]:
+            values = [seed[name] for seed in per_seed]
+            there = [value for value in values if value is not None]
+            complete = len(there) == len(values)
+            line[name] = statistics.fmean(there) if complete else None
+            line[f"{name}_ci95"] = interval(there) if complete else None
+        line |= {
+            "peak_memory_of": memory_kind(first),
+            "parameters": first.cost.parameters,
+            "forward_flops_per_image": first.cost.forward_flops,
+            "protocol": first.cell.protocol,
+            "dataset": first.cell.dataset,
+            "device": first.environment.device,
+            "watermark": first.watermark,
+        }
+        lines.append(line)
+    return lines
+
+
+def memory_kind(row: Row) -> str:
+    """Whose memory the peak is."""
+    return "device" if row.memory.device_peak is not None else "host resident set"
+
+
+def described(rows: Mapping[Path, Row]) -> str:
+    """What was run, in one line: protocol, data, device, seeds, epochs."""
+    first = next(iter(rows.values()))
+    environment, data = first.environment, first.data
+    seeds = sorted({row.cell.seed for row in rows.values()})
+    device = f"{environment.world_size} × {environment.device}" if environment.world_size > 1 else environment.device
+    return ", ".join(
+        [
+            f"protocol {first.cell.protocol}",
+            f"{data.name} ({data.train:,} training and {data.test:,} test images"
+            f"{'' if data.official else ', not the official files'})",
+            f"{device}{f' ({environment.threads} threads)' if environment.device_kind == 'cpu' else ''}",
+            f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}",
+            f"{first.cell.recipe.epochs} epochs",
+        ]
+    )
+
+
+def nested(lines: Sequence[Line]) -> dict[str, dict[str, Line]]:
+    """{model: {strategy: {metric: value}}}, numbers only and without the empty ones: what `dvc metrics diff` reads."""
+    tree: dict[str, dict[str, Line]] = {}
+    for line in lines:
+        numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
+        tree.setdefault(line["model"], {})[line["strategy"]] = numbers
+    return tree
+
+
+def _pair(row: Row) -> tuple[str, int]:
+    return row.cell.model, row.cell.seed
+
+
+def _check_comparable(rows: Mapping[Path, Row]) -> None:
+    """Refuse rows that differ in anything but model, strategy and seed, and rows with the same id."""
+    first_of: dict[tuple[str, ...], tuple[Path, Any]] = {}
+    for path, row in rows.items():
+        if ("id", row.id) in first_of:
+            raise InputError(f"{first_of['id', row.id][0]} and {path} are both row {row.id}; give each cell once")
+        first_of["id", row.id] = (path, None)
+        for key, value in _must_agree(row):
+            other, expected = first_of.setdefault(key, (path, value))
+            if value != expected:
+                what = " of ".join(key)
+                raise InputError(f"{other} and {path} differ in {what} ({expected} and {value}); judge them apart")
+
+
+def _must_agree(row: Row) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Everything in which rows of one table agree; architecture and schedule only for the same model and strategy."""
+    cell, environment = row.cell, row.environment
+    yield ("protocol",), cell.protocol
+    yield ("data sha256",), row.data.sha256
+    yield ("device",), environment.device
+    yield ("number of processes",), environment.world_size
+    yield ("scan backend",), row.scan.backend
+    if environment.device_kind == "cpu":
+        yield ("threads",), environment.threads
+    yield from (((f"recipe.{key}",), value) for key, value in cell.recipe)
+    yield from (((f"fusion.{key}",), value) for key, value in cell.fusion)
+    yield from (((f"architecture.{key}", cell.model), value) for key, value in cell.architecture)
+    yield ("schedule", cell.model, cell.strategy), cell.schedule
+
+
+def add_parser(commands: Any) -> None:
+    """`famba judge`."""
+    parser = commands.add_parser(
+        "judge",
+        help="summarise result rows: CSV, JSON, Markdown and LaTeX tables",
+        description="Write summary.csv, summary.json, tables/summary.md and tables/summary.tex. "
+        "Example: famba judge --out results/smoke results/smoke/cells/*/row.json",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the experiment's results")
+    parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
+    parser.set_defaults(func=_main)
+
+
+def _main(args: argparse.Namespace) -> int:
+    rows = read_rows(args.rows)
+    lines = summarise(rows)
+    with atomic_file(args.out / "summary.csv") as file:
+        writer = csv.DictWriter(file, lines[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _short(value) for key, value in line.items()} for line in lines)
+    rounded = [{key: _short(value) for key, value in line.items()} for line in lines]
+    for name, text in (
+        ("summary.json", json.dumps(nested(rounded), indent=1) + "\n"),
+        ("tables/summary.md", markdown(lines, described(rows))),
+        ("tables/summary.tex", latex(lines, described(rows))),
+    ):
+        with atomic_file(args.out / name) as file:
+            file.write(text)
+    print(f"{args.out / 'summary.csv'}: {len(lines)} lines from {len(rows)} rows")
+    return 0
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,0 +1,229 @@
+import re
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from rows import ROOT, experiment, paper_experiment, write_grid
+
+from famba.cli import main
+from famba.errors import InputError
+from famba.figures import NAMES
+from famba.figures.draw import FIGURES, figure
+from famba.figures.palette import STRATEGY_COLOURS, colours, markers
+from famba.figures.results import Results, read_epochs, read_published, read_results
+from famba.figures.style import PAPER
+from famba.figures.tradeoff import pareto_front
+from famba.record import EPOCH_FIELDS
+
+CLAIMS = ROOT / "config" / "claims.yaml"
+TINY = {"vim_tiny": {"embed_dim": 192}}
+
+
+def results(folder: Path, grid) -> Results:
+    return read_results(write_grid(folder, grid), CLAIMS)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> Results:
+    return results(tmp_path_factory.mktemp("smoke"), experiment())
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory) -> Results:
+    return results(tmp_path_factory.mktemp("paper"), paper_experiment())
+
+
+def texts(made: Figure) -> set[str]:
+    """Every text that the figure shows."""
+    made.draw_without_rendering()
+    found = {
+        text.get_text() for text in made.findobj(lambda artist: hasattr(artist, "get_text") and artist.get_visible())
+    }
+    return found - {""}
+
+
+def drawn_points(made: Figure, marker: str) -> list[tuple[float, float]]:
+    """Data points drawn with a marker, in any panel."""
+    return [
+        (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
+        for axes in made.axes for line in axes.get_lines() if line.get_marker() == marker
+    ]  # fmt: skip
+
+
+def test_the_names_are_those_that_the_pipeline_expects():
+    assert tuple(FIGURES) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_names_its_strategies_and_models(smoke, name):
+    found = texts(figure(name, smoke))
+    assert {*smoke.strategies, *smoke.models} <= found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_smoke_figures_and_no_others_are_watermarked(smoke, paper, name):
+    (mark,) = [text for text in figure(name, smoke).texts if text.get_gid() == "watermark-smoke"]
+    assert mark.get_text() == "SMOKE"
+    assert mark.get_zorder() < 0  # behind the axes, whose background is transparent
+    assert not [text for text in figure(name, paper).texts if "SMOKE" in text.get_text()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_clipped_at_the_edge(smoke, paper, name):
+    for source in (smoke, paper):
+        made = figure(name, source)
+        made.draw_without_rendering()
+        needed = made.get_tightbbox()  # inches, of all that is drawn
+        width, height = made.get_size_inches()
+        assert needed.x0 >= 0
+        assert needed.y0 >= 0
+        assert needed.x1 <= width
+        assert needed.y1 <= height
+
+
+def test_identical_rows_give_identical_files(tmp_path):
+    grid = experiment(models={"m": {"embed_dim": 32, "depth": 12, "img_size": 32, "patch_size": 4}})
+    rows = write_grid(tmp_path, grid)
+    for out, order in (("a", rows), ("b", rows[::-1])):
+        args = ["figures", "--out", str(tmp_path / out), "--claims", str(CLAIMS), *map(str, order)]
+        assert main(args) == 0
+    for name in NAMES:
+        svg = (tmp_path / "a" / f"{name}.svg").read_bytes()
+        assert svg == (tmp_path / "b" / f"{name}.svg").read_bytes()
+        assert b"<dc:date>" not in svg
+        assert b'id="watermark-smoke"' in svg
+        for strategy in grid.strategies:  # text is drawn as paths, each with its text as a comment
+            assert f"<!-- {strategy} -->".encode() in svg
+        assert imread(tmp_path / "a" / f"{name}.png").shape[1] in (680, 1400)  # one or two columns at 200 dpi
+
+
+def test_published_points_stand_where_the_paper_has_them(paper):
+    made = figure("top1", paper)
+    place = paper.strategies.index
+    assert sorted(drawn_points(made, "*")) == [
+        (67.0, place("interleaved")), (75.2, place("upper")), (76.9, place("baseline")),
+    ]  # fmt: skip
+    assert {PAPER, "top-1, best epoch on test (%)"} <= texts(made)
+    time = figure("time", paper)
+    assert drawn_points(time, "<") == [(4.0, place("interleaved"))]
+    assert "paper: < 4 h (1 seed, whole loop)" in texts(time)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset": "fashion-mnist"},
+        {"protocol": "smoke", "device": "cpu"},
+        {"models": {"vim_tiny": {"embed_dim": 96}}},
+    ],
+    ids=["data", "protocol", "model"],
+)
+def test_published_points_stand_beside_nothing_else(tmp_path, changes):
+    other = results(tmp_path, paper_experiment(**{"models": TINY, "seeds": [0], **changes}))
+    made = figure("top1", other)
+    assert drawn_points(made, "*") == []
+    assert PAPER not in texts(made)
+    assert "top-1, last epoch (%)" in texts(made)
+
+
+def test_tokens_shows_every_layer(smoke):
+    made = figure("tokens", smoke)
+    rows = [row for row in smoke.rows.values() if row.cell.model == smoke.models[0] and row.cell.seed == 0]
+    lines = [tuple(line.get_ydata()) for line in made.axes[0].get_lines()]
+    for row in rows:
+        assert lines.count(row.tokens.measured[:-1]) == 2  # once as the schedule's line, once as markers
+
+
+def test_bars_are_not_cut(paper):
+    made = figure("time", paper)
+    for axes in made.axes:
+        left, right = axes.get_xlim()
+        assert left == 0
+        assert all(bar.get_width() <= right for bar in axes.patches)
+
+
+def test_own_strategies_get_their_own_colours(tmp_path):
+    grid = experiment(strategies=["baseline", "upper", "late"], schedules={"late": (0,) * 11 + (20,)}, seeds=[0])
+    own = results(tmp_path, grid)
+    assert own.strategies == ["baseline", "upper", "late"]
+    for name in NAMES:
+        assert "late" in texts(figure(name, own))
+    palette = colours(own.strategies)
+    assert palette["upper"] == STRATEGY_COLOURS["upper"]
+    assert palette["late"] not in STRATEGY_COLOURS.values()
+    assert len(set(markers(own.strategies).values())) == 3
+
+
+def test_one_seed_says_that_there_is_no_interval(tmp_path):
+    one = results(tmp_path, experiment(seeds=[0]))
+    for name in ("top1", "time", "memory", "accuracy_time", "accuracy_memory"):
+        shown = " ".join(texts(figure(name, one))).replace("\n", " ")
+        assert "One seed: no interval." in shown
+        assert "95 %" not in shown
+
+
+def test_a_grid_without_baseline_shows_what_it_can(tmp_path):
+    upper = results(tmp_path, experiment(strategies=["upper"]))
+    assert len(figure("time", upper).axes[1].patches) == 0  # no ratio without its baseline
+    for name in NAMES:
+        assert "upper" in texts(figure(name, upper))
+
+
+@pytest.mark.parametrize(
+    ("points", "front"),
+    [
+        ([(1, 1), (2, 2), (3, 3)], {0, 1, 2}),
+        ([(1, 3), (2, 2), (3, 1)], {0}),
+        ([(1, 1), (1, 2), (2, 2)], {1}),
+        ([(1, 1), (1, 1)], {0, 1}),
+        ([(3, 5), (1, 1), (2, 0)], {0, 1}),
+    ],
+)
+def test_pareto_front(points, front):
+    assert set(pareto_front(points)) == front
+
+
+def _epochs(tmp_path: Path, text: str | None) -> Path:
+    path = tmp_path / "epochs.csv"
+    if text is not None:
+        path.write_text(text)
+    return path
+
+
+HEADER = ",".join(EPOCH_FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "cannot read"),
+        ("", "not a CSV"),
+        ("a,b\n1,2\n", "expected the columns"),
+        (f"{HEADER}\n0{',1' * 10}\n", "epochs 0 to 1"),
+        (f"{HEADER}\n0{',1' * 10}\n1,1,nan{',1' * 8}\n", "train_loss of epoch 1 is nan"),
+        (f"{HEADER}\n0{',1' * 10}\n1,1,1,oops{',1' * 7}\n", "top1 of epoch 1 is oops"),
+    ],
+)
+def test_bad_epochs_are_one_line(tmp_path, text, says):
+    with pytest.raises(InputError, match=re.escape(says)) as caught:
+        read_epochs(_epochs(tmp_path, text), 2)
+    assert str(tmp_path / "epochs.csv") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_epochs_end_the_command(tmp_path, capsys):
+    rows = write_grid(tmp_path, experiment(seeds=[0]))
+    rows[0].with_name("epochs.csv").unlink()
+    assert main(["figures", "--out", str(tmp_path / "f"), "--claims", str(CLAIMS), *map(str, rows)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize("text", ["", "published: 3", "published: [{id: a}]", "published: [", "- 1"])
+def test_bad_claims_are_one_line(tmp_path, text):
+    path = tmp_path / "claims.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"claims\.yaml") as caught:
+        read_published(path)
+    assert "\n" not in str(caught.value)
