@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from famba.errors import CheckFailed
 from famba.model import VisionMamba
@@ -52,26 +55,37 @@ def checked_tokens(model: VisionMamba, device: torch.device) -> tuple[int, ...]:
 def saved_activation_bytes(model: VisionMamba, device: torch.device, autocast: Autocast) -> int:
     """Bytes that one more image makes the forward pass keep for the backward one.
 
-    The difference between batches of two images and one, so that what does not grow with the batch (stacked weights)
-    drops out. Each storage counts once and whole, however many saved views it has.
+    Weighed as the storages made in a forward pass and alive after it. The difference between batches of two images
+    and one, so that what does not grow with the batch (stacked weights) drops out.
     """
 
     def saved(batch: int) -> int:
-        storages: dict[int, int] = {}
-
-        def note(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
         images = _images(model, batch, device)
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast():
-            logits = model(images)
-        del logits
-        storages.pop(images.untyped_storage().data_ptr(), None)
-        return sum(storages.values())
+        with _Allocations() as allocations, autocast():
+            logits = model(images)  # holds the graph while it is weighed
+            return allocations.alive() - logits.untyped_storage().nbytes()
 
     return saved(2) - saved(1)
+
+
+class _Allocations(TorchDispatchMode):
+    """Watches the storages of all tensors that operators return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self._made[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        return out
+
+    def alive(self) -> int:
+        """Bytes of those that something still holds."""
+        return sum(nbytes for storage, nbytes in self._made.values() if not storage.expired())
 
 
 def first_not_finite(model: VisionMamba, images: Tensor, autocast: Autocast) -> str:

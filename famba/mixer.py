@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from famba import scan
+from famba.recompute import Recomputed
 
 
 class Mixer(nn.Module):
@@ -79,13 +80,18 @@ class Mixer(nn.Module):
         """(batch, tokens, embed_dim) -> the same shape."""
         x, z = self.in_proj(hidden).chunk(2, dim=-1)  # (B, T, D) each, D = d_inner
         conv = self._both("conv1d.weight", "conv1d_b.weight").squeeze(2)  # (2, D, d_conv)
-        x = scan.causal_conv(x, conv, self._both("conv1d.bias", "conv1d_b.bias"), self.backend)  # (2, B, T, D)
-        # both directions in one batched product: (2, B T, D) -> (2, B T, dt_rank + 2 N) -> dt to (2, B T, D)
-        projected = torch.bmm(x.flatten(1, 2), self._both("x_proj.weight", "x_proj_b.weight").mT)
-        dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = torch.bmm(dt, self._both("dt_proj.weight", "dt_proj_b.weight").mT).view_as(x)
-        B, C = (t.unflatten(1, x.shape[1:3]) for t in (B, C))  # (2, B, T, N)
-        A = -self._both("A_log", "A_b_log").exp()  # (2, D, N)
-        bias = self._both("dt_proj.bias", "dt_proj_b.bias")
-        y = scan.directional_scan(x, delta, A, B, C, self._both("D", "D_b"), z, bias, self.backend)  # (B, T, D)
+        conv_bias = self._both("conv1d.bias", "conv1d_b.bias")
+        to_dt = self._both("dt_proj.weight", "dt_proj_b.weight").mT
+        with Recomputed() as recomputed:
+            u = recomputed.make(lambda: scan.causal_conv(x, conv, conv_bias, self.backend))  # (2, B, T, D)
+            # both directions in one batched product: (2, B T, D) -> (2, B T, dt_rank + 2 N)
+            projected = torch.bmm(u.flatten(1, 2), self._both("x_proj.weight", "x_proj_b.weight").mT)
+            dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+            delta = recomputed.make(lambda: torch.bmm(dt, to_dt))  # (2, B T, D)
+            A = -self._both("A_log", "A_b_log").exp()  # (2, D, N)
+            bias = self._both("dt_proj.bias", "dt_proj_b.bias")
+            B, C = (t.unflatten(1, u.shape[1:3]) for t in (B, C))  # (2, B, T, N)
+            y = scan.directional_scan(
+                u, delta.view_as(u), A, B, C, self._both("D", "D_b"), z, bias, self.backend
+            )  # (B, T, D)
         return F.linear(y, self.out_proj.weight / 2)  # the mean of the two directions

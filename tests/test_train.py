@@ -147,15 +147,15 @@ def test_a_trace_that_differs_from_the_schedule_is_an_error(tmp_path, monkeypatc
 
 
 def test_saved_activations_follow_the_tokens():
-    """What the forward pass keeps for the backward one is kept per token; `chunked` also keeps about sqrt(T) states."""
+    """What the forward pass keeps for the backward one is kept per token, in the tokens' proportion."""
     models = {
-        name: VisionMamba(64, 6, 10, img_size=32, patch_size=4, fusion=strategy(name, 6, 65), scan="chunked")
+        name: VisionMamba(64, 6, 10, img_size=32, patch_size=4, fusion=strategy(name, 6, 65), scan="cpu")
         for name in ("baseline", "all", "interleaved", "lower", "upper")
     }
     saved = {name: saved_activation_bytes(model, torch.device("cpu"), nullcontext) for name, model in models.items()}
     for name, model in models.items():
         share = sum(model.scheduled_tokens[:-1]) / (6 * 65)
-        assert saved[name] / saved["baseline"] == pytest.approx(share, abs=0.08), name
+        assert saved[name] / saved["baseline"] == pytest.approx(share, abs=0.05), name
 
 
 @pytest.mark.parametrize(

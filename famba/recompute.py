@@ -1,0 +1,85 @@
+"""Intermediates that the backward pass makes again instead of keeping.
+
+The convolution's output and delta are half of what a Mamba layer would keep, and cheap to make: mamba's fused kernel
+(state-spaces/mamba, selective_scan_interface.py: `checkpoint_lvl=1`) recomputes the same two. Done here with autograd's
+hooks on saved tensors, it serves every scan backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+Make = Callable[[], Tensor]
+
+
+class Recomputed:
+    """Within the context, a tensor that `make` returned is not saved for the backward pass but made again there.
+
+        with Recomputed() as recomputed:
+            x = recomputed.make(lambda: conv(...))
+
+    Only what the lambda closes over is kept. It must return the same values when it is called again.
+    """
+
+    def __init__(self) -> None:
+        self._sources: dict[int, _Source] = {}  # by address of the storage
+        self._hooks = saved_tensors_hooks(self._pack, _unpack)
+
+    def make(self, make: Make) -> Tensor:
+        """make(), to be made again when the backward pass asks for it."""
+        tensor = make()
+        if torch.is_grad_enabled():
+            self._sources[tensor.untyped_storage().data_ptr()] = _Source(make, tensor.device.type)
+        return tensor
+
+    def __enter__(self) -> Recomputed:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hooks.__exit__(kind, error, trace)
+        self._sources.clear()  # an address may belong to another tensor from here on
+
+    def _pack(self, tensor: Tensor) -> Any:
+        source = self._sources.get(tensor.untyped_storage().data_ptr())
+        if source is None:
+            return tensor
+        source.uses += 1
+        return source, tensor.shape, tensor.stride(), tensor.storage_offset()
+
+
+class _Source:
+    """How to make a tensor again, and the tensor itself between its first and its last use in the backward pass."""
+
+    def __init__(self, make: Make, device: str) -> None:
+        self._make = make
+        # the backward pass runs outside of autocast, but the same values come out of the same types only
+        self._autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        self._tensor: Tensor | None = None
+        self.uses = 0
+
+    def take(self) -> Tensor:
+        if self._tensor is None:
+            device, dtype, enabled = self._autocast
+            with torch.no_grad(), torch.autocast(device, dtype, enabled):
+                self._tensor = self._make()
+        tensor = self._tensor
+        self.uses -= 1
+        if self.uses == 0:
+            self._tensor = None
+        return tensor
+
+
+def _unpack(packed: Any) -> Tensor:
+    if isinstance(packed, Tensor):
+        return packed
+    source, shape, stride, offset = packed
+    return source.take().as_strided(shape, stride, offset)
