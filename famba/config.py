@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from famba.errors import InputError
 from famba.schedule import STRATEGIES, strategy
 
-Protocol = Literal["paper", "smoke"]
+Protocol = Literal["paper", "fast", "smoke"]
 DatasetName = Literal["cifar100", "fashion-mnist", "digits"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -104,6 +104,7 @@ class Recipe(Settings):
     eval_batch: Count = 256
     ema_decay: Fraction = 0.99996
     precision: Literal["fp32", "bf16"] = "fp32"
+    cuda_graphs: bool = False  # replay the step as captured graphs: the same arithmetic without its launches
     workers: Annotated[int, Field(ge=0)] = 8  # data-loading processes; the drawn samples do not depend on it
 
     @model_validator(mode="after")
@@ -135,6 +136,7 @@ class Cell(Settings):
     seed: int
     recipe: Recipe
     device: Literal["auto", "cpu", "cuda"]
+    threads: Count | None
     scan: str
 
     @property
@@ -164,6 +166,7 @@ class Experiment(Settings):
     fusion: Fusion = Fusion()
     recipe: Recipe = Recipe()
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count | None = None  # CPU threads of one training; null: all cores
     scan: str = "auto"
     container: str = "envs/famba-cuda.sif"
 
@@ -242,6 +245,7 @@ class Experiment(Settings):
             seed=seed,
             recipe=self.recipe,
             device=self.device,
+            threads=self.threads,
             scan=self.scan,
         )
 

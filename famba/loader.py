@@ -140,10 +140,22 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """The test set in its order, resized to img_size on the device batch by batch. `len` is in images."""
+    """The test set in its order, resized to img_size on the device batch by batch. `len` is in images.
 
-    def __init__(self, dataset: Images, recipe: Recipe, img_size: int, device: torch.device | str) -> None:
+    Of `world` processes, this one gets every world-th batch from the rank-th on.
+    """
+
+    def __init__(
+        self,
+        dataset: Images,
+        recipe: Recipe,
+        img_size: int,
+        device: torch.device | str,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         self.batch = recipe.eval_batch
+        self._share = slice(rank, None, world)
         self._transform = tensor.EvalTransform(recipe, img_size, device)
         self._images = torch.tensor(dataset.test_images, device=device)  # uint8: CIFAR's test set takes 31 MB
         self._labels = torch.tensor(dataset.test_labels, device=device)
@@ -153,8 +165,9 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Images (b, 3, S, S) float32 and labels (b,) int64."""
-        for images, labels in zip(self._images.split(self.batch), self._labels.split(self.batch), strict=True):
-            yield self._transform(images), labels
+        images, labels = self._images.split(self.batch), self._labels.split(self.batch)
+        for batch, its_labels in zip(images[self._share], labels[self._share], strict=True):
+            yield self._transform(batch), its_labels
 
 
 def rank_parts(recipe: Recipe, rank: int, world: int) -> dict[int, slice]:

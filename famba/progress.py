@@ -21,11 +21,12 @@ class Progress:
     Goes to standard error; standard output stays free for results. `log` gets the same lines, one a minute.
     """
 
-    def __init__(self, cell: str, epochs: int, log: Path | None = None) -> None:
+    def __init__(self, cell: str, epochs: int, log: Path | None = None, silent: bool = False) -> None:
         self._cell = cell
         self._epochs = epochs
-        self._log = log
-        self._terminal = sys.stderr.isatty()
+        self._log = None if silent else log
+        self._silent = silent
+        self._terminal = sys.stderr.isatty() and not silent
         self._top1: float | None = None
         self.start(done=0)
 
@@ -36,7 +37,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """A line of its own."""
-        print(line, file=sys.stderr, flush=True)
+        self._print(line)
         self._write_log(line)
 
     def step(self, epoch: int, step: int, steps: int, batch: int) -> None:
@@ -53,12 +54,12 @@ class Progress:
         line = self._line(epoch + 1, f"ETA {_clock(eta)}", rate)
         if self._terminal:
             self._drawn = now
-            print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
+            self._print(line, end="")
         if record:
             self._logged = now
             self._write_log(line)
             if not self._terminal:
-                print(line, file=sys.stderr, flush=True)
+                self._print(line)
 
     def epoch(self, epoch: int, top1: float) -> None:
         """An epoch has ended with that top-1."""
@@ -68,7 +69,7 @@ class Progress:
         """The cell is finished; the line stays."""
         self._top1 = row.metrics.last.top1
         line = self._line(self._epochs, f"took {_clock(row.time.total)}", row.time.images_per_s)
-        print(f"\r\x1b[2K{line}" if self._terminal else line, file=sys.stderr, flush=True)
+        self._print(line)
         self._write_log(line)
 
     def _line(self, epoch: int, when: str, rate: float) -> str:
@@ -82,6 +83,10 @@ class Progress:
             "top-1 –" if self._top1 is None else f"top-1 {self._top1:.1f} %",
         ]
         return "  ".join(parts)
+
+    def _print(self, line: str, end: str = "\n") -> None:
+        if not self._silent:
+            print(f"\r\x1b[2K{line}" if self._terminal else line, end=end, file=sys.stderr, flush=True)
 
     def _write_log(self, line: str) -> None:
         if self._log is not None:

@@ -67,10 +67,30 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`, in its fused form where the device has one; starts at the rate of epoch 0."""
-    fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    groups = parameter_groups(model, recipe.weight_decay)
-    return torch.optim.AdamW(groups, lr=learning_rate(recipe, 0), betas=recipe.betas, eps=recipe.eps, fused=fused)
+    """AdamW over `parameter_groups`, fused into one kernel; starts at the rate of epoch 0.
+
+    For CUDA graphs the rate is a tensor, which `set_learning_rate` fills in place.
+    """
+    device = next(model.parameters()).device
+    captured = recipe.cuda_graphs and device.type == "cuda"
+    lr = learning_rate(recipe, 0)
+    return torch.optim.AdamW(
+        parameter_groups(model, recipe.weight_decay),
+        lr=torch.tensor(lr, device=device) if captured else lr,
+        betas=recipe.betas,
+        eps=recipe.eps,
+        fused=device.type in ("cpu", "cuda"),
+        capturable=captured,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.AdamW, lr: float) -> None:
+    """Put a rate in force for all groups."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def steps_per_epoch(images: int, recipe: Recipe) -> int:

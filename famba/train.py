@@ -17,6 +17,7 @@ from famba import data, measure, recipe, scan
 from famba.config import Cell, Experiment
 from famba.cost import forward_flops
 from famba.device import energy_joules, environment, host_peak_bytes, pick_device
+from famba.distributed import Processes, processes
 from famba.errors import CheckFailed, InputError
 from famba.loader import EvalLoader, TrainLoader
 from famba.model import VisionMamba
@@ -35,6 +36,7 @@ from famba.record import (
     write_epochs,
     write_row,
 )
+from famba.step import CapturedForward, CapturedStep, Forward, Step
 
 _NAN_CHECK_STEPS = 50  # reading the loss makes the host wait for a GPU, so there it is read this often only
 
@@ -70,11 +72,21 @@ class History:
 class Training:
     """One cell between its settings and its row."""
 
-    def __init__(self, cell: Cell, folder: Path, data_root: Path, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        folder: Path,
+        data_root: Path,
+        log: Path | None = None,
+        company: Processes = Processes(),  # noqa: B008 (frozen)
+    ) -> None:
         self.cell = cell
         self.folder = folder
-        self.progress = Progress(cell.id, cell.recipe.epochs, log)
+        self.company = company
+        self.progress = Progress(cell.id, cell.recipe.epochs, log, silent=not company.first)
         self.device = pick_device(cell.device)
+        if cell.threads is not None:
+            torch.set_num_threads(cell.threads)
         self.dataset = data.load(cell.dataset, data_root)
         self.choice = scan.choose(self.device, requested=cell.scan)
         recipe.seed_everything(cell.seed)
@@ -88,8 +100,14 @@ class Training:
         ).to(self.device)
         self.ema = recipe.Ema(self.model, cell.recipe.ema_decay)
         self.optimizer = recipe.optimizer(self.model, cell.recipe)
-        self.train_images = TrainLoader(self.dataset, cell.recipe, architecture.img_size, cell.seed, self.device)
-        self.test_images = EvalLoader(self.dataset, cell.recipe, architecture.img_size, self.device)
+        captured = cell.recipe.cuda_graphs and self.device.type == "cuda"
+        self.step = (CapturedStep if captured else Step)(
+            self.model, self.optimizer, self.ema, cell.recipe, self._autocast, company
+        )
+        self.forward = (CapturedForward if captured else Forward)(self.model, self._autocast)
+        size, share = architecture.img_size, (company.rank, company.world)
+        self.train_images = TrainLoader(self.dataset, cell.recipe, size, cell.seed, self.device, *share)
+        self.test_images = EvalLoader(self.dataset, cell.recipe, size, self.device, *share)
         self.history = History(started=_now())
         self.tokens = measure.checked_tokens(self.model, self.device)
         self.saved_activations = measure.saved_activation_bytes(self.model, self.device, self._autocast)
@@ -113,6 +131,8 @@ class Training:
             self._save()
         self._account()
         row = self._row()
+        if not self.company.first:
+            return row
         write_epochs(self.history.epochs, self.folder / "epochs.csv")
         write_row(row, self.folder / "row.json")
         # from here on the cell is finished: its checkpoint becomes its weights, and a re-run starts anew
@@ -123,8 +143,7 @@ class Training:
     def _train_epoch(self, epoch: int) -> None:
         settings, device = self.cell.recipe, self.device
         lr = recipe.learning_rate(settings, epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        recipe.set_learning_rate(self.optimizer, lr)
         self.model.train()
         steps = self.train_images.steps
         losses = torch.zeros(steps, device=device)
@@ -133,17 +152,10 @@ class Training:
         started = time.perf_counter()
         clock = measure.StepClock(device)
         for step, batches in enumerate(self.train_images.epoch(epoch)):
-            for images, targets in batches:
-                with self._autocast():
-                    logits = self.model(images)
-                loss = recipe.loss(logits.float(), targets) * (len(images) / settings.global_batch)
-                loss.backward()
-                losses[step] += loss.detach()
+            losses[step] = self.step.gradients(batches)
             if (step + 1) % check_every == 0 or step + 1 == steps:
-                self._check_finite(losses[: step + 1], epoch, images)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            self.ema.update(self.model)
+                self._check_finite(losses[: step + 1], epoch, batches[0][0])
+            self.step.update()
             clock.mark()
             self.progress.step(epoch, step + 1, steps, settings.global_batch)
         step_ms = clock.steps_ms()
@@ -173,17 +185,15 @@ class Training:
         )
         self.progress.epoch(epoch, top1)
 
-    @torch.inference_mode()
     def _evaluate(self) -> tuple[float, float]:
         """Top-1 and top-5 on the test set, in percent."""
-        self.model.eval()
         hits = torch.zeros(2, dtype=torch.long, device=self.device)
         for images, labels in self.test_images:
-            with self._autocast():
-                logits = self.model(images)
+            logits = self.forward(images)
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]  # (B, 5)
             hits += torch.stack([ranked[:, 0].sum(), ranked.sum()])
-        top1, top5 = (hits.double() / len(self.dataset.test_labels) * 100).tolist()
+        self.company.sum_([hits])
+        top1, top5 = (hits.double() / len(self.test_images) * 100).tolist()
         return top1, top5
 
     def _autocast(self) -> torch.autocast:
@@ -212,13 +222,16 @@ class Training:
         self._lap, self._joules = now, joules
         history.host_peak = max(history.host_peak, host_peak_bytes())
         if self.device.type == "cuda":
-            history.device_peak = max(history.device_peak, torch.cuda.max_memory_allocated(self.device))
+            peak = self.company.largest(torch.cuda.max_memory_allocated(self.device), self.device)
+            history.device_peak = max(history.device_peak, peak)
 
     @property
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint.pt"
 
     def _save(self) -> None:
+        if not self.company.first:
+            return
         state = {
             "cell": self.cell.model_dump_json(),
             "data": self.dataset.identity.sha256,
@@ -243,7 +256,8 @@ class Training:
             ) from None
         if not same:
             aside = self._checkpoint.with_name("checkpoint.other-settings.pt")
-            self._checkpoint.replace(aside)
+            if self.company.first:
+                self._checkpoint.replace(aside)
             self.progress.say(f"{self.cell.id}: a checkpoint of other settings is now {aside}; starting anew")
             return
         self.model.load_state_dict(state["model"])
@@ -295,7 +309,7 @@ class Training:
             ),
             data=Data(**identity),
             scan=Scan(backend=self.choice.name, reason=self.choice.reason),
-            environment=environment(self.device, world_size=1),
+            environment=environment(self.device, self.company.world),
             started=history.started,
             finished=_now(),
         )
@@ -331,5 +345,6 @@ def _main(args: argparse.Namespace) -> int:
     row = args.out or Path("results", cell.experiment, "cells", cell.id, "row.json")
     if row.name != "row.json":
         raise InputError(f"--out {row}: a cell's row is called row.json, and its other files stand beside it")
-    Training(cell, row.parent, args.data, args.log).run()
+    with processes(pick_device(cell.device)) as company:
+        Training(cell, row.parent, args.data, args.log, company).run()
     return 0

@@ -29,7 +29,8 @@ MICRO = {
     "seeds": [0],
     "fusion": {"budget": "proportional"},
     "device": "cpu",
-    "scan": "chunked",
+    "threads": 1,
+    "scan": "cpu",
     "recipe": {
         "epochs": 3, "global_batch": 128, "mixup_batch": 64, "micro_batch": 64, "lr": 2e-2, "warmup_epochs": 0,
         "augmentation": "tensor", "rand_augment": None, "hflip": 0, "random_erasing": 0, "crop_scale": [0.7, 1],
@@ -67,7 +68,7 @@ def test_a_cell_ends_in_a_complete_row(finished):
     assert row.time.total >= row.time.train + row.time.evaluation
     assert row.time.warmup < row.time.train
     assert row.memory.device_peak is None
-    assert row.scan.backend == "chunked"
+    assert row.scan.backend == "cpu"
     assert row.environment.packages["torch"] == torch.__version__
     assert not (finished / "checkpoint.pt").exists()
     with (finished / "epochs.csv").open() as file:
