@@ -1,0 +1,55 @@
+# The two commands to start with; both set up the environment in .venv first:
+#
+#   make demo    the whole pipeline on real images, on a CPU, in minutes
+#   make test    linters, types and tests
+#
+# and, with a DVC remote configured:
+#
+#   make pull    bring data and results without running anything again
+#
+# pip takes the CUDA build of torch by default, several GB; any other index can be named:
+#   make demo TORCH_INDEX=<PyTorch's CPU index>
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+TORCH := torch==2.13.0
+TORCH_INDEX ?=
+INSTALLED := .venv/installed
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: demo test pull
+demo: $(INSTALLED)
+	@echo "Training the smoke grid: 10 scaled-down Vision Mambas on scikit-learn's digits, on the CPU."
+	@snakemake --cores all --configfile config/smoke.yaml --quiet host reason rules progress
+	@echo; cat results/smoke/tables/summary.md
+	@echo; echo "Figures: results/smoke/figures/   Rows: results/smoke/cells/*/row.json   Tables: results/smoke/tables/"
+
+test: $(INSTALLED)
+	ruff check
+	ruff format --check
+	mypy
+	snakefmt --check Snakefile rules
+	python -m pytest
+
+pull: $(INSTALLED)
+	dvc pull --allow-missing
+	@# pulled files are as new as the pull: where they belong to the settings here, tell Snakemake that they do
+	@for experiment in smoke paper; do \
+	  if dvc status --quiet $$experiment; then \
+	    snakemake --cores 1 --configfile config/$$experiment.yaml --touch --forceall --quiet all; \
+	    echo "results/$$experiment: up to date"; \
+	  else \
+	    echo "results/$$experiment: not pulled, or not of config/$$experiment.yaml as it is here"; \
+	  fi; \
+	done
+
+# set up anew when the lock has changed
+$(INSTALLED): envs/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "famba needs Python 3.11 or later: make PYTHON=...")'
+	@echo "Setting up .venv (two minutes, once)"
+	@$(PYTHON) -m venv .venv
+	@pip install -qq $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	@pip install -qq --no-deps --require-hashes -r envs/requirements.txt
+	@touch $@
