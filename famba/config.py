@@ -274,7 +274,8 @@ def _validated(cls: type[Any], data: Any, source: str) -> Any:
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        # a misspelt key before the required one that it leaves missing: its nearest name says both
+        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             key = str(first["loc"][-1])

@@ -70,6 +70,11 @@ def test_a_wrong_setting_is_one_line_that_names_it(change, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_misspelt_required_key_is_named_rather_than_missed():
+    with pytest.raises(InputError, match="sedes: unknown key; did you mean 'seeds'"):
+        Experiment.from_config({**{k: v for k, v in MINIMAL.items() if k != "seeds"}, "sedes": [0]})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("a: [", "not valid YAML"), ("- 1", "expected a mapping"), ("", "expected a mapping"), (None, "cannot read")],

@@ -11,16 +11,15 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cifar_archive as cifar
 import numpy as np
 import pytest
 import yaml
+from http_server import Server
 
 from famba import data
 from famba.data import fashion
@@ -30,61 +29,6 @@ from famba.errors import InputError
 ARCHIVE = cifar.FILES["binary"]
 IMPATIENT = Patience(attempts=3, timeout=5.0, pause=0.0)
 REPOSITORY = Path(data.__file__).parents[2]
-
-
-class Server(ThreadingHTTPServer):
-    """Serves the files of a folder and keeps a list of the ranges asked for; the fields make it misbehave."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.asked: list[str | None] = []  # the Range header of each request
-        self.ranges = True
-        self.cut: list[int] = []  # bytes after which the next transfers break off
-        self.statuses: list[int] = []  # answers to the next requests
-        self.length = True  # send a Content-Length
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        asked = self.headers["Range"]
-        self.server.asked.append(asked)
-        path = self.server.folder / self.path.strip("/")
-        status = self.server.statuses.pop(0) if self.server.statuses else 200 if path.exists() else 404
-        if status != 200:
-            self.send_error(status)
-            return
-        content = path.read_bytes()
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.server.ranges else 0
-        if start and start >= len(content):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        if self.server.length:
-            self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        self.wfile.write(content[start:][: self.server.cut.pop(0) if self.server.cut else None])
-
-    def log_message(self, *_: object) -> None:
-        """Quiet."""
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with Server(tmp_path / "served") as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture

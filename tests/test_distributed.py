@@ -12,10 +12,11 @@ from famba.record import read_row
 
 
 def train(folder, processes):
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    settings = cell(epochs=2, mixup=0.8, cutmix=1.0).model_dump_json()
+    command = ["-m", "famba", "train", "--cell", settings, "--out", str(folder / "row.json")]
     subprocess.run(
-        [sys.executable, "-m", *(launcher if processes > 1 else []), "famba", "train"]
-        + ["--cell", cell(epochs=2, mixup=0.8, cutmix=1.0).model_dump_json(), "--out", str(folder / "row.json")],
+        [sys.executable, *(launcher if processes > 1 else []), *command],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
