@@ -6,6 +6,7 @@ rule figures:
             "<results>/cells/{cell}/epochs.csv",
             cell=[cell.id for cell in EXPERIMENT.cells()],
         ),
+        published="config/claims.yaml",
     output:
         top1=report(
             "<results>/figures/top1.svg",
@@ -68,4 +69,4 @@ rule figures:
     message:
         "draw the figures"
     shell:
-        "python -m famba figures --out {params.folder} {input.rows} 2>&1 | tee {log}"
+        "python -m famba figures --out {params.folder} --claims {input.published} {input.rows} 2>&1 | tee {log}"
