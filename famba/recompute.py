@@ -64,6 +64,7 @@ class _Source:
         # the backward pass runs outside of autocast, but the same values come out of the same types only
         self._autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         self._tensor: Tensor | None = None
+        self._taken = 0
         self.uses = 0
 
     def take(self) -> Tensor:
@@ -72,9 +73,9 @@ class _Source:
             with torch.no_grad(), torch.autocast(device, dtype, enabled):
                 self._tensor = self._make()
         tensor = self._tensor
-        self.uses -= 1
-        if self.uses == 0:
-            self._tensor = None
+        self._taken += 1
+        if self._taken == self.uses:
+            self._tensor, self._taken = None, 0
         return tensor
 
 

@@ -1,0 +1,62 @@
+"""The terminal: one line per cell, redrawn in place where there is a terminal, and a log that stays readable."""
+
+import io
+import sys
+
+import pytest
+
+from famba import progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_on_a_terminal_the_line_is_redrawn_in_place(monkeypatch, clock):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    line = progress.Progress("a-cell", epochs=4)
+    for step in range(1, 5):
+        clock[0] += 10
+        line.step(0, step, 10, 64)
+    said = sys.stderr.getvalue()
+    assert "\n" not in said
+    assert said.count("\r") == 4
+    last = said.split("\r")[-1]
+    assert "epoch 1/4" in last
+    assert "ETA 6:00" in last  # 40 s for a tenth of the run
+    assert " 6 images/s" in last
+    assert "top-1 –" in last
+
+
+def test_elsewhere_a_line_a_minute(monkeypatch, clock, capsys, tmp_path):
+    line = progress.Progress("a-cell", epochs=2, log=tmp_path / "log")
+    for step in range(1, 31):
+        clock[0] += 5
+        line.step(0, step, 100, 8)
+    line.epoch(0, 12.5)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 2
+    assert "\r" not in said
+    assert (tmp_path / "log").read_text() == said
+
+
+def test_a_silent_process_says_nothing(clock, capsys, tmp_path):
+    line = progress.Progress("a-cell", epochs=2, log=tmp_path / "log", silent=True)
+    clock[0] += 100
+    line.step(0, 1, 2, 8)
+    line.say("a word")
+    assert capsys.readouterr().err == ""
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3725, "1:02:05")])
+def test_clock(seconds, text):
+    assert progress._clock(seconds) == text
