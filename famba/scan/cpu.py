@@ -1,0 +1,189 @@
+"""The scan and the convolution in C++: OpenMP over batch and channels; AVX-512, AVX2 or portable from one source.
+
+The kernels (`cpu_scan.cpp`, `cpu_conv.cpp`) read and write torch's memory through pointers and strides. float32 and
+bfloat16 go in and out; the state and all sums are float32. The backward pass rebuilds the states instead of storing
+them, and its result does not depend on the number of threads.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from famba.scan.build import BuildError, library
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cpu":
+        return f"runs on the CPU, not on {device.type}"
+    if dtype not in DTYPES:
+        return f"takes float32 and bfloat16, not {str(dtype).removeprefix('torch.')}"
+    try:
+        library()
+    except BuildError as error:
+        return str(error)
+    return None
+
+
+def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    out: Tensor = _Conv.apply(x, weight, bias)
+    return out
+
+
+def scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    softplus: bool,
+) -> Tensor:
+    out: Tensor = _Scan.apply(u, delta, A, B, C, D, z, delta_bias, softplus)
+    return out
+
+
+class _Stream(ctypes.Structure):
+    """`Stream` of simd.h."""
+
+    _fields_ = (("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("k", "b", "l")))
+
+
+class _ScanArgs(ctypes.Structure):
+    """`ScanArgs` of cpu_scan.cpp, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("directions", "batch", "length", "dim", "state")),
+        *((name, ctypes.c_int64) for name in ("bf16", "softplus", "threads")),
+        *((name, _Stream) for name in ("u", "delta", "B", "C", "z", "out")),
+        *((name, ctypes.c_void_p) for name in ("A", "D", "bias", "checkpoints", "partial")),
+        *((name, _Stream) for name in ("du", "ddelta", "dB", "dC", "dz")),
+        *((name, ctypes.c_void_p) for name in ("dA", "dD", "dbias")),
+    )
+
+
+class _ConvArgs(ctypes.Structure):
+    """`ConvArgs` of cpu_conv.cpp, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("directions", "batch", "length", "dim", "width", "bf16", "threads")),
+        *((name, _Stream) for name in ("x", "out")),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "partial")),
+        ("dx", _Stream),
+        *((name, ctypes.c_void_p) for name in ("dweight", "dbias")),
+    )
+
+
+def _stream(x: Tensor | None) -> _Stream:
+    """(K, B, L, F) or (B, L, F) with contiguous features."""
+    if x is None:
+        return _Stream(None, 0, 0, 0)
+    k, b, length, _ = (0, *x.stride()) if x.dim() == 3 else x.stride()
+    return _Stream(x.data_ptr(), k, b, length)
+
+
+def _dense(x: Tensor | None) -> Tensor | None:
+    """The same tensor with contiguous features; the other axes may be strided."""
+    return x if x is None or x.stride(-1) == 1 else x.contiguous()
+
+
+def _pointer(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+def _scan_args(inputs: Sequence[Tensor | None], softplus: bool, out: Tensor) -> _ScanArgs:
+    """`inputs` as `_Scan.forward` has them: u, delta, A, B, C, D, z, bias."""
+    u, delta, A, B, C, D, z, bias = inputs
+    assert u is not None
+    assert A is not None
+    directions, batch, length, dim = u.shape
+    sizes = (directions, batch, length, dim, A.shape[2], u.dtype == torch.bfloat16, softplus, torch.get_num_threads())
+    streams = (_stream(x) for x in (u, delta, B, C, z, out))
+    return _ScanArgs(*sizes, *streams, *(_pointer(x) for x in (A, D, bias)))
+
+
+def _room(args: _ScanArgs) -> tuple[int, int]:
+    """Floats for the checkpoints and for the partial sums."""
+    checkpoints, partial = ctypes.c_int64(), ctypes.c_int64()
+    library().scan_sizes(ctypes.byref(args), ctypes.byref(checkpoints), ctypes.byref(partial))
+    return checkpoints.value, partial.value
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        z: Tensor | None,
+        delta_bias: Tensor | None,
+        softplus: bool,
+    ) -> Tensor:
+        A, D, delta_bias = (None if x is None else x.contiguous() for x in (A, D, delta_bias))  # type: ignore[assignment]
+        u, delta, B, C, z = (_dense(x) for x in (u, delta, B, C, z))  # type: ignore[assignment]
+        inputs = (u, delta, A, B, C, D, z, delta_bias)
+        out = u.new_empty(u.shape[1:])  # (B, L, D)
+        args = _scan_args(inputs, softplus, out)
+        checkpoints = A.new_empty(_room(args)[0])  # empty unless the sequence is long
+        args.checkpoints = _pointer(checkpoints)
+        library().scan_forward(ctypes.byref(args))
+        ctx.save_for_backward(*inputs, checkpoints)
+        ctx.softplus = softplus
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, checkpoints = ctx.saved_tensors
+        dout = _dense(dout)  # type: ignore[assignment]
+        args = _scan_args(inputs, ctx.softplus, dout)
+        partial = checkpoints.new_empty(_room(args)[1])
+        args.checkpoints, args.partial = _pointer(checkpoints), _pointer(partial)
+        grads = [None if x is None else x.new_empty(x.shape) for x in inputs]
+        du, ddelta, dA, dB, dC, dD, dz, dbias = grads
+        args.du, args.ddelta, args.dB, args.dC, args.dz = (_stream(x) for x in (du, ddelta, dB, dC, dz))
+        args.dA, args.dD, args.dbias = (_pointer(x) for x in (dA, dD, dbias))
+        library().scan_backward(ctypes.byref(args))
+        return (*grads, None)
+
+
+def _conv_args(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> _ConvArgs:
+    directions, dim, width = weight.shape
+    sizes = (directions, x.shape[0], x.shape[1], dim, width, x.dtype == torch.bfloat16, torch.get_num_threads())
+    return _ConvArgs(*sizes, _stream(x), _stream(out), _pointer(weight), _pointer(bias))
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        x, weight, bias = _dense(x), weight.contiguous(), bias.contiguous()  # type: ignore[assignment]
+        out = x.new_empty(weight.shape[0], *x.shape)
+        library().conv_forward(ctypes.byref(_conv_args(x, weight, bias, out)))
+        ctx.save_for_backward(x, weight, bias)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight, bias = ctx.saved_tensors
+        dout = _dense(dout)  # type: ignore[assignment]
+        args = _conv_args(x, weight, bias, dout)
+        floats = ctypes.c_int64()
+        library().conv_sizes(ctypes.byref(args), ctypes.byref(floats))
+        partial = weight.new_empty(floats.value)
+        dx, dweight, dbias = x.new_empty(x.shape), torch.empty_like(weight), torch.empty_like(bias)
+        args.partial, args.dx = _pointer(partial), _stream(dx)
+        args.dweight, args.dbias = _pointer(dweight), _pointer(dbias)
+        library().conv_backward(ctypes.byref(args))
+        return dx, dweight, dbias

@@ -1,0 +1,268 @@
+// Vectors of W floats, W = 16, 8 or 4 as the compiler's flags allow (AVX-512, AVX2, anything else), and the few
+// operations on them that the scan needs. Everything is float32 inside; bfloat16 exists only at loads and stores.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
+// For the parts of a pass: what they share then lives in registers, not behind `this`.
+#define ALWAYS_INLINE __attribute__((always_inline))
+
+namespace simd {
+
+#if defined(__AVX512F__)
+constexpr int W = 16;
+constexpr int NB = 8;  // states held in registers at once
+#elif defined(__AVX2__)
+constexpr int W = 8;
+constexpr int NB = 4;
+#else
+constexpr int W = 4;
+constexpr int NB = 4;
+#endif
+
+typedef float vec __attribute__((vector_size(W * sizeof(float))));
+typedef int32_t ivec __attribute__((vector_size(W * sizeof(int32_t))));
+typedef uint32_t uvec __attribute__((vector_size(W * sizeof(uint32_t))));
+typedef uint16_t hvec __attribute__((vector_size(W * sizeof(uint16_t))));
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+inline vec splat(float x) { return vec{} + x; }
+
+#if defined(__AVX512F__)
+// 2^(i/32)
+struct Roots {
+    alignas(64) float of[32];
+    Roots() {
+        for (int i = 0; i < 32; i++) of[i] = float(std::exp2(i / 32.0));
+    }
+};
+inline const Roots roots;
+#endif
+
+// 2^x for finite x, relative error below 2e-7; at most 2e-38 below float's range, at least 8e37 above it.
+inline vec exp2(vec x) {
+#if defined(__AVX512F__)
+    // 2^x = 2^⌊n⌋ 2^(n-⌊n⌋) 2^r: n is x rounded to a multiple of 1/32, its fraction looks up a root
+    const vec shifted = x + 393216.0f;  // 1.5 * 2^18: the last five bits are the fraction of n
+    const vec n = shifted - 393216.0f, r = x - n;
+    const __m512 low = _mm512_load_ps(roots.of), high = _mm512_load_ps(roots.of + 16);
+    const vec root = (vec)_mm512_permutex2var_ps(low, (__m512i)shifted, high);
+    const vec p = root * r * (r * 2.402287177e-01f + 6.931573416e-01f) + root;  // |r| <= 1/64: 2^r to 5.3e-8
+    return (vec)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+    x = x < -126.0f ? splat(-126.0f) : x;
+    x = x > 126.0f ? splat(126.0f) : x;
+    const vec shifted = x + 12582912.0f;  // 1.5 * 2^23: the integer part lands in the low bits
+    const vec r = x - (shifted - 12582912.0f);
+    vec p = r * 1.326472721e-03f + 9.671512812e-03f;  // |r| <= 1/2: 2^r to 9.2e-8
+    p = p * r + 5.550733745e-02f;
+    p = p * r + 2.402224208e-01f;
+    p = p * r + 6.931469776e-01f;
+    p = p * r + 1.0f;
+    return (vec)((ivec)p + ((ivec)shifted << 23));
+#endif
+}
+
+constexpr float LOG2E = 1.442695041f;
+constexpr float LN2 = 0.693147181f;
+
+inline vec exp(vec x) { return exp2(x * LOG2E); }
+inline vec sigmoid(vec x) { return 1.0f / (1.0f + exp(-x)); }
+
+// log(1 + e^x) with a small relative error on both sides, and its slope, the sigmoid.
+inline void softplus(vec x, vec& value, vec& slope) {
+    const vec e = exp(x < 0.0f ? x : -x);  // in (0, 1]
+    const vec inverse = 1.0f / ((2.0f + e) * (1.0f + e));  // one division for the two quotients
+    const vec s = e * (1.0f + e) * inverse;
+    const vec s2 = s * s;
+    // log1p(e) = 2 atanh(s), s <= 1/3; relative error 4.5e-9
+    vec p = s2 * 1.400599651e-01f + 1.400090205e-01f;
+    p = p * s2 + 2.001076365e-01f;
+    p = p * s2 + 3.333320814e-01f;
+    p = p * s2 + 1.0f;
+    value = (x < 0.0f ? vec{} : x) + 2.0f * s * p;
+    slope = (x < 0.0f ? e : splat(1.0f)) * (2.0f + e) * inverse;
+}
+
+// Not an intrinsic's store, which could alias anything: the compiler would reload every pointer in a hot loop.
+typedef float loose_sums __attribute__((vector_size(NB * sizeof(float)), aligned(alignof(float))));
+
+// acc[i] += the sum over the lanes of p[i], for all NB vectors; the order of the additions is fixed.
+inline void add_lane_sums(const vec (&p)[NB], float* acc) {
+#if defined(__AVX512F__)
+    // rows of four: the lanes of each 128-bit part become the sums of p[i], p[i+1], p[i+2], p[i+3] in that part
+    auto four = [&](int i) {
+        const __m512 a = (__m512)p[i], b = (__m512)p[i + 1], c = (__m512)p[i + 2], d = (__m512)p[i + 3];
+        const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+        return _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    };
+    const __m512 low = four(0), high = four(4);
+    const __m512 halves =
+        _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x44), _mm512_shuffle_f32x4(low, high, 0xee));
+    const __m512 sums = _mm512_add_ps(halves, _mm512_shuffle_f32x4(halves, halves, 0xb1));  // parts 0 and 2
+    const __m256 eight = _mm512_castps512_ps256(_mm512_shuffle_f32x4(sums, sums, 0x08));
+    *reinterpret_cast<loose_sums*>(acc) += (loose_sums)eight;
+#elif defined(__AVX2__)
+    const __m256 ab = _mm256_hadd_ps((__m256)p[0], (__m256)p[1]);
+    const __m256 cd = _mm256_hadd_ps((__m256)p[2], (__m256)p[3]);
+    const __m256 parts = _mm256_hadd_ps(ab, cd);
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(parts), _mm256_extractf128_ps(parts, 1));
+    *reinterpret_cast<loose_sums*>(acc) += (loose_sums)four;
+#else
+    for (int i = 0; i < NB; i++) acc[i] += (p[i][0] + p[i][2]) + (p[i][1] + p[i][3]);
+#endif
+}
+
+// `lanes` of W values from or to memory; the other lanes are 0 and are not touched.
+
+typedef float loose_vec __attribute__((vector_size(W * sizeof(float)), aligned(alignof(float))));
+typedef uint16_t loose_hvec __attribute__((vector_size(W * sizeof(uint16_t)), aligned(alignof(uint16_t))));
+
+inline vec widen(hvec h) { return (vec)(__builtin_convertvector(h, uvec) << 16); }
+
+inline hvec narrow(vec x) {  // round to nearest even
+    const uvec bits = (uvec)x;
+    const uvec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const uvec quiet = (bits >> 16) | 0x40u;
+    return __builtin_convertvector((uvec)(x != x ? (ivec)quiet : (ivec)rounded), hvec);
+}
+
+inline vec load(const float* p, int lanes) {
+    if (lanes == W) return *reinterpret_cast<const loose_vec*>(p);
+#if defined(__AVX512F__)
+    return (vec)_mm512_maskz_loadu_ps(__mmask16((1u << lanes) - 1), p);
+#else
+    vec x{};
+    for (int i = 0; i < lanes; i++) x[i] = p[i];
+    return x;
+#endif
+}
+
+inline void store(float* p, vec x, int lanes) {
+    if (lanes == W) {
+        *reinterpret_cast<loose_vec*>(p) = x;
+        return;
+    }
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(p, __mmask16((1u << lanes) - 1), (__m512)x);
+#else
+    for (int i = 0; i < lanes; i++) p[i] = x[i];
+#endif
+}
+
+inline vec load(const bfloat16* from, int lanes) {
+    const uint16_t* p = &from->bits;
+    if (lanes == W) return widen(*reinterpret_cast<const loose_hvec*>(p));
+#if defined(__AVX512F__)
+    return widen((hvec)_mm256_maskz_loadu_epi16(__mmask16((1u << lanes) - 1), p));
+#else
+    hvec h{};
+    for (int i = 0; i < lanes; i++) h[i] = p[i];
+    return widen(h);
+#endif
+}
+
+inline void store(bfloat16* to, vec x, int lanes) {
+    uint16_t* p = &to->bits;
+    const hvec h = narrow(x);
+    if (lanes == W) {
+        *reinterpret_cast<loose_hvec*>(p) = h;
+        return;
+    }
+#if defined(__AVX512F__)
+    _mm256_mask_storeu_epi16(p, __mmask16((1u << lanes) - 1), (__m256i)h);
+#else
+    for (int i = 0; i < lanes; i++) p[i] = h[i];
+#endif
+}
+
+inline float scalar(float x) { return x; }
+inline float scalar(bfloat16 x) {
+    const uint32_t bits = uint32_t(x.bits) << 16;
+    float f;
+    std::memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+// A vector in the kernel's own scratch.
+inline vec get(const float* p) { return load(p, W); }
+inline void put(float* p, vec x) { store(p, x, W); }
+
+// A tensor of the caller, (K, B, L, features): strides in elements, features contiguous. `data` is null where the
+// tensor does not exist.
+struct Stream {
+    void* data;
+    int64_t k, b, l;
+
+    template <typename T>
+    T* row(int64_t direction, int64_t image, int64_t step) const {
+        return static_cast<T*>(data) + direction * k + image * b + step * l;
+    }
+};
+
+// How the work is cut into tasks: slices of the batch times groups of at least `smallest` channel blocks. Sizes alone
+// decide, and partial sums are added in the order of slices and groups, so no result depends on the number of threads.
+struct Tasks {
+    int64_t batch, blocks, slices, groups;
+
+    Tasks(int64_t batch, int64_t dim, int64_t smallest)
+        : batch(batch), blocks((dim + W - 1) / W), slices(batch < 32 ? batch : 32), groups((64 + batch - 1) / batch) {
+        if (groups > blocks / smallest) groups = blocks / smallest;
+        if (groups < 1) groups = 1;
+    }
+    int64_t first_image(int64_t slice) const { return slice * batch / slices; }
+    int64_t first_block(int64_t group) const { return group * blocks / groups; }
+};
+
+// Aligned memory that one thread reuses from call to call.
+class Scratch {
+   public:
+    Scratch() = default;
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+    ~Scratch() { std::free(memory_); }
+
+    // Room for `floats` floats, aligned to a cache line; what was there is lost.
+    float* room(int64_t floats) {
+        if (floats > size_) {
+            std::free(memory_);
+            memory_ = std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64);
+            if (memory_ == nullptr) throw std::bad_alloc();
+            size_ = floats;
+        }
+        return static_cast<float*>(memory_);
+    }
+
+   private:
+    void* memory_ = nullptr;
+    int64_t size_ = 0;
+};
+
+// Denormal numbers count as zero while this lives: a state that decays below 1e-38 must not slow the loop down.
+class FlushDenormals {
+   public:
+#if defined(__SSE__)
+    FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
+    ~FlushDenormals() { _mm_setcsr(saved_); }
+
+   private:
+    unsigned saved_;
+#endif
+};
+
+}  // namespace simd

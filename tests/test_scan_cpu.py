@@ -1,0 +1,193 @@
+"""The C++ scan: every instruction set of this machine, long sequences, threads, and how the kernels are built."""
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from famba.scan import build, causal_conv, chooser, cpu, directional_scan
+
+LEVELS = ("DEFAULT", "AVX2", "AVX512")
+HERE = torch.backends.cpu.get_cpu_capability()
+REASON = cpu.unavailable(torch.device("cpu"), torch.float32)
+pytestmark = pytest.mark.skipif(REASON is not None, reason=f"the cpu backend {REASON}")
+
+
+@pytest.fixture(params=LEVELS)
+def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs the test once with the kernels of each level that this machine has."""
+    if HERE not in LEVELS or LEVELS.index(request.param) > LEVELS.index(HERE):
+        pytest.skip(f"this processor is {HERE}")
+    monkeypatch.setattr(cpu, "library", lambda: build.library(request.param))
+    return request.param
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64).to(dtype)
+
+
+def scan_gradients(backend: str, length: int, dim: int, state: int, dtype: torch.dtype, batch: int = 2) -> list[Tensor]:
+    """The result and all gradients of both directions, in float64 for comparison."""
+    wide = torch.promote_types(dtype, torch.float32)
+    streams = [random(2, batch, length, n, dtype=dtype) for n in (dim, dim, state, state)]
+    u, delta, B, C = streams[0], streams[1] - 1, *streams[2:]
+    A = -random(2, dim, state, dtype=wide).exp()
+    D, bias = random(2, dim, dtype=wide), random(2, dim, dtype=wide).cos()
+    inputs = [x.requires_grad_() for x in (u, delta, A, B, C, D, random(batch, length, dim, dtype=dtype), bias)]
+    out = directional_scan(*inputs, backend=backend)
+    grads = torch.autograd.grad(out, inputs, random(batch, length, dim, dtype=dtype).sin())
+    return [x.detach().double() for x in (out, *grads)]
+
+
+def conv_gradients(backend: str, length: int, dim: int, width: int, dtype: torch.dtype) -> list[Tensor]:
+    wide = torch.promote_types(dtype, torch.float32)
+    inputs = (random(3, length, dim, dtype=dtype), random(2, dim, width, dtype=wide), random(2, dim, dtype=wide))
+    inputs = [x.requires_grad_() for x in inputs]
+    out = causal_conv(*inputs, backend=backend)
+    grads = torch.autograd.grad(out, inputs, random(*out.shape, dtype=dtype))
+    return [x.detach().double() for x in (out, *grads)]
+
+
+def assert_close(actual: list[Tensor], expected: list[Tensor], relative: float) -> None:
+    for got, want in zip(actual, expected, strict=True):
+        assert (got - want).abs().max() <= relative * want.abs().max()
+
+
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dim", "state"), [(37, 16), (16, 5), (3, 1)])
+def test_scan_on_every_instruction_set(dtype: torch.dtype, dim: int, state: int) -> None:
+    expected = scan_gradients("chunked", 23, dim, state, dtype)
+    assert_close(scan_gradients("cpu", 23, dim, state, dtype), expected, TOLERANCE[dtype])
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dim", "width"), [(37, 4), (16, 1), (3, 7)])
+def test_convolution_on_every_instruction_set(dtype: torch.dtype, dim: int, width: int) -> None:
+    expected = conv_gradients("chunked", 23, dim, width, dtype)
+    assert_close(conv_gradients("cpu", 23, dim, width, dtype), expected, TOLERANCE[dtype])
+
+
+@pytest.mark.usefixtures("instruction_set")
+def test_a_sequence_of_several_chunks() -> None:
+    """4000 steps fill the backward scratch more than once on every instruction set; the state crosses the cuts."""
+    expected = scan_gradients("chunked", 4000, 5, 3, torch.float64, batch=1)
+    assert_close(scan_gradients("cpu", 4000, 5, 3, torch.float32, batch=1), expected, 5e-5)
+
+
+@pytest.mark.usefixtures("instruction_set")
+def test_exp_is_accurate() -> None:
+    x = torch.arange(-10_000, 10_001) / 1000
+    y = torch.empty_like(x)
+    cpu.library().vector_exp(ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(y.data_ptr()), ctypes.c_int64(x.numel()))
+    exact = x.double().exp()
+    # the product x log2(e) is rounded, which the exponential magnifies by |x|
+    assert ((y - exact).abs() / exact <= 2e-7 + 1e-7 * x.abs()).all()
+    assert y[10_000] == 1  # at 0, exactly
+
+
+def test_small_delta_keeps_its_relative_accuracy() -> None:
+    """softplus(x) is e^x for x << 0: a kernel that rounds it through 1 + e^x would lose it."""
+    u, B, A = torch.ones(1, 1, 1, 16), torch.ones(1, 1, 1, 1), torch.zeros(1, 16, 1)
+    delta = torch.linspace(-60, 30, 16).view(1, 1, 1, 16)
+    y = directional_scan(u, delta, A, B, B, None, None, None, backend="cpu")
+    exact = torch.nn.functional.softplus(delta.double())
+    torch.testing.assert_close(y.double(), exact[0], rtol=5e-6, atol=0)
+
+
+def test_the_result_does_not_depend_on_threads() -> None:
+    before = torch.get_num_threads()
+    try:
+        runs = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            runs.append(scan_gradients("cpu", 19, 70, 16, torch.float32, batch=5))
+            runs[-1] += conv_gradients("cpu", 19, 70, 4, torch.float32)
+    finally:
+        torch.set_num_threads(before)
+    for run in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], run, strict=True))
+
+
+def test_float64_is_refused_with_a_reason() -> None:
+    assert "not float64" in (cpu.unavailable(torch.device("cpu"), torch.float64) or "")
+
+
+# building
+
+
+@pytest.fixture
+def fake_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A compiler that takes its time, keeps a log and delivers the kernels that exist already. Returns the log."""
+    built = build.library()._name
+    log = tmp_path / "log"
+    script = tmp_path / "slow-compiler"
+    script.write_text(
+        "#!/bin/sh\n"
+        'if [ "$1" = --version ]; then echo fake 1.0; exit; fi\n'
+        f'echo built >> "{log}"; sleep 0.5\n'
+        f'while [ "$1" != -o ]; do shift; done; cp "{built}" "$2"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.setenv("FAMBA_CACHE", str(tmp_path / "cache"))
+    return log
+
+
+def test_processes_that_start_together_build_once(fake_compiler: Path) -> None:
+    command = [sys.executable, "-c", "from famba.scan import build; build.library(); build.library()"]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    messages = [process.communicate(timeout=60)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], messages
+    assert fake_compiler.read_text() == "built\n"
+    assert sum("building the C++ scan (once" in message for message in messages) == 1
+    left = sorted(path.suffix for path in build.cache_dir().iterdir())
+    assert left == [".lock", ".so"]
+
+
+def test_no_compiler_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(build.BuildError, match=r"needs a C\+\+ compiler .* install g\+\+"):
+        build.library.__wrapped__()
+
+
+@pytest.mark.usefixtures("fake_compiler")
+def test_a_failing_compiler_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = tmp_path / "broken"
+    script.write_text("#!/bin/sh\necho 'scan.cpp:1: fatal error: no such header' >&2\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    with pytest.raises(build.BuildError, match=r"broken: .*fatal error: no such header"):
+        build.library.__wrapped__()
+    assert not list(build.cache_dir().glob("*.so"))
+
+
+@pytest.mark.usefixtures("fake_compiler")
+def test_a_cache_that_cannot_be_written_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FAMBA_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(build.BuildError, match=r"cannot keep its kernels in .*set FAMBA_CACHE"):
+        build.library.__wrapped__()
+
+
+def test_without_kernels_auto_is_chunked_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def library() -> ctypes.CDLL:
+        raise build.BuildError("needs a C++ compiler")
+
+    monkeypatch.setattr(cpu, "library", library)
+    chooser._choose.cache_clear()
+    try:
+        choice = chooser.choose("cpu")
+    finally:
+        chooser._choose.cache_clear()
+    assert choice.name == "chunked"
+    assert "cpu needs a C++ compiler" in choice.reason
