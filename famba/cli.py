@@ -14,9 +14,12 @@ from famba.errors import CheckFailed, InputError
 # command: (module with add_parser, one-line help); only the command that is called is imported
 COMMANDS = {
     "train": ("famba.train", "train one cell of an experiment and write its result row"),
-    "judge": ("famba.summary", "summarise result rows: CSV, JSON, Markdown and LaTeX tables"),
+    "judge": ("famba.judge.summary", "summarise result rows and judge the published claims on them"),
+    "check": ("famba.judge.check", "hold rows against a frozen baseline, or against the written rules"),
     "figures": ("famba.figures", "draw the figures of an experiment from its rows"),
     "data": ("famba.data", "fetch, verify or show a data set"),
+    "plan": ("famba.plan", "predict time and memory of an experiment's cells before anything is spent"),
+    "bench": ("famba.bench", "hold each part of a training step against what the device can do at most"),
     "doctor": ("famba.doctor", "say what this machine has, what is missing, and how to get it"),
 }
 

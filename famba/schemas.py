@@ -1,4 +1,4 @@
-"""Write the published JSON schemas: `python -m famba.schemas` after a change of config.py or record.py."""
+"""Write the published JSON schemas: `python -m famba.schemas` after a change of config.py, record.py or ledger.py."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import json
 from pathlib import Path
 
 from famba import config, record
+from famba.judge import ledger
 
 FOLDER = Path(__file__).resolve().parent.parent / "config" / "schema"
 
 
 def published() -> dict[Path, str]:
     """Path and text of each schema."""
-    schemas = {"experiment.json": config.json_schema(), "row.json": record.json_schema()}
+    schemas = {
+        "experiment.json": config.json_schema(),
+        "row.json": record.json_schema(),
+        "claims.json": ledger.json_schema(),
+    }
     return {FOLDER / name: json.dumps(schema, indent=1, sort_keys=True) + "\n" for name, schema in schemas.items()}
 
 

@@ -1,10 +1,11 @@
-# From the rows of all cells to one line per model and strategy.
+# From the rows of all cells to one line per model and strategy, and a verdict per claim.
 rule judge:
     input:
-        collect(
+        rows=collect(
             "<results>/cells/{cell}/row.json",
             cell=[cell.id for cell in EXPERIMENT.cells()],
         ),
+        claims="config/claims.yaml",
     output:
         csv=report(
             "<results>/summary.csv",
@@ -15,6 +16,8 @@ rule judge:
         json="<results>/summary.json",
         markdown="<results>/tables/summary.md",
         latex="<results>/tables/summary.tex",
+        claims="<results>/claims.json",
+        verdicts=multiext("<results>/tables/verdicts", ".md", ".tex"),
     log:
         "<results>/logs/judge.log",
     params:
@@ -22,4 +25,5 @@ rule judge:
     message:
         "judge the rows of all cells"
     shell:
-        "python -m famba judge --out {params.folder} {input} 2>&1 | tee {log}"
+        "python -m famba judge --out {params.folder} --claims {input.claims} {input.rows}"
+        " 2>&1 | tee {log}"

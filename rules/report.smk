@@ -1,7 +1,7 @@
 # The figures, each as SVG and PNG; `snakemake --report` shows the SVGs with their captions.
 rule figures:
     input:
-        rows=rules.judge.input,
+        rows=rules.judge.input.rows,
         epochs=collect(
             "<results>/cells/{cell}/epochs.csv",
             cell=[cell.id for cell in EXPERIMENT.cells()],

@@ -11,9 +11,10 @@ from famba.errors import InputError
 from famba.figures import NAMES
 from famba.figures.draw import FIGURES, figure
 from famba.figures.palette import STRATEGY_COLOURS, colours, markers
-from famba.figures.results import Results, read_epochs, read_published, read_results
+from famba.figures.results import Results, read_epochs, read_results
 from famba.figures.style import PAPER
 from famba.figures.tradeoff import pareto_front
+from famba.judge import ledger
 from famba.record import EPOCH_FIELDS
 
 CLAIMS = ROOT / "config" / "claims.yaml"
@@ -225,5 +226,5 @@ def test_bad_claims_are_one_line(tmp_path, text):
     path = tmp_path / "claims.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=r"claims\.yaml") as caught:
-        read_published(path)
+        ledger.load(path)
     assert "\n" not in str(caught.value)

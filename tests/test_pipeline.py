@@ -239,6 +239,6 @@ def test_results_travel_through_dvc_and_nothing_is_run_again(copy: Path, tmp_pat
     assert "results/paper: not pulled" in said.stdout
     assert planned(clone, "--configfile", SMOKE) == {}
     assert run(clone, "dvc", "status", "--quiet", "smoke").returncode == 0
-    assert {p.name for p in (clone / "results/smoke").rglob("*.json")} == {"row.json", "summary.json"}
+    assert {p.name for p in (clone / "results/smoke").rglob("*.json")} == {"row.json", "summary.json", "claims.json"}
     change(clone, recipe=MICRO["recipe"] | {"lr": 1.0e-3})
     assert planned(clone, "--configfile", SMOKE)["train"] == 2

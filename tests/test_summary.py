@@ -10,8 +10,8 @@ from scipy import stats
 
 from famba.cli import main
 from famba.errors import InputError
+from famba.judge.summary import interval, measures, read_rows, strategy_order, summarise, token_share
 from famba.record import Row, read_row, write_row
-from famba.summary import interval, measures, read_rows, strategy_order, summarise, token_share
 
 PAPER_SHARES = {"baseline": 1.0, "all": 0.556, "interleaved": 0.574, "lower": 0.469, "upper": 0.674}  # paper-facts §2
 
@@ -139,7 +139,7 @@ def test_settings_that_differ_are_never_pooled(tmp_path):
     smoke = write_grid(tmp_path / "smoke", experiment(seeds=[0]))
     other = experiment(seeds=[1])
     for change, what in (
-        ({"recipe": {**other.recipe.model_dump(), "epochs": 3}}, r"recipe\.epochs \(12 and 3\)"),
+        ({"recipe": {**other.recipe.model_dump(), "epochs": 3}}, rf"recipe\.epochs \({other.recipe.epochs} and 3\)"),
         ({"protocol": "paper"}, "protocol"),
         ({"models": {"vim_tiny_mini": {"embed_dim": 32, "depth": 8}}}, r"architecture\.depth of vim_tiny_mini"),
     ):

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from famba.figures import palette, style
-from famba.figures.results import Published, Results
-from famba.tables import time_unit
+from famba.figures.results import Results
+from famba.judge.ledger import Published
+from famba.judge.tables import time_unit
 
 SEED: dict[str, Any] = {"color": style.INK, "marker": "o", "markersize": 2.2, "alpha": 0.7, "linestyle": "none"}
 PREDICTED: dict[str, Any] = {  # points at its value from above the bar, whose end it must not hide
@@ -48,7 +49,7 @@ def top1(results: Results) -> Figure:
 
 
 def time(results: Results) -> Figure:
-    """Training time, and its ratio to the baseline beside what the tokens predict."""
+    """Training time, and the ratio of a step's time to the baseline's beside what the tokens predict."""
     unit, size = time_unit(results.seeds["train_s"].max())
     table = results.seeds.assign(shown=results.seeds["train_s"] / size)
     published = {
@@ -56,9 +57,9 @@ def time(results: Results) -> Figure:
         for model, numbers in results.published.items()
     }
     figure, absolute = _absolute_and_ratio(
-        results, table, f"training time ({unit})", [("time_ratio", "training time / baseline's")],
+        results, table, f"training time ({unit})", [("step_ratio", "time of a step / baseline's")],
         further=[_time_handle(number) for numbers in published.values() for number in numbers],
-        note="Training time without evaluation and each run's first step.",
+        note="Training time without evaluation and each run's first step; of a step, the median.",
     )  # fmt: skip
     for model, numbers in published.items():
         for number in numbers:

@@ -6,40 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from famba import summary
 from famba.config import ARCHITECTURES
 from famba.errors import InputError
+from famba.judge import ledger, summary
+from famba.judge.ledger import Published
 from famba.record import EPOCH_FIELDS, Row
-
-
-class Published(BaseModel):
-    """One published number (config/claims.yaml). `value` is None where the sources we have give none."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    id: str
-    dataset: str | None = None
-    model: str | None = None
-    strategy: str | None = None
-    quantity: str
-    metric: Literal["best", "last"] | None = None
-    relation: Literal["=", "<", "<=", "range"]
-    value: float | tuple[float, float] | None = None
-    unit: str
-    source: str
-    says: str | None = None
-
-    @property
-    def point(self) -> float:
-        """The value, of a number that has one."""
-        assert isinstance(self.value, float)
-        return self.value
 
 
 @dataclass(frozen=True)
@@ -47,8 +21,8 @@ class Results:
     """Rows in a form to draw.
 
     `seeds`: a line per row with `model`, `strategy`, `seed`, `token_share` and every measure and ratio of
-    `famba.summary`. `epochs`: epochs.csv of all rows, with `model` and `strategy`. `published`: numbers by model that
-    were measured on the same model and data set.
+    `famba.judge.summary`. `epochs`: epochs.csv of all rows, with `model` and `strategy`. `published`: numbers by model
+    that were measured on the same model and data set.
     """
 
     rows: Mapping[Path, Row]
@@ -91,7 +65,7 @@ def read_results(paths: Sequence[Path], claims: Path) -> Results:
         )
         for path, row in rows.items()
     ]
-    published = read_published(claims)
+    published = ledger.load(claims).published
     return Results(
         rows=rows,
         seeds=pd.DataFrame(seeds),
@@ -121,23 +95,6 @@ def read_epochs(path: Path, epochs: int) -> pd.DataFrame:
             if not math.isfinite(value):
                 raise InputError(f"{path}: {field} of epoch {epoch} is {table[field][epoch]}, expected a finite number")
     return table
-
-
-def read_published(path: Path) -> list[Published]:
-    """The published numbers. Raises InputError."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return [Published.model_validate(entry) for entry in data["published"]]
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot read the published numbers ({error.strerror}); name the file: --claims"
-        ) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: published: {where}: {first['msg']}, found {first['input']!r}") from None
-    except (yaml.YAMLError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: expected a section `published:` ({' '.join(str(error).split())})") from None
 
 
 def _applies(number: Published, row: Row) -> bool:

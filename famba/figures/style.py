@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from famba import summary
 from famba.figures import palette
 from famba.figures.results import Results
+from famba.judge import summary
+from famba.judge.tables import SMOKE_NOTE, model_name
 from famba.record import atomic_file
-from famba.tables import SMOKE_NOTE, model_name
 
 FULL, COLUMN = 7.0, 3.4  # widths in inches: across both columns, and one
 FOOTER_SIZE = 5.5

@@ -15,12 +15,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
 from famba.errors import InputError
+from famba.judge import ledger, noise, verdict_tables, verdicts
+from famba.judge.statistics import interval
+from famba.judge.tables import latex, markdown
 from famba.record import Row, atomic_file, read_row
 from famba.schedule import STRATEGIES
-from famba.tables import latex, markdown
 
 MIB = 2**20
 RATIOS = {  # of a row to the unfused row of the same model and seed
@@ -88,14 +88,6 @@ def ratios(row: Row, rows: Mapping[Path, Row]) -> dict[str, float | None]:
 def token_share(row: Row) -> float:
     """Tokens seen by all layers relative to a model that fuses none: the predicted ratio of time and of memory."""
     return sum(row.tokens.measured[:-1]) / (row.cell.architecture.depth * row.cell.architecture.tokens)
-
-
-def interval(values: Sequence[float]) -> float | None:
-    """Half-width of the 95 % interval of the mean (Student t); None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    n = len(values)
-    return float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(values) / n**0.5
 
 
 def summarise(rows: Mapping[Path, Row]) -> list[Line]:
@@ -207,11 +199,27 @@ def add_parser(commands: Any) -> None:
     """`famba judge`."""
     parser = commands.add_parser(
         "judge",
-        help="summarise result rows: CSV, JSON, Markdown and LaTeX tables",
-        description="Write summary.csv, summary.json, tables/summary.md and tables/summary.tex. "
+        help="summarise result rows and judge the published claims on them",
+        description="Write summary.csv, summary.json, claims.json, and tables/summary and tables/verdicts as .md and "
+        ".tex. "
         "Example: famba judge --out results/smoke results/smoke/cells/*/row.json",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the experiment's results")
+    parser.add_argument(
+        "--claims",
+        default=Path("config/claims.yaml"),
+        type=Path,
+        metavar="FILE",
+        help="claims and their tests [config/claims.yaml]",
+    )
+    parser.add_argument(
+        "--repeats",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="ROW",
+        help="further runs of these very cells, same seeds: what scatters even so goes into the noise floor",
+    )
     parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
     parser.set_defaults(func=_main)
 
@@ -219,6 +227,8 @@ def add_parser(commands: Any) -> None:
 def _main(args: argparse.Namespace) -> int:
     rows = read_rows(args.rows)
     lines = summarise(rows)
+    floor = noise.noise_floor(list(rows.values()), noise.read_repeats(args.repeats, rows))
+    judged = verdicts.judge(ledger.load(args.claims), list(rows.values()), floor)
     with atomic_file(args.out / "summary.csv") as file:
         writer = csv.DictWriter(file, lines[0], lineterminator="\n")
         writer.writeheader()
@@ -228,10 +238,13 @@ def _main(args: argparse.Namespace) -> int:
         ("summary.json", json.dumps(nested(rounded), indent=1) + "\n"),
         ("tables/summary.md", markdown(lines, described(rows))),
         ("tables/summary.tex", latex(lines, described(rows))),
+        ("claims.json", judged.model_dump_json(indent=1) + "\n"),
+        ("tables/verdicts.md", verdict_tables.markdown(judged, described(rows))),
+        ("tables/verdicts.tex", verdict_tables.latex(judged, described(rows))),
     ):
         with atomic_file(args.out / name) as file:
             file.write(text)
-    print(f"{args.out / 'summary.csv'}: {len(lines)} lines from {len(rows)} rows")
+    print(f"{args.out / 'summary.csv'}: {len(lines)} lines from {len(rows)} rows; {verdict_tables.counted(judged)}")
     return 0
 
 

@@ -9,10 +9,10 @@ SMOKE_NOTE = "SMOKE: not evidence about the paper"
 NOTE = (
     "Top-1: last epoch, mean ± 95 % interval over n seeds (Student t; none for one seed). Time: training, without "
     "evaluation and each run's first step. Memory: activations saved for the backward pass. Ratios: to the baseline "
-    "of the same model and seed; predicted from the tokens summed over layers."
+    "of the same model and seed, of the median step's time and of memory; predicted from the tokens summed over layers."
 )
 _NAMES = {"vim_tiny": "Vim-Ti", "vim_small": "Vim-S"}
-_HEAD = ("model", "strategy", "n", "top-1 (%)", "time ({})", "time ratio", "memory ratio", "tokens")
+_HEAD = ("model", "strategy", "n", "top-1 (%)", "time ({})", "step time ratio", "memory ratio", "tokens")
 _BELOW = ("", "", "", "", "", "pred. → meas.", "pred. → meas.", "first → final")
 
 
@@ -55,17 +55,17 @@ def latex(lines: Sequence[Mapping[str, Any]], what: str) -> str:
         if i and new_model:
             body.append(r"\midrule")
         entries = _entries(line, size)
-        body.append(" & ".join(_tex(cell) for cell in [entries[0] if new_model else "", *entries[1:]]) + r" \\")
+        body.append(" & ".join(tex(cell) for cell in [entries[0] if new_model else "", *entries[1:]]) + r" \\")
     return "\n".join(
         [
             r"\begin{table*}[t]",
             r"\centering",
-            rf"\caption{{{note}Run: {_tex(what)}. {_tex(NOTE)}}}",
+            rf"\caption{{{note}Run: {tex(what)}. {tex(NOTE)}}}",
             r"\label{tab:summary}",
             r"\begin{tabular}{@{}llrrrrrr@{}}",
             r"\toprule",
-            " & ".join(_tex(cell.format(unit)) for cell in _HEAD) + r" \\",
-            " & ".join(_tex(cell) for cell in _BELOW) + r" \\",
+            " & ".join(tex(cell.format(unit)) for cell in _HEAD) + r" \\",
+            " & ".join(tex(cell) for cell in _BELOW) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",
@@ -86,7 +86,7 @@ def _entries(line: Mapping[str, Any], unit_s: float) -> list[str]:
         str(line["n"]),
         top1,
         f"{line['train_s'] / unit_s:.2f}",
-        _versus(line, "time_ratio"),
+        _versus(line, "step_ratio"),
         _versus(line, "saved_activations_ratio"),
         f"{line['tokens_first']} → {line['tokens_final']}",
     ]
@@ -100,7 +100,8 @@ def _versus(line: Mapping[str, Any], ratio: str) -> str:
     return f"{line['token_share']:.3f} → {measured}"
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
+    """Text as LaTeX sets it, in ASCII but for what has no command."""
     for plain, command in (
         ("\\", r"\textbackslash "), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("#", r"\#"), ("$", r"\$"),
         ("→", r"$\to$"), ("±", r"$\pm$"), ("×", r"$\times$"), ("–", "--"),

@@ -1,0 +1,174 @@
+"""A frozen baseline: what an experiment gave when it was right, small enough to keep beside the code."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from famba.config import Architecture, Fusion, Recipe
+from famba.errors import InputError
+from famba.record import EPOCH_FIELDS, Bytes, Percent, Record, Row, Sha256
+
+MIN_SEEDS = 3  # below, the spread over seeds is hardly known, and every later comparison rests on it
+
+
+class FrozenCell(Record):
+    """One model and strategy. What depends on chance is there per seed, in the order of `seeds`."""
+
+    model: str
+    strategy: str
+    schedule: tuple[int, ...]
+    seeds: tuple[int, ...]
+    top1: tuple[Percent, ...]  # after the last epoch: no choice made on the test set
+    time_ratios: tuple[tuple[float, ...], ...]  # per epoch but the first, to the same run's baseline of that seed
+    tokens: tuple[int, ...]
+    saved_activations: Bytes
+
+
+class Frozen(Record):
+    """results/baselines/<experiment>.json."""
+
+    version: Literal[1] = 1
+    experiment: str
+    protocol: str
+    data_sha256: Sha256
+    scan: str
+    device_kind: str
+    device: str
+    git_commit: str | None
+    recipe: Recipe
+    fusion: Fusion
+    models: dict[str, Architecture]
+    learning_rates: tuple[float, ...]  # per epoch
+    cells: tuple[FrozenCell, ...]
+
+    @cached_property
+    def by_cell(self) -> dict[tuple[str, str], FrozenCell]:
+        """Cells by model and strategy."""
+        return {(cell.model, cell.strategy): cell for cell in self.cells}
+
+
+def freeze(rows: Mapping[Path, Row]) -> Frozen:
+    """Freeze rows that may stand side by side. Raises InputError unless every cell has enough seeds and a baseline."""
+    first = next(iter(rows.values()))
+    groups: dict[tuple[str, str], list[Path]] = {}
+    for path, row in rows.items():
+        groups.setdefault((row.cell.model, row.cell.strategy), []).append(path)
+    there = {(row.cell.model, row.cell.strategy, row.cell.seed) for row in rows.values()}
+    cells = []
+    for (model, strategy), paths in groups.items():
+        group = [rows[path] for path in paths]
+        seeds = tuple(row.cell.seed for row in group)
+        if len(seeds) < MIN_SEEDS:
+            raise InputError(f"{model} {strategy} has {len(seeds)} seeds; a baseline needs {MIN_SEEDS} of every cell")
+        missing = [seed for seed in seeds if (model, "baseline", seed) not in there]
+        if missing:
+            raise InputError(f"{model} {strategy}: seed {missing[0]} has no row of the baseline, which times refer to")
+        if len({(row.tokens.measured, row.memory.saved_activations) for row in group}) > 1:
+            raise InputError(f"{model} {strategy}: tokens or saved activations differ between seeds; nothing to freeze")
+        cells.append(
+            FrozenCell(
+                model=model,
+                strategy=strategy,
+                schedule=group[0].cell.schedule,
+                seeds=seeds,
+                top1=tuple(row.metrics.last.top1 for row in group),
+                time_ratios=tuple(time_ratios(path, rows) for path in paths),
+                tokens=group[0].tokens.measured,
+                saved_activations=group[0].memory.saved_activations,
+            )
+        )
+    return Frozen(
+        experiment=first.cell.experiment,
+        protocol=first.cell.protocol,
+        data_sha256=first.data.sha256,
+        scan=first.scan.backend,
+        device_kind=first.environment.device_kind,
+        device=first.environment.device,
+        git_commit=first.environment.git_commit,
+        recipe=first.cell.recipe,
+        fusion=first.cell.fusion,
+        models={row.cell.model: row.cell.architecture for row in rows.values()},
+        learning_rates=tuple(epoch["lr"] for epoch in read_epochs(next(iter(rows)).with_name("epochs.csv"))),
+        cells=tuple(cells),
+    )
+
+
+def read(path: Path) -> Frozen:
+    """Read a frozen baseline. Raises InputError."""
+    try:
+        return Frozen.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
+        raise InputError(f"{path}: cannot read the baseline ({reason}); `famba check --freeze` writes one") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: not a frozen baseline: {where + ': ' if where else ''}{first['msg']}") from None
+
+
+def require_same_settings(frozen: Frozen, path: Path, rows: Mapping[Path, Row]) -> None:
+    """Raises InputError where rows were not trained as the frozen ones were: then a difference is no regression."""
+    for file, row in rows.items():
+        for what, now, then in _settings(row, frozen):
+            if now != then:
+                raise InputError(
+                    f"{file} and {path} differ in {what} ({_short(now)} and {_short(then)}); if that is meant to be, "
+                    f"freeze the baseline anew: famba check --freeze {path} ROW..."
+                )
+
+
+def time_ratios(path: Path, rows: Mapping[Path, Row]) -> tuple[float, ...]:
+    """Time per epoch relative to the baseline of the same model, seed and run; the first epoch (warm-up) left out.
+
+    Empty without that baseline.
+    """
+    cell = rows[path].cell
+    for other, row in rows.items():
+        if (row.cell.model, row.cell.strategy, row.cell.seed) == (cell.model, "baseline", cell.seed):
+            ours, theirs = (read_epochs(p.with_name("epochs.csv")) for p in (path, other))
+            pairs = zip(ours[1:], theirs[1:], strict=False)
+            return tuple(round(b["images_per_s"] / a["images_per_s"], 4) for a, b in pairs)
+    return ()
+
+
+def read_epochs(path: Path) -> list[dict[str, float]]:
+    """The metrics per epoch that stand beside a row. Raises InputError."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            epochs = [{name: float(epoch[name]) for name in EPOCH_FIELDS} for epoch in csv.DictReader(file)]
+        if not epochs:
+            raise ValueError("no epoch")
+        return epochs
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot read the metrics per epoch ({error.strerror}); train the cell again"
+        ) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not a CSV of metrics per epoch ({type(error).__name__}: {error})") from None
+
+
+def _settings(row: Row, frozen: Frozen) -> list[tuple[str, Any, Any]]:
+    """(what, in the row, frozen) of all that has to agree."""
+    cell = row.cell
+    known = frozen.by_cell.get((cell.model, cell.strategy))
+    return [
+        ("protocol", cell.protocol, frozen.protocol),
+        ("data sha256", row.data.sha256, frozen.data_sha256),
+        ("scan backend", row.scan.backend, frozen.scan),
+        ("kind of device", row.environment.device_kind, frozen.device_kind),
+        *((f"recipe.{name}", value, getattr(frozen.recipe, name)) for name, value in cell.recipe),
+        ("fusion", cell.fusion, frozen.fusion),
+        (f"architecture of {cell.model}", cell.architecture, frozen.models.get(cell.model, cell.architecture)),
+        (f"schedule of {cell.model} {cell.strategy}", cell.schedule, known.schedule if known else cell.schedule),
+    ]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,132 @@
+"""`famba check`: rows against a frozen baseline, or against the written rules. Exit status 1 if they do not hold."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from famba.errors import CheckFailed
+from famba.judge import baseline, gate, rules
+from famba.judge.summary import read_rows
+from famba.record import atomic_file
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One line of a check, as every output needs it."""
+
+    columns: tuple[str, ...]
+    check: str
+    subject: str
+    failed: bool
+    detail: str
+
+
+def add_parser(commands: Any) -> None:
+    """`famba check`."""
+    parser = commands.add_parser(
+        "check",
+        help="hold rows against a frozen baseline, or against the written rules",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Hold result rows against a frozen baseline or the written rules; print the table either way,\n"
+        "and exit with status 1 if they do not hold. Where GITHUB_STEP_SUMMARY is set, the table goes there, too.\n\n"
+        "  famba check --against results/baselines/smoke.json results/smoke/cells/*/row.json",
+        epilog=f"{gate.__doc__}\nThe rules:\n{rules.written()}",
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--against", type=Path, metavar="FILE", help="frozen baseline to hold the rows against")
+    what.add_argument("--rules", action="store_true", help="hold each row against the written rules (below)")
+    what.add_argument("--freeze", type=Path, metavar="FILE", help="write the rows as the baseline, three seeds or more")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="also write the outcome as JUnit XML")
+    parser.add_argument(
+        "--time-margin",
+        type=float,
+        default=gate.TIME_MARGIN,
+        metavar="SHARE",
+        help=f"how much larger a time ratio may be [{gate.TIME_MARGIN}]",
+    )
+    parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
+    parser.set_defaults(func=_main)
+
+
+def _main(args: argparse.Namespace) -> int:
+    rows = read_rows(args.rows)
+    if args.freeze:
+        frozen = baseline.freeze(rows)
+        with atomic_file(args.freeze) as file:
+            file.write(frozen.model_dump_json() + "\n")
+        print(f"{args.freeze}: {len(frozen.cells)} cells of {len(rows)} rows")
+        return 0
+    head: tuple[str, ...]
+    if args.rules:
+        name, head = "rules", ("rule", "row", "verdict", "what is wrong")
+        outcomes = [_of_finding(finding) for finding in rules.apply(rows)]
+        shown = _together(outcomes)
+    else:
+        frozen = baseline.read(args.against)
+        baseline.require_same_settings(frozen, args.against, rows)
+        name, head = "gate", ("check", "cell", "frozen", "now", "p", "limit", "verdict")
+        outcomes = [_of_line(line) for line in gate.compare(rows, frozen, args.time_margin)]
+        shown = sorted(outcomes, key=lambda outcome: not outcome.failed)
+    table = _markdown(head, [outcome.columns for outcome in shown])
+    print(table, end="")
+    if args.junit:
+        _write_junit(args.junit, name, outcomes)
+    if os.environ.get("GITHUB_STEP_SUMMARY"):
+        with open(os.environ["GITHUB_STEP_SUMMARY"], "a", encoding="utf-8") as summary:
+            summary.write(f"### famba check: {name}\n\n{table}\n")
+    failed = [outcome for outcome in outcomes if outcome.failed]
+    if failed:
+        what = ", ".join(dict.fromkeys(f"{outcome.check} of {outcome.subject}" for outcome in failed[:3]))
+        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+        raise CheckFailed(f"{len(failed)} of {len(outcomes)} checks failed: {what}{more}")
+    print(f"\nall {len(outcomes)} checks hold")
+    return 0
+
+
+def _of_finding(finding: rules.Finding) -> Outcome:
+    columns = (finding.rule, finding.row, finding.verdict, finding.detail)
+    return Outcome(columns, finding.rule, finding.row, finding.verdict == "broken", finding.detail)
+
+
+def _of_line(line: gate.Line) -> Outcome:
+    p = "" if line.p is None else f"{line.p:.2g}"
+    columns = (line.check, line.cell, line.frozen, line.now, p, line.limit, line.verdict)
+    detail = f"frozen {line.frozen}, now {line.now}"
+    return Outcome(columns, line.check, line.cell, line.verdict == "regression", detail)
+
+
+def _together(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Each failure, then a line for all rows that a rule finds alike."""
+    alike = Counter((outcome.check, outcome.columns[2]) for outcome in outcomes if not outcome.failed)
+    return [outcome for outcome in outcomes if outcome.failed] + [
+        Outcome((check, f"{n} {'row' if n == 1 else 'rows'}", verdict, ""), check, "", False, "")
+        for (check, verdict), n in alike.items()
+    ]
+
+
+def _markdown(head: Sequence[str], body: Sequence[tuple[str, ...]]) -> str:
+    """An aligned Markdown table."""
+    lines = [tuple(head), *body]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(head))]
+    lines.insert(1, tuple("-" * width for width in widths))
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in padded)
+
+
+def _write_junit(path: Path, name: str, outcomes: Sequence[Outcome]) -> None:
+    """JUnit XML, as CI systems read it: a test case per outcome."""
+    failures = sum(outcome.failed for outcome in outcomes)
+    suite = ElementTree.Element("testsuite", name=f"famba {name}", tests=str(len(outcomes)), failures=str(failures))
+    for outcome in outcomes:
+        case = ElementTree.SubElement(suite, "testcase", classname=outcome.check, name=outcome.subject)
+        if outcome.failed:
+            ElementTree.SubElement(case, "failure", message=outcome.detail)
+    with atomic_file(path, binary=True) as file:
+        ElementTree.ElementTree(suite).write(file, encoding="utf-8", xml_declaration=True)

@@ -1,0 +1,195 @@
+"""The written rules of a result row, as MLPerf's compliance checker has for its logs (mlcommons/logging).
+
+A rule is a function of a row and what stands beside it; its docstring is the rule, and `famba check --help` prints it.
+It returns what breaks it, None if nothing does, and `NotApplicable` where it asks nothing of such a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from famba.config import ARCHITECTURES, Cell, Fusion, Recipe
+from famba.errors import InputError
+from famba.judge.baseline import read_epochs
+from famba.record import Row
+from famba.schedule import STRATEGIES, strategy, tokens_per_layer
+
+# settings of the recipe that change speed or memory and not what is computed
+_FREE = {"micro_batch", "eval_batch", "workers"}
+_FREE_OF = {"paper": _FREE, "fast": _FREE | {"precision", "augmentation", "cuda_graphs"}}
+_RATE_TOLERANCE = 0.1  # data waits and logging between steps belong to the training time, not to a step
+
+
+class NotApplicable(Exception):
+    """The rule asks nothing of this row."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A rule applied to a row."""
+
+    rule: str
+    row: str
+    verdict: Literal["ok", "broken", "not applicable"]
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A row with its file and the rows that it was given with."""
+
+    path: Path
+    row: Row
+    rows: Mapping[Path, Row]
+
+    @property
+    def formal(self) -> bool:
+        """Whether the row claims to be of a published protocol."""
+        return self.row.cell.protocol in _FREE_OF
+
+    def only_formal(self) -> None:
+        if not self.formal:
+            raise NotApplicable
+
+
+def recipe_deviation(cell: Cell) -> str | None:
+    """The first setting in which a cell of the `paper` or `fast` protocol departs from the published experiment."""
+    allowed = _FREE_OF.get(cell.protocol, _FREE)
+    for name, value in Recipe():
+        if name not in allowed and getattr(cell.recipe, name) != value:
+            return f"recipe.{name} is {getattr(cell.recipe, name)}, the protocol's {value}"
+    if cell.fusion != Fusion():
+        return "fusion is not the protocol's (order sequence, budget paper)"
+    if cell.model in ARCHITECTURES and cell.architecture != ARCHITECTURES[cell.model]:
+        return f"the architecture is not the published {cell.model}"
+    if cell.strategy in STRATEGIES and cell.schedule != strategy(cell.strategy, cell.architecture.depth):
+        return f"the schedule is not the published {cell.strategy}"
+    return None
+
+
+def seed(at: Beside) -> str | None:
+    """A fused cell has the unfused one of the same model and seed beside it, and a baseline every strategy's seed."""
+    cell = at.row.cell
+    there = {(r.cell.strategy, r.cell.seed) for r in at.rows.values() if r.cell.model == cell.model}
+    wanted = {"baseline"} if cell.strategy != "baseline" else {name for name, _ in there}
+    missing = sorted(name for name in wanted if (name, cell.seed) not in there)
+    return f"seed {cell.seed} has no row of {', '.join(missing)}" if missing else None
+
+
+def trace(at: Beside) -> str | None:
+    """The tokens measured at every layer are those that the schedule gives, worked out anew."""
+    architecture = at.row.cell.architecture
+    patches = architecture.tokens - 1
+    cls = patches // 2 if architecture.cls_position == "middle" else 0
+    expected = tokens_per_layer(at.row.cell.schedule, architecture.tokens, cls)
+    measured = at.row.tokens.measured
+    return None if measured == expected else f"measured {measured}, the schedule gives {expected}"
+
+
+def data(at: Beside) -> str | None:
+    """A row of a published protocol is of the official files, by content."""
+    at.only_formal()
+    return None if at.row.data.official else f"{at.row.data.source} is not the official {at.row.data.name}"
+
+
+def protocol(at: Beside) -> str | None:
+    """Recipe, architecture, fusion and schedule are the protocol's; micro_batch, eval_batch and workers are free, and
+    under `fast` precision, augmentation and cuda_graphs."""
+    at.only_formal()
+    return recipe_deviation(at.row.cell)
+
+
+def exclusive(at: Beside) -> str | None:
+    """Nothing else ran on the GPU: with company neither time nor peak memory is the training's own."""
+    if at.row.environment.device_kind != "cuda":
+        raise NotApplicable
+    others = at.row.environment.other_processes
+    if others is None:
+        return "the driver did not tell whether other processes used the GPU"
+    return f"{others} other processes used the GPU" if others else None
+
+
+def warm_up(at: Beside) -> str | None:
+    """The first step of each run is timed apart, and the throughput leaves it out."""
+    time, row = at.row.time, at.row
+    if not 0 < time.warmup < time.train:
+        return f"warm-up {time.warmup:.3g} s of {time.train:.3g} s of training"
+    images = row.metrics.images_seen - time.runs * row.cell.recipe.global_batch
+    if images <= 0:
+        return None  # one step in all: there is nothing else to time
+    rate = images / (time.train - time.warmup)
+    if not math.isclose(rate, time.images_per_s, rel_tol=_RATE_TOLERANCE):
+        return f"{time.images_per_s:.4g} images/s, but {rate:.4g} by images and time after the warm-up"
+    return None
+
+
+def evaluation(at: Beside) -> str | None:
+    """Last and best epoch are told apart, of the trained weights and of their average (EMA), the last after the final
+    epoch."""
+    metrics, epochs = at.row.metrics, at.row.cell.recipe.epochs
+    for name, last, best in (("", metrics.last, metrics.best), ("EMA ", metrics.ema_last, metrics.ema_best)):
+        if last.epoch != epochs - 1:
+            return f"the last {name}evaluation is of epoch {last.epoch} of {epochs}"
+        if best.top1 < last.top1 or best.epoch > last.epoch:
+            return f"the best {name}epoch ({best.epoch}, {best.top1} %) is not the best"
+    return None
+
+
+def curve(at: Beside) -> str | None:
+    """epochs.csv stands beside the row, has every epoch, and ends in the row's accuracy."""
+    path = at.path.with_name("epochs.csv")
+    try:
+        numbers = read_epochs(path)
+    except InputError as error:
+        return str(error)
+    if len(numbers) != at.row.cell.recipe.epochs:
+        return f"{path.name} has {len(numbers)} epochs of {at.row.cell.recipe.epochs}"
+    if not math.isclose(numbers[-1]["top1"], at.row.metrics.last.top1, rel_tol=1e-4):
+        return f"{path.name} ends at {numbers[-1]['top1']} %, the row at {at.row.metrics.last.top1} %"
+    return None
+
+
+def clean_tree(at: Beside) -> str | None:
+    """A row of a published protocol was made by a commit, with no changes on top of it."""
+    at.only_formal()
+    environment = at.row.environment
+    if environment.git_commit is None or environment.git_dirty is None:
+        return "no commit is recorded"
+    return f"made with changes on top of {environment.git_commit[:12]}" if environment.git_dirty else None
+
+
+def container(at: Beside) -> str | None:
+    """A row of a published protocol names the container image and the lock file it was made with, by sha256."""
+    at.only_formal()
+    environment = at.row.environment
+    missing = [name for name in ("container_sha256", "lock_sha256") if getattr(environment, name) is None]
+    return f"no {' and no '.join(missing)}" if missing else None
+
+
+RULES: dict[str, Callable[[Beside], str | None]] = {
+    rule.__name__: rule
+    for rule in (seed, trace, data, protocol, exclusive, warm_up, evaluation, curve, clean_tree, container)
+}
+
+
+def apply(rows: Mapping[Path, Row]) -> list[Finding]:
+    """Every rule on every row."""
+    findings = []
+    for name, rule in RULES.items():
+        for path, row in rows.items():
+            try:
+                broken = rule(Beside(path, row, rows))
+            except NotApplicable:
+                findings.append(Finding(name, row.id, "not applicable"))
+            else:
+                findings.append(Finding(name, row.id, "broken" if broken else "ok", broken or ""))
+    return findings
+
+
+def written() -> str:
+    """The rules in words, a paragraph each."""
+    return "\n".join(f"  {name:<11} {' '.join((rule.__doc__ or '').split())}" for name, rule in RULES.items())

@@ -1,0 +1,68 @@
+"""The verdicts as a table for people, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from famba.judge.tables import SMOKE_NOTE, tex
+from famba.judge.verdicts import Verdict, Verdicts
+
+NOTE = (
+    "Mean over n seeds with its 95 % interval (Student t), of the comparison on which the verdict turns; effect size: "
+    "distance from the published number in standard deviations of one seed. Accuracies are the best epoch's on the "
+    "test set, as the published ones are. Reproduced, not reproduced: shown at the 5 % level; inconclusive: neither "
+    "is; not tested: these rows are not of the kind that the claim is about."
+)
+_HEAD = ("claim", "verdict", "mean [95 %]", "n", "effect", "why")
+
+
+def counted(verdicts: Verdicts) -> str:
+    """How many claims got which verdict, in a line."""
+    counts = Counter(verdict.verdict for verdict in verdicts.verdicts)
+    return ", ".join(f"{n} {'claim' if n == 1 else 'claims'} {verdict}" for verdict, n in counts.items())
+
+
+def markdown(verdicts: Verdicts, what: str) -> str:
+    """A Markdown table, with what was run and how to read it. Ends in a newline."""
+    note = [f"**{SMOKE_NOTE}.**", ""] if verdicts.watermark else []
+    lines = [_HEAD, tuple("---" for _ in _HEAD), *map(_entries, verdicts.verdicts)]
+    table = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
+    return "\n".join([*note, f"Run: {what}.", "", *table, "", NOTE, ""])
+
+
+def latex(verdicts: Verdicts, what: str) -> str:
+    """A floating table that needs the package booktabs. Ends in a newline."""
+    note = rf"\textbf{{{SMOKE_NOTE}.}} " if verdicts.watermark else ""
+    wide = r">{\raggedright\arraybackslash}p{0.3\textwidth}"
+    return "\n".join(
+        [
+            r"% needs \usepackage{array,booktabs}",
+            r"\begin{table*}[t]",
+            r"\centering\footnotesize",
+            rf"\caption{{{note}Run: {tex(what)}. {tex(NOTE)}}}",
+            r"\label{tab:verdicts}",
+            rf"\begin{{tabular}}{{@{{}}{wide}llrr{wide}@{{}}}}",
+            r"\toprule",
+            " & ".join(map(tex, _HEAD)) + r" \\",
+            r"\midrule",
+            *(" & ".join(map(tex, _entries(verdict))) + r" \\" for verdict in verdicts.verdicts),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+def _entries(verdict: Verdict) -> tuple[str, ...]:
+    mean = "–" if verdict.mean is None else f"{verdict.mean:.4g}"
+    if verdict.low is not None and verdict.high is not None:
+        mean += f" [{verdict.low:.4g}, {verdict.high:.4g}]"
+    return (
+        verdict.quote,
+        verdict.verdict,
+        f"{mean} {verdict.unit}" if verdict.mean is not None and verdict.unit else mean,
+        "–" if verdict.n is None else str(verdict.n),
+        "–" if verdict.effect_size is None else f"{verdict.effect_size:.2g}",
+        verdict.reason,
+    )
