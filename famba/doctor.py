@@ -53,9 +53,7 @@ def _machine() -> Iterator[Finding]:
     for index, gpu in enumerate(gpus):
         yield Finding(f"gpu {index}", f"{gpu}, driver {nvidia_driver()}")
     if not gpus:
-        yield Finding(
-            "gpu", "none", "an NVIDIA GPU, for config/paper.yaml: another machine, or --profile profiles/slurm"
-        )
+        yield Finding("gpu", "none", "an NVIDIA GPU, for config/paper.yaml: on another machine")
     try:
         torch = import_module("torch")
     except ImportError as error:

@@ -23,7 +23,7 @@ def require_gpu() -> None:
     if not nvidia_gpus():
         raise CheckFailed(
             "no NVIDIA GPU here (`nvidia-smi -L` lists none), and this experiment needs one: run it on a machine that "
-            "has one, or on a cluster with --profile profiles/slurm; `make demo` needs none, and -n shows the plan"
+            "has one; `make demo` needs none, and -n shows the plan"
         )
 
 

@@ -267,7 +267,10 @@ def test_outputs_of_a_failed_gate(grid, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"recipe": {"lr": 1e-3}}, f"differ in recipe.lr (0.001 and {experiment().recipe.lr}); if that is meant to be, freeze"),
+        (
+            {"recipe": {"lr": 1e-3}},
+            f"differ in recipe.lr (0.001 and {experiment().recipe.lr}); if that is meant to be, freeze",
+        ),
         ({"fusion": {"order": "tome", "budget": "proportional"}}, "differ in fusion"),
         (
             {"models": {"vim_tiny_mini": {"embed_dim": 16, "depth": 12, "img_size": 32, "patch_size": 4}}},
