@@ -1,0 +1,248 @@
+"""`famba bench`: what each part of a training step achieves of what the device can do at most.
+
+The roof's own runs and all parts take turns in every round, and medians are compared: what slows the machine for a
+while slows both sides of a ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from famba import scan
+from famba.calibrate import running
+from famba.config import ARCHITECTURES, Architecture, Cell, Experiment
+from famba.cost import LayerCost, Work, step_cost
+from famba.device import environment, pick_device
+from famba.fusion import match
+from famba.model import RMSNorm
+from famba.record import atomic_file
+from famba.roofline import Probe, Rates, interleaved_s
+
+CLASSES = 100
+FUSED = 7  # per layer, the paper's uniform strategy
+CPU_BATCH, CUDA_BATCH = 16, 128
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a training step: measured and least seconds, and what the bound is mostly made of."""
+
+    name: str
+    measured_s: float
+    bound_s: float
+    share: float  # of the bound that is achieved: bound / measured
+    mostly: str
+
+
+Runs = dict[str, tuple[Callable[[], Any], Work]]
+
+
+def cell_of(architecture: Architecture, schedule: Sequence[int], batch: int, **recipe: Any) -> Cell:
+    """A training of one micro-batch per step, from an experiment of a single cell; `recipe`: its other settings."""
+    sizes = dict.fromkeys(("global_batch", "mixup_batch", "micro_batch"), batch)
+    grid = {
+        "experiment": "bench",
+        "protocol": "smoke",
+        "dataset": "cifar100",
+        "models": {"bench": architecture.model_dump()},
+        "strategies": ["bench"],
+        "schedules": {"bench": tuple(schedule)},
+        "seeds": [0],
+        "recipe": {"augmentation": "tensor", **sizes, **recipe},
+    }
+    return Experiment.from_config(grid, "bench").cells()[0]
+
+
+def bench(
+    cell: Cell, device: torch.device, backend: str, rounds: int = 5, small: bool = False
+) -> tuple[Rates, list[Part]]:
+    """Measure the parts of the cell's layers without fusion, one fusion, and its whole step. `small`: rough rates."""
+    torch.manual_seed(0)
+    probe = Probe(device, cell.recipe.precision, small)
+    parts = layer_runs(cell, device, backend)
+    counted, step, _ = running(cell, device, backend, CLASSES)
+    # the step is run on images that are there already
+    without_data = counted.work + counted.augmentation * -counted.images
+    parts["whole step"] = step, without_data
+    seconds = interleaved_s({**probe.runs, **{name: run for name, (run, _) in parts.items()}}, device, rounds)
+    rates = probe.rates(seconds)
+    return rates, [_part(name, seconds[name], work, rates) for name, (_, work) in parts.items()]
+
+
+def _part(name: str, measured_s: float, work: Work, rates: Rates) -> Part:
+    shares = {
+        "GEMM": work.gemm_flops / rates.gemm_flops,
+        "exp": work.exps / rates.exps,
+        "bytes": work.moved / rates.moved,
+    }
+    bound = rates.bound_s(work)
+    return Part(name, measured_s, bound, bound / measured_s, max(shares, key=lambda key: shares[key]))
+
+
+def layer_runs(cell: Cell, device: torch.device, backend: str) -> Runs:
+    """One layer's parts at the model's full length, each ready to run, with its work by count."""
+    a, batch = cell.architecture, cell.recipe.micro_batch
+    dtype = torch.bfloat16 if cell.recipe.precision == "bf16" else torch.float32
+    plain, fusing = _layer_costs(cell, device, backend)
+    d, inner, n, tokens = a.embed_dim, a.expand * a.embed_dim, a.d_state, a.tokens
+    rank = -(-d // 16)
+
+    def leaf(*shape: int, kind: torch.dtype = dtype) -> Tensor:
+        return torch.randn(shape, device=device).to(kind).requires_grad_()
+
+    xz = leaf(batch, tokens, 2 * inner)
+    x, z = xz.detach().chunk(2, dim=-1)  # strided, as in the mixer
+    x, z = x.requires_grad_(), z.requires_grad_()
+    fp32 = torch.float32
+    weight, bias = leaf(2, inner, a.d_conv, kind=fp32), leaf(2, inner, kind=fp32)
+    u, delta = leaf(2, batch, tokens, inner), leaf(2, batch, tokens, inner)
+    B, C = leaf(2, batch, tokens, n), leaf(2, batch, tokens, n)
+    A = -torch.rand(2, inner, n, device=device).mul_(n).requires_grad_()
+    D, delta_bias = leaf(2, inner, kind=fp32), leaf(2, inner, kind=fp32)
+    scanned = (u, delta, A, B, C, D, z, delta_bias)
+    scan_runs = _both_ways(lambda: scan.directional_scan(*scanned, backend), scanned)
+    conv_runs = _both_ways(lambda: scan.causal_conv(x, weight, bias, backend), (x, weight, bias))
+
+    hidden, residual = leaf(batch, tokens, d), leaf(batch, tokens, d, kind=fp32)
+    norm = RMSNorm(d).to(device)
+    metric = hidden.detach()
+
+    def fuse() -> tuple[Tensor, Tensor]:
+        pairs = match(metric, FUSED, protected=tokens // 2)
+        return pairs.merge(hidden), pairs.merge(residual)
+
+    weights = [leaf(2 * inner, d), leaf(2, inner, rank + 2 * n), leaf(2, rank, inner), leaf(d, inner)]
+    y = leaf(batch, tokens, inner)
+
+    def products() -> list[Tensor]:
+        made = torch.bmm(u.view(2, batch * tokens, inner), weights[1])
+        return [
+            F.linear(hidden, weights[0]),
+            made,
+            torch.bmm(made[:, :, :rank], weights[2]),
+            F.linear(y, weights[3]),
+        ]
+
+    runs: Runs = {
+        "scan forward": (scan_runs[0], plain.scan.forward * batch),
+        "scan backward": (scan_runs[1], plain.scan.backward * batch),
+        "conv forward": (conv_runs[0], plain.conv.forward * batch),
+        # the layer's backward pass makes the convolution again; this run does not
+        "conv backward": (conv_runs[1], (plain.conv.backward + plain.conv.forward * -1) * batch),
+        # forward, and for each product the gradients of its two factors
+        "GEMMs": (_there_and_back(products, (hidden, u, y, *weights)), plain.gemms.forward * (3 * batch)),
+        "norm": (
+            _there_and_back(lambda: [norm(residual + hidden)], (residual, hidden, norm.weight)),
+            plain.norm.both * batch,
+        ),
+        "fusion": (_there_and_back(fuse, (hidden, residual)), fusing.fusion.both * batch),
+    }
+    return runs
+
+
+def _layer_costs(cell: Cell, device: torch.device, backend: str) -> tuple[LayerCost, LayerCost]:
+    """A layer that fuses nothing, and one that fuses `FUSED` pairs; of one image."""
+    one = cell.architecture.model_copy(update={"depth": 2})
+    probe = cell.model_copy(update={"architecture": one, "schedule": (0, FUSED)})
+    plain, fusing = step_cost(probe, CLASSES, device.type, backend).layers
+    return plain, fusing
+
+
+def _there_and_back(forward: Callable[[], Sequence[Tensor]], inputs: Sequence[Tensor]) -> Callable[[], Any]:
+    """Forward and backward pass in one run."""
+    grads = [torch.randn_like(out) for out in forward()]
+    return lambda: torch.autograd.grad(forward(), inputs, grads, allow_unused=True)
+
+
+def _both_ways(forward: Callable[[], Tensor], inputs: Sequence[Tensor]) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """The forward pass as a run, and the backward pass of one that has been made before."""
+    made = forward()
+    grad = torch.randn_like(made)
+
+    def without_graph() -> Tensor:
+        with torch.no_grad():
+            return forward()
+
+    return without_graph, lambda: torch.autograd.grad(made, inputs, grad, retain_graph=True)
+
+
+def table(rates: Rates, parts: Sequence[Part], what: str) -> str:
+    """For people: what the device can do, and a line for each part."""
+    lines = [
+        what,
+        f"{rates.device}: {rates.gemm_flops / 1e9:,.0f} GFLOP/s in matrix products, {rates.exps / 1e9:,.1f} G exp/s, "
+        f"{rates.moved / 1e9:,.1f} GB/s copied ({rates.source})",
+        "",
+        f"{'part':<14}  {'measured (ms)':>13}  {'bound (ms)':>10}  {'achieved':>8}  bound mostly by",
+    ]
+    lines += [
+        f"{part.name:<14}  {part.measured_s * 1e3:>13,.2f}  {part.bound_s * 1e3:>10,.2f}  {part.share:>8.0%}"
+        f"  {part.mostly}"
+        for part in parts
+    ]
+    return "\n".join([*lines, "", "bound: matrix products, exponentials and bytes at those rates, one after the other"])
+
+
+def add_parser(commands: Any) -> None:
+    """`famba bench`."""
+    parser = commands.add_parser(
+        "bench",
+        help="hold each part of a training step against what the device can do at most",
+        description="Measure the parts of a layer and a whole training step, and what the device can do at most in the "
+        "same minutes. Example: famba bench --model vim_tiny --precision bf16 --json bench.json",
+    )
+    parser.add_argument("--model", choices=list(ARCHITECTURES), default="vim_tiny")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument(
+        "--batch", type=_count, metavar="N", help=f"images [{CPU_BATCH} on a CPU, {CUDA_BATCH} on a GPU]"
+    )
+    parser.add_argument("--depth", type=_count, default=24, metavar="N", help="layers of the whole step [24]")
+    parser.add_argument("--img-size", type=_count, default=224, metavar="PIXELS", help="[224]")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--scan", default="auto", metavar="BACKEND", help="[auto]")
+    parser.add_argument(
+        "--rounds", type=_count, default=5, metavar="N", help="repetitions, of which the median counts [5]"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    parser.set_defaults(func=_main)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_count.__name__ = "positive integer"  # what argparse calls it in its message
+
+
+def _main(args: argparse.Namespace) -> int:
+    device = pick_device(args.device)
+    choice = scan.choose(device, requested=args.scan)
+    batch = args.batch or (CUDA_BATCH if device.type == "cuda" else CPU_BATCH)
+    shape = ARCHITECTURES[args.model].model_copy(update={"depth": args.depth, "img_size": args.img_size})
+    cell = cell_of(shape, (0,) * args.depth, batch, precision=args.precision, cuda_graphs=device.type == "cuda")
+    rates, parts = bench(cell, device, choice.name, args.rounds)
+    what = f"{args.model}, batch {batch}, {args.precision}, {args.depth} layers, scan {choice.name}: {choice.reason}"
+    print(table(rates, parts, what))
+    if args.json:
+        found = {
+            "cell": cell.model_dump(),
+            "scan": asdict(choice),
+            "rates": asdict(rates),
+            "parts": [asdict(part) for part in parts],
+            "environment": environment(device, 1).model_dump(),
+        }
+        with atomic_file(args.json) as file:
+            json.dump(found, file, indent=1)
+    return 0

@@ -1,0 +1,228 @@
+"""`famba plan`: what an experiment will cost, before anything is spent."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from famba import scan
+from famba.calibrate import Calibration, calibrate
+from famba.config import Cell, Experiment
+from famba.cost import StepCost, step_cost
+from famba.device import pick_device
+from famba.errors import InputError
+from famba.judge.tables import time_unit
+from famba.recipe import steps_per_epoch
+from famba.record import atomic_file
+from famba.roofline import PROFILES
+
+# of the data sets: training and test images, (height, width, channels) as stored, classes
+DATASETS: dict[str, tuple[int, int, tuple[int, int, int], int]] = {
+    "cifar100": (50_000, 10_000, (32, 32, 3), 100),
+    "fashion-mnist": (60_000, 10_000, (28, 28, 1), 10),
+    "digits": (1_437, 360, (8, 8, 1), 10),
+}
+# For a device that is not here: the share of the bound that a step is assumed to reach, and the host's time to launch a
+# kernel where no graph replays them.
+ASSUMED_SHARE = 0.5
+LAUNCH_S = 5e-6
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one cell; seconds, bytes, hours of the whole device (a GPU, or a machine's CPU)."""
+
+    cell: str
+    model: str
+    strategy: str
+    seed: int
+    tokens_first: int
+    tokens_final: int
+    token_share: float
+    step_s: float
+    images_per_s: float
+    cell_s: float
+    hours: float
+    saved_per_image: int
+    peak_bytes: int
+    limit: str
+
+
+def predict(cell: Cell, step: StepCost, calibration: Calibration, workers: int) -> Prediction:
+    """A cell's time and memory. `workers`: processes that load images beside the training; 0: it loads them itself."""
+    train, test, _, _ = DATASETS[cell.dataset]
+    settings = cell.recipe
+    compute = calibration.step_s(step)
+    data = (calibration.data_s or 0.0) * settings.global_batch
+    beside = workers > 0 and settings.augmentation == "timm"
+    step_s = max(compute, data / workers) if beside else compute + data
+    steps = steps_per_epoch(train, settings)
+    # raw and averaged weights, after every epoch
+    evaluation = 2 * calibration.evaluation_s(step, test)
+    cell_s = settings.epochs * (steps * step_s + evaluation)
+    trace = [layer.tokens for layer in step.layers]
+    return Prediction(
+        cell=cell.id,
+        model=cell.model,
+        strategy=cell.strategy,
+        seed=cell.seed,
+        tokens_first=cell.architecture.tokens,
+        tokens_final=trace[-1],
+        token_share=sum(trace) / (len(trace) * cell.architecture.tokens),
+        step_s=step_s,
+        images_per_s=settings.global_batch / step_s,
+        cell_s=cell_s,
+        hours=cell_s / 3600,
+        saved_per_image=step.saved_per_image,
+        peak_bytes=step.peak_bytes,
+        limit="data" if step_s > compute and beside else "training",
+    )
+
+
+def assumed(precision: str, profile: str, captured: bool) -> Calibration:
+    """What a device that is not here is assumed to make of the counts; `captured`: graphs replay the kernels."""
+    slower = 1 / ASSUMED_SHARE
+    rates = PROFILES[profile][precision]
+    return Calibration(rates, slower, 0.0, slower, slower, slower, None, 0.0 if captured else LAUNCH_S)
+
+
+def plan(experiment: Experiment, device: str) -> tuple[list[Prediction], list[str]]:
+    """A prediction for each cell, and what they rest on, line by line. `device`: measure, or a profile's name.
+
+    Raises InputError when a measurement is asked for and the experiment's device or scan is not here.
+    """
+    if device == "measure":
+        return _measured(experiment)
+    recipe = experiment.recipe
+    calibration = assumed(recipe.precision, device, recipe.cuda_graphs)
+    backend = "triton" if experiment.scan == "auto" else experiment.scan
+    notes = [
+        f"device: {calibration.rates.device}, {calibration.rates.source}",
+        f"assumed: a step takes {ASSUMED_SHARE:.0%} of its bound, and never waits for data; scan {backend}",
+    ]
+    _, _, _, classes = DATASETS[experiment.dataset]
+    cells = experiment.cells()
+    return [predict(cell, step_cost(cell, classes, "cuda", backend), calibration, 1) for cell in cells], notes
+
+
+def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
+    device = pick_device(experiment.device)
+    choice = scan.choose(device, requested=experiment.scan)
+    _, _, stored, classes = DATASETS[experiment.dataset]
+    first = {
+        model: experiment.cell(model, experiment.strategies[0], experiment.seeds[0]) for model in experiment.models
+    }
+    with _threads(experiment.threads):
+        found = {model: calibrate(cell, device, choice.name, classes, stored) for model, cell in first.items()}
+    any_of_them = next(iter(found.values()))
+    notes = [
+        f"device: {any_of_them.rates.device}, {any_of_them.rates.source} just now on probes of each model's width",
+        f"scan: {choice.name}, {choice.reason}",
+    ]
+    if any_of_them.data_s is None:
+        notes.append("data: timm is not installed, so loading it is left out; pip install 'famba[paper]'")
+    workers = min(experiment.recipe.workers, len(os.sched_getaffinity(0)))
+    predictions = [
+        predict(cell, step_cost(cell, classes, device.type, choice.name), found[cell.model], workers)
+        for cell in experiment.cells()
+    ]
+    return predictions, notes
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """As many threads as the trainings will have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def table(predictions: Sequence[Prediction], notes: Sequence[str], experiment: Experiment) -> str:
+    """The plan for people: a line for each cell, the total, and what it rests on."""
+    unit, size = time_unit(max(p.cell_s for p in predictions))
+    head = ("cell", "tokens", "share", "step (ms)", "images/s", "saved/image", "peak (GiB)", f"time ({unit})")
+    body = [
+        (
+            p.cell,
+            f"{p.tokens_first} → {p.tokens_final}",
+            f"{p.token_share:.3f}",
+            f"{p.step_s * 1e3:,.0f}",
+            f"{p.images_per_s:,.0f}",
+            f"{p.saved_per_image / 2**20:.1f} MiB",
+            f"{p.peak_bytes / 2**30:.2f}",
+            f"{p.cell_s / size:,.2f}",
+        )
+        for p in predictions
+    ]
+    widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
+    lines = [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in (head, *body)
+    ]
+    hours = sum(p.hours for p in predictions)
+    waiting = sum(p.limit == "data" for p in predictions)
+    return "\n".join(
+        [
+            f"{experiment.experiment}: {len(predictions)} cells, {experiment.recipe.epochs} epochs, "
+            f"{experiment.recipe.precision}",
+            *notes,
+            "",
+            *lines,
+            "",
+            f"total: {hours:,.1f} hours of one {_device_word(notes)}, one cell after the other"
+            + (f"; {waiting} cells wait for their data" if waiting else ""),
+        ]
+    )
+
+
+def _device_word(notes: Sequence[str]) -> str:
+    return notes[0].removeprefix("device: ").partition(",")[0]
+
+
+def add_parser(commands: Any) -> None:
+    """`famba plan`."""
+    parser = commands.add_parser(
+        "plan",
+        help="predict time and memory of an experiment's cells before anything is spent",
+        description="Predict step time, memory and hours of every cell. Example: famba plan --config config/paper.yaml "
+        "--device a100",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="experiment file")
+    parser.add_argument(
+        "--device",
+        choices=["measure", *PROFILES],
+        default="measure",
+        help="measure probes on the experiment's device here, or calculate from a datasheet [measure]",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the predictions there")
+    parser.set_defaults(func=_main)
+
+
+def _main(args: argparse.Namespace) -> int:
+    experiment = Experiment.load(args.config)
+    try:
+        predictions, notes = plan(experiment, args.device)
+    except InputError as error:
+        if args.device != "measure" or experiment.device != "cuda":
+            raise
+        raise InputError(f"{error}; or plan for a GPU that is elsewhere: --device {' or '.join(PROFILES)}") from None
+    print(table(predictions, notes, experiment))
+    if args.json:
+        with atomic_file(args.json) as file:
+            json.dump(
+                {"experiment": experiment.experiment, "basis": notes, "cells": list(map(asdict, predictions))},
+                file,
+                indent=1,
+            )
+    return 0
