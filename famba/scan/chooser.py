@@ -11,8 +11,8 @@ from torch import Tensor
 
 from famba.errors import InputError
 
-# Fastest first, as far as measured: `triton` has not run on a GPU yet, so mamba-ssm's kernels go before it. Each name is
-# a module of this package.
+# Fastest first, as far as measured: `triton` has not run on a GPU yet, so mamba-ssm's kernels go before it.
+# Each name is a module of this package.
 BACKENDS = ("mamba_ssm", "cpu", "triton", "chunked", "reference")
 
 
