@@ -140,12 +140,14 @@ def described(rows: Mapping[Path, Row]) -> str:
     environment, data = first.environment, first.data
     seeds = sorted({row.cell.seed for row in rows.values()})
     device = f"{environment.world_size} × {environment.device}" if environment.world_size > 1 else environment.device
+    if environment.device_kind == "cpu":
+        device += f" ({environment.threads} thread{'' if environment.threads == 1 else 's'})"
     return ", ".join(
         [
             f"protocol {first.cell.protocol}",
             f"{data.name} ({data.train:,} training and {data.test:,} test images"
             f"{'' if data.official else ', not the official files'})",
-            f"{device}{f' ({environment.threads} threads)' if environment.device_kind == 'cpu' else ''}",
+            device,
             f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}",
             f"{first.cell.recipe.epochs} epochs",
         ]
