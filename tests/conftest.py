@@ -1,10 +1,12 @@
 """Fixtures that several test modules share."""
 
 import shutil
+import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cifar_archive as cifar
 import pytest
 from http_server import Server
 
@@ -19,6 +21,23 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield running
         running.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Put an archive of the given members (or the regular one) where `load` looks and declare it; returns its path."""
+
+    def put(kind: str, members: dict[str, bytes | tarfile.TarInfo] | None = None) -> Path:
+        path = tmp_path / "data" / cifar.FILES[kind]
+        if members is None:
+            cifar.write(path, cifar.TRAIN, cifar.TEST)
+        else:
+            cifar.write_tar(path, {f"cifar-100-{kind}/{name}": item for name, item in members.items()})
+        listed = cifar.write_sources(tmp_path / "sources.yaml", path, len(cifar.TRAIN.fine), len(cifar.TEST.fine))
+        monkeypatch.setenv("FAMBA_SOURCES", str(listed))
+        return path
+
+    return put
 
 
 @pytest.fixture

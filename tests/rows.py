@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,12 @@ def write_grid(folder: Path, grid: Experiment, **of_row: Any) -> list[Path]:
         write_epochs(epochs_of(row), path.with_name("epochs.csv"))
         paths.append(path)
     return paths
+
+
+def changed(path: Path, **of: dict) -> None:
+    """Rewrite parts of a row."""
+    data = json.loads(path.read_text())
+    for part, values in of.items():
+        for key, value in values.items():
+            data[part][key] = data[part][key] | value if isinstance(value, dict) else value
+    write_row(Row.model_validate(data), path)

@@ -1,0 +1,152 @@
+"""The regression gate on real trainings: planted defects are caught, good runs pass."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from test_train import MICRO
+
+from famba import fusion, measure, recipe
+from famba.cli import main
+from famba.config import Experiment
+from famba.errors import CheckFailed
+from famba.fusion import Match
+from famba.judge import baseline, gate
+from famba.judge.summary import read_rows
+from famba.train import Training
+
+Patch = pytest.MonkeyPatch
+REAL = {"match": fusion.match, "merge": Match.merge, "places": Match._places, "lr": recipe.learning_rate}
+
+
+def train(folder: Path, strategies: list[str], seeds: list[int]) -> list[Path]:
+    """Real trainings of seconds: a Vision Mamba of four layers that fuses in each, on digits."""
+    grid = Experiment.from_config({**MICRO, "strategies": strategies, "seeds": seeds})
+    for cell in grid.cells():
+        Training(cell, folder / cell.id, Path("data")).run()
+    return [folder / cell.id / "row.json" for cell in grid.cells()]
+
+
+def check(rows: list[Path], frozen: Path, *options: str) -> int:
+    """The command, deaf to times: the machine may be busy."""
+    return main(["check", "--against", str(frozen), "--time-margin", "1000", *options, *map(str, rows)])
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> list[Path]:
+    return train(tmp_path_factory.mktemp("good"), ["baseline", "all"], [0, 1, 2])
+
+
+@pytest.fixture(scope="module")
+def frozen(good, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("frozen") / "micro.json"
+    assert main(["check", "--freeze", str(path), *map(str, good)]) == 0
+    return path
+
+
+class _Unprotected(Match):
+    """A match that lost sight of the class token; it goes where its group goes."""
+
+    def protected_in(self, order: str) -> torch.Tensor:
+        group = self._rows(order)[0].view(len(self.kept), self.tokens)
+        first = torch.arange(len(group)) * self.kept.shape[1]
+        return group.gather(1, self.cls[:, None])[:, 0] - first
+
+
+def class_token_fused(patch: Patch) -> None:
+    def match(hidden: torch.Tensor, r: int, protected: int | torch.Tensor) -> Match:
+        found = REAL["match"](hidden, r, None)
+        cls = torch.as_tensor(protected).expand(len(hidden))
+        return _Unprotected(found.source, found.target, found.kept, found.tome, found.tokens, cls)
+
+    patch.setattr("famba.model.match", match)
+
+
+def residual_merge_dropped(patch: Patch) -> None:
+    """The residual stream, which is merged second, is cut to length instead."""
+    merged = set()
+
+    def merge(self: Match, x: torch.Tensor, order: str = "sequence") -> torch.Tensor:
+        if id(self) in merged:
+            merged.remove(id(self))
+            return x[:, : self.tokens - self.r]
+        merged.add(id(self))
+        return REAL["merge"](self, x, order)
+
+    patch.setattr(Match, "merge", merge)
+
+
+def order_scrambled(patch: Patch) -> None:
+    def places(self: Match, order: str) -> torch.Tensor:
+        kept = REAL["places"](self, order)
+        return kept[:, torch.randperm(kept.shape[1], generator=torch.Generator().manual_seed(kept.shape[1]))]
+
+    patch.setattr(Match, "_places", places)
+
+
+def nothing_fused(patch: Patch) -> None:
+    """As the released code does, and the trace that would tell is taken from the schedule."""
+    patch.setattr("famba.model.match", lambda hidden, r, protected: REAL["match"](hidden, 0, protected))
+    patch.setattr(measure, "checked_tokens", lambda model, device: model.scheduled_tokens)
+
+
+def learning_rate_wrong(patch: Patch) -> None:
+    patch.setattr(recipe, "learning_rate", lambda settings, epoch: REAL["lr"](settings, epoch) / 10)
+
+
+@pytest.mark.slow
+def test_a_good_run_passes_with_seeds_of_its_own(frozen, tmp_path, capsys):
+    rows = train(tmp_path, ["baseline", "all"], [3, 4, 5])
+    assert check(rows, frozen) == 0
+    assert "checks hold" in capsys.readouterr().out
+    assert check([path for path in rows if path.parent.name.endswith("s3")], frozen) == 0  # one seed
+    assert main(["check", "--rules", *map(str, rows)]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("defect", "strategies", "caught_by"),
+    [
+        (class_token_fused, ["all"], {"top-1 (%)", "top-1 less baseline's (points)"}),
+        (residual_merge_dropped, ["all"], {"top-1 (%)", "top-1 less baseline's (points)"}),
+        (order_scrambled, ["all"], {"top-1 (%)", "top-1 less baseline's (points)"}),
+        (learning_rate_wrong, ["baseline", "all"], {"top-1 (%)", "learning rate"}),
+    ],
+)
+def test_a_planted_defect_is_caught(
+    defect: Callable[[Patch], None], strategies, caught_by, good, frozen, tmp_path, monkeypatch, capsys
+):
+    with monkeypatch.context() as patch:
+        defect(patch)
+        rows = train(tmp_path, strategies, [0, 1, 2])
+    # what fusion does leaves the unfused cells as they are, to the last bit
+    rows += [path for path in good if "baseline" in path.parent.name and "baseline" not in strategies]
+    assert check(rows, frozen) == 1
+    assert "| regression |" in capsys.readouterr().out.splitlines()[2]
+    lines = gate.compare(read_rows(rows), baseline.read(frozen), time_margin=1000)
+    assert caught_by <= {line.check for line in lines if line.verdict == "regression"}
+    one = {path: row for path, row in read_rows(rows).items() if row.cell.seed == 0}
+    assert any(line.verdict == "regression" for line in gate.compare(one, baseline.read(frozen), time_margin=1000))
+
+
+@pytest.mark.slow
+def test_fusing_nothing_is_caught_three_times(good, frozen, tmp_path, monkeypatch):
+    """By the training itself; with its check put out, by the saved activations; in settings, by the schedule."""
+    unfused = [path for path in good if "baseline" in path.parent.name]
+    with monkeypatch.context() as patch:
+        nothing_fused(patch)
+        rows = train(tmp_path / "silent", ["all"], [0])
+    assert check(rows + unfused, frozen) == 1
+    lines = gate.compare(read_rows(rows + unfused), baseline.read(frozen), time_margin=1000)
+    assert [line.cell for line in lines if line.check.startswith("saved") and line.verdict == "regression"] == [
+        "vim_micro-all"
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr("famba.model.match", lambda hidden, r, protected: REAL["match"](hidden, 0, protected))
+        with pytest.raises(CheckFailed, match="tokens per layer: the schedule says"):
+            train(tmp_path / "trace", ["all"], [0])
+    with monkeypatch.context() as patch:
+        patch.setattr("famba.config.strategy", lambda name, depth, tokens: (0,) * depth)
+        rows = train(tmp_path / "schedule", ["all"], [0])
+    assert check(rows + unfused, frozen) == 2
