@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from famba.errors import InputError
 from famba.schedule import STRATEGIES, strategy
 
-Protocol = Literal["paper", "fast", "smoke"]
+Protocol = Literal["paper", "fast", "smoke", "custom"]  # custom: an experiment of your own, no claim about the paper
 DatasetName = Literal["cifar100", "fashion-mnist", "digits"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -169,6 +169,7 @@ class Experiment(Settings):
     threads: Count | None = None  # CPU threads of one training; null: all cores
     scan: str = "auto"
     container: str = "envs/famba-cuda.sif"
+    claims: str = "config/claims.yaml"  # the ledger that the rows are judged by
 
     @model_validator(mode="after")
     def _strategies_known(self) -> Experiment:

@@ -5,7 +5,7 @@ rule judge:
             "<results>/cells/{cell}/row.json",
             cell=[cell.id for cell in EXPERIMENT.cells()],
         ),
-        claims="config/claims.yaml",
+        claims=EXPERIMENT.claims,
     output:
         csv=report(
             "<results>/summary.csv",

@@ -6,7 +6,7 @@ rule figures:
             "<results>/cells/{cell}/epochs.csv",
             cell=[cell.id for cell in EXPERIMENT.cells()],
         ),
-        published="config/claims.yaml",
+        published=EXPERIMENT.claims,
     output:
         top1=report(
             "<results>/figures/top1.svg",

@@ -10,6 +10,7 @@ import yaml
 from rows import ROOT, experiment, make_row, paper_experiment, write_grid
 
 from famba.cli import main
+from famba.config import Experiment
 from famba.errors import InputError
 from famba.judge.claims import Samples, decide, grid_of
 from famba.judge.ledger import Claim, Test, load
@@ -284,6 +285,20 @@ def test_reductions_are_told_in_per_cent():
     hours = grid["vim_tiny", "all"].of["hours"] / grid["vim_tiny", "baseline"].of["hours"]
     assert part.mean == pytest.approx(100 * (1 - math.exp(np.log(hours).mean())))
     assert part.low < part.mean < part.high
+
+
+def test_a_ledger_of_ones_own_is_judged_on_custom_rows_and_on_no_others():
+    """The statements asked of Fashion-MNIST: by the last epoch, activations without chance, not on the paper's rows."""
+    ledger = load(ROOT / "config" / "fashion-mnist-claims.yaml")
+    rows = [make_row(c) for c in Experiment.load(ROOT / "config" / "fashion-mnist-small.yaml").cells()]
+    verdicts = {verdict.id: verdict for verdict in judge(ledger, rows, noise_floor(rows)).verdicts}
+    assert verdicts["small-memory-drops"].verdict == "reproduced"
+    assert "not tested" not in {verdict.verdict for verdict in verdicts.values()}
+    part = verdicts["small-upper-best-top1"].parts[0]
+    last = {(row.cell.strategy, row.cell.seed): row.metrics.last.top1 for row in rows}
+    assert part.mean == pytest.approx(np.mean([last["upper", seed] - last["lower", seed] for seed in range(3)]))
+    assert {verdict.verdict for verdict in judge(ledger, rows_of(), []).verdicts} == {"not tested"}
+    assert {verdict.verdict for verdict in judge(LEDGER, rows, []).verdicts} == {"not tested"}
 
 
 def test_judge_writes_claims_and_tables(tmp_path, capsys):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from famba.judge.ledger import Claim, Ledger, Test, TradeOff
 from famba.judge.statistics import ALPHA, Array, Evidence, Region, dominates, every, mean_in, some
 from famba.record import Row
 
-_REDUCTIONS = {"time_reduction": "hours", "memory_reduction": "memory"}
+_REDUCTIONS = {"time_reduction": "hours", "memory_reduction": "memory", "activations_reduction": "activations"}
+_EXACT = {"tokens_removed", "activations_reduction"}  # not up to chance
 _BOOTSTRAP_SHARE = 0.95
 
 
@@ -48,16 +50,17 @@ class Comparison:
         return 0 if values is None else values.shape[-1]
 
 
-def grid_of(rows: Sequence[Row]) -> dict[tuple[str, str], Samples]:
-    """The measurements that claims are about, cell by cell, in the order of the seeds."""
+def grid_of(rows: Sequence[Row], accuracy: Literal["best", "last"] = "best") -> dict[tuple[str, str], Samples]:
+    """The measurements that claims are about, cell by cell, in the order of the seeds. `accuracy`: of which epoch."""
     cells: dict[tuple[str, str], list[Row]] = {}
     for row in sorted(rows, key=lambda row: row.cell.seed):
         cells.setdefault((row.cell.model, row.cell.strategy), []).append(row)
     grid = {}
     for key, group in cells.items():
         of = {
-            "top1": [row.metrics.best.top1 for row in group],  # the paper's is the best epoch on the test set, too
+            "top1": [getattr(row.metrics, accuracy).top1 for row in group],
             "hours": [row.time.total / 3600 for row in group],
+            "activations": [float(row.memory.saved_activations) for row in group],
             "tokens_removed": [float(row.cell.architecture.tokens - row.tokens.measured[-1]) for row in group],
         }
         peaks = [row.memory.device_peak for row in group if row.memory.device_peak is not None]
@@ -144,7 +147,7 @@ def _evidence(comparison: Comparison, claim: Claim, ledger: Ledger) -> Evidence:
         )
     assert comparison.test is not None
     assert comparison.values is not None
-    exact = comparison.test.quantity == "tokens_removed"
+    exact = comparison.test.quantity in _EXACT
     return mean_in(comparison.values, region(comparison.test, ledger), exact)
 
 

@@ -12,8 +12,10 @@ from famba.config import DatasetName, Name, Protocol, Settings
 from famba.errors import InputError
 
 Relation = Literal["equal", "at_least", "at_most", "above", "below"]
-Quantity = Literal["top1", "top1_difference", "hours", "time_reduction", "memory_reduction", "tokens_removed"]
-Objective = Literal["top1", "hours", "memory"]
+Quantity = Literal[
+    "top1", "top1_difference", "hours", "time_reduction", "memory_reduction", "activations_reduction", "tokens_removed"
+]
+Objective = Literal["top1", "hours", "memory", "activations"]
 # the published quantity that a test's quantity is held against
 _MEANS = {
     "top1": "top1",
@@ -21,9 +23,12 @@ _MEANS = {
     "hours": "training_time",
     "time_reduction": "training_time_reduction",
     "memory_reduction": "peak_memory_reduction",
+    "activations_reduction": "saved_activations_reduction",
     "tokens_removed": "tokens_removed",
 }
-RELATIVE = {"top1_difference", "time_reduction", "memory_reduction"}  # to the cell `against`, paired by seed
+
+# to the cell `against`, paired by seed
+RELATIVE = {"top1_difference", "time_reduction", "memory_reduction", "activations_reduction"}
 
 
 class Published(Settings):
@@ -114,9 +119,10 @@ class Claim(Settings):
 
 
 class Ledger(Settings):
-    """config/claims.yaml."""
+    """config/claims.yaml. `accuracy`: the epoch whose top-1 is judged; the paper's is the best one on the test set."""
 
     sources: dict[str, str]
+    accuracy: Literal["best", "last"] = "best"
     published: list[Published]
     claims: list[Claim]
 

@@ -57,7 +57,9 @@ class Beside:
 
 
 def recipe_deviation(cell: Cell) -> str | None:
-    """The first setting in which a cell of the `paper` or `fast` protocol departs from the published experiment."""
+    """The first setting in which a cell departs from the published experiment; `custom` ones do not claim to be it."""
+    if cell.protocol == "custom":
+        return None
     allowed = _FREE_OF.get(cell.protocol, _FREE)
     for name, value in Recipe():
         if name not in allowed and getattr(cell.recipe, name) != value:

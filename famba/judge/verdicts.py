@@ -17,7 +17,7 @@ from famba.record import Record, Row
 VerdictName = Literal["reproduced", "not reproduced", "inconclusive", "not tested"]
 _UNITS = {
     "top1": "%", "top1_difference": "points", "hours": "h", "time_reduction": "%", "memory_reduction": "%",
-    "tokens_removed": "tokens",
+    "activations_reduction": "%", "tokens_removed": "tokens",
 }  # fmt: skip
 
 
@@ -70,7 +70,7 @@ class Verdicts(Record):
 
 def judge(ledger: Ledger, rows: Sequence[Row], noise: Sequence[Noise]) -> Verdicts:
     """A verdict for every claim, on rows that may stand side by side (`famba.judge.summary.read_rows`)."""
-    grid = grid_of(rows)
+    grid = grid_of(rows, ledger.accuracy)
     verdicts = []
     for claim in ledger.claims:
         unfit = _not_testable(claim, rows, grid)
