@@ -1,4 +1,4 @@
-"""`famba check`: rows against a frozen baseline, or against the written rules. Exit status 1 if they do not hold."""
+"""`famba check`: rows against a frozen baseline, another protocol or the written rules; exit status 1 on a failure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from famba.errors import CheckFailed
-from famba.judge import baseline, gate, rules
+from famba.errors import CheckFailed, InputError
+from famba.judge import baseline, equivalence, gate, rules
 from famba.judge.summary import read_rows
 from famba.record import atomic_file
 
@@ -32,16 +32,21 @@ def add_parser(commands: Any) -> None:
     """`famba check`."""
     parser = commands.add_parser(
         "check",
-        help="hold rows against a frozen baseline, or against the written rules",
+        help="hold rows against a frozen baseline, another protocol or the written rules",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Hold result rows against a frozen baseline or the written rules; print the table either way,\n"
-        "and exit with status 1 if they do not hold. Where GITHUB_STEP_SUMMARY is set, the table goes there, too.\n\n"
-        "  famba check --against results/baselines/smoke.json results/smoke/cells/*/row.json",
-        epilog=f"{gate.__doc__}\nThe rules:\n{rules.written()}",
+        description="Hold result rows against a frozen baseline, another protocol or the written rules. Prints the\n"
+        "table either way and exits with status 1 if they do not hold. Where GITHUB_STEP_SUMMARY is set, the table\n"
+        "goes there, too.\n\n"
+        "  famba check --against results/baselines/smoke.json results/smoke/cells/*/row.json\n"
+        "  famba check --equals results/paper results/fast/cells/*/row.json",
+        epilog=f"{gate.__doc__}\n{equivalence.__doc__}\nThe rules:\n{rules.written()}",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--against", type=Path, metavar="FILE", help="frozen baseline to hold the rows against")
     what.add_argument("--rules", action="store_true", help="hold each row against the written rules (below)")
+    what.add_argument(
+        "--equals", type=Path, metavar="FOLDER", help="experiment to whose accuracy the rows' must be shown to be equal"
+    )
     what.add_argument("--freeze", type=Path, metavar="FILE", help="write the rows as the baseline, three seeds or more")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="also write the outcome as JUnit XML")
     parser.add_argument(
@@ -68,6 +73,10 @@ def _main(args: argparse.Namespace) -> int:
         name, head = "rules", ("rule", "row", "verdict", "what is wrong")
         outcomes = [_of_finding(finding) for finding in rules.apply(rows)]
         shown = _together(outcomes)
+    elif args.equals:
+        reference = read_rows(_rows_of(args.equals))
+        name, head = "equivalence", ("cell", "top-1 (%)", "reference", "margin", "p equal", "p different", "verdict")
+        shown = outcomes = [_of_agreement(agreement) for agreement in equivalence.compare(rows, reference)]
     else:
         frozen = baseline.read(args.against)
         baseline.require_same_settings(frozen, args.against, rows)
@@ -90,6 +99,13 @@ def _main(args: argparse.Namespace) -> int:
     return 0
 
 
+def _rows_of(experiment: Path) -> list[Path]:
+    rows = sorted(experiment.glob("cells/*/row.json"))
+    if not rows:
+        raise InputError(f"{experiment}: no cells/*/row.json here; name the folder of an experiment that has been run")
+    return rows
+
+
 def _of_finding(finding: rules.Finding) -> Outcome:
     columns = (finding.rule, finding.row, finding.verdict, finding.detail)
     return Outcome(columns, finding.rule, finding.row, finding.verdict == "broken", finding.detail)
@@ -100,6 +116,14 @@ def _of_line(line: gate.Line) -> Outcome:
     columns = (line.check, line.cell, line.frozen, line.now, p, line.limit, line.verdict)
     detail = f"frozen {line.frozen}, now {line.now}"
     return Outcome(columns, line.check, line.cell, line.verdict == "regression", detail)
+
+
+def _of_agreement(agreement: equivalence.Agreement) -> Outcome:
+    now, then = (f"{mean:.2f} (n = {n})" for mean, n in zip(agreement.top1, agreement.n, strict=True))
+    p = f"{agreement.p_equal:.2g}", f"{agreement.p_different:.2g}"
+    columns = (agreement.cell, now, then, f"±{agreement.margin:.2f}", *p, agreement.verdict)
+    detail = f"{agreement.verdict}: {now} here, {then} in the reference, margin {agreement.margin:.2f}"
+    return Outcome(columns, "top-1", agreement.cell, agreement.verdict != "equal", detail)
 
 
 def _together(outcomes: Sequence[Outcome]) -> list[Outcome]:

@@ -20,7 +20,7 @@ from famba.schedule import STRATEGIES, strategy, tokens_per_layer
 
 # settings of the recipe that change speed or memory and not what is computed
 _FREE = {"micro_batch", "eval_batch", "workers"}
-_FREE_OF = {"paper": _FREE, "fast": _FREE | {"precision", "augmentation", "cuda_graphs"}}
+FREE_OF = {"paper": _FREE, "fast": _FREE | {"precision", "augmentation", "cuda_graphs"}}
 _RATE_TOLERANCE = 0.1  # data waits and logging between steps belong to the training time, not to a step
 
 
@@ -49,7 +49,7 @@ class Beside:
     @property
     def formal(self) -> bool:
         """Whether the row claims to be of a published protocol."""
-        return self.row.cell.protocol in _FREE_OF
+        return self.row.cell.protocol in FREE_OF
 
     def only_formal(self) -> None:
         if not self.formal:
@@ -60,7 +60,7 @@ def recipe_deviation(cell: Cell) -> str | None:
     """The first setting in which a cell departs from the published experiment; `custom` ones do not claim to be it."""
     if cell.protocol == "custom":
         return None
-    allowed = _FREE_OF.get(cell.protocol, _FREE)
+    allowed = FREE_OF.get(cell.protocol, _FREE)
     for name, value in Recipe():
         if name not in allowed and getattr(cell.recipe, name) != value:
             return f"recipe.{name} is {getattr(cell.recipe, name)}, the protocol's {value}"

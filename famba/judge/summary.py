@@ -29,6 +29,7 @@ RATIOS = {  # of a row to the unfused row of the same model and seed
     "peak_memory_ratio": "peak_memory_mib",
     "saved_activations_ratio": "saved_activations_mib_per_image",
 }
+COMPARED = ("top1_last_percent", "train_s", "step_ratio", "saved_activations_ratio")  # between revisions
 Line = dict[str, Any]
 
 
@@ -154,13 +155,18 @@ def described(rows: Mapping[Path, Row]) -> str:
     )
 
 
-def nested(lines: Sequence[Line]) -> dict[str, dict[str, Line]]:
-    """{model: {strategy: {metric: value}}}, numbers only and without the empty ones: what `dvc metrics diff` reads."""
-    tree: dict[str, dict[str, Line]] = {}
-    for line in lines:
-        numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
-        tree.setdefault(line["model"], {})[line["strategy"]] = numbers
-    return tree
+def compared(lines: Sequence[Line]) -> dict[str, dict[str, Line]]:
+    """{metric: {model: {strategy: value}}} of a few numbers, the empty ones left out: what `dvc metrics diff` shows.
+
+    It prints a line for each number that has changed; all there are would be hundreds, most of them of the clock.
+    """
+    return {
+        metric: {
+            model: {line["strategy"]: line[metric] for line in group if line[metric] is not None}
+            for model, group in groupby(lines, key=lambda line: line["model"])
+        }
+        for metric in COMPARED
+    }
 
 
 def _pair(row: Row) -> tuple[str, int]:
@@ -237,7 +243,7 @@ def _main(args: argparse.Namespace) -> int:
         writer.writerows({key: _short(value) for key, value in line.items()} for line in lines)
     rounded = [{key: _short(value) for key, value in line.items()} for line in lines]
     for name, text in (
-        ("summary.json", json.dumps(nested(rounded), indent=1) + "\n"),
+        ("summary.json", json.dumps(compared(rounded), indent=1) + "\n"),
         ("tables/summary.md", markdown(lines, described(rows))),
         ("tables/summary.tex", latex(lines, described(rows))),
         ("claims.json", judged.model_dump_json(indent=1) + "\n"),
