@@ -11,7 +11,8 @@ from typing import Any
 
 from famba.errors import InputError
 
-NAMES = ("top1", "time", "memory", "accuracy_time", "accuracy_memory", "tokens", "curves")
+NAMES = ("top1", "time", "memory", "accuracy_time", "accuracy_memory", "tokens", "strategies", "curves")
+TOKEN_NAMES = ("similarity", "best_match", "fused_patches")  # need the tokens.npz beside each row
 
 
 def add_parser(commands: Any) -> None:
@@ -19,7 +20,8 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "figures",
         help="draw the figures of an experiment from its rows",
-        description=f"Draw {', '.join(NAMES)}, each as .svg and .png. epochs.csv is read beside each row. "
+        description=f"Draw {', '.join(NAMES + TOKEN_NAMES)}, each as .svg and .png. epochs.csv and tokens.npz are read "
+        "beside each row. "
         "Example: famba figures --out results/smoke/figures results/smoke/cells/*/row.json",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the figures")
@@ -42,6 +44,8 @@ def _main(args: argparse.Namespace) -> int:
             f"the figures need {error.name}, which is not installed: pip install 'famba[pipeline]'"
         ) from None
 
-    draw(args.rows, args.out, args.claims)
-    print(f"{args.out}: {', '.join(NAMES)} (.svg, .png)")
+    bare = draw(args.rows, args.out, args.claims)
+    print(f"{args.out}: {', '.join(NAMES if bare else NAMES + TOKEN_NAMES)} (.svg, .png)")
+    if bare:
+        print(f"not drawn: {', '.join(TOKEN_NAMES)}; {len(bare)} rows have no tokens.npz, such as {bare[0]}")
     return 0

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from famba.figures import bars, lines, style, tradeoff
+from famba.figures import bars, lines, patches, similarity, strategies, style, tradeoff
 from famba.figures.results import Results, read_results
+from famba.tokens import NAME, TokenRecord, read_tokens
 
 FIGURES: Mapping[str, Callable[[Results], Figure]] = {
     "top1": bars.top1,
@@ -17,22 +18,34 @@ FIGURES: Mapping[str, Callable[[Results], Figure]] = {
     "accuracy_time": tradeoff.accuracy_time,
     "accuracy_memory": tradeoff.accuracy_memory,
     "tokens": lines.tokens,
+    "strategies": strategies.strategies,
     "curves": lines.curves,
+}
+TOKEN_FIGURES: Mapping[str, Callable[[Results, Mapping[Path, TokenRecord]], Figure]] = {
+    "similarity": similarity.similarity,
+    "best_match": similarity.best_match,
+    "fused_patches": patches.fused_patches,
 }
 
 
-def draw(rows: Sequence[Path], out: Path, claims: Path) -> None:
-    """Read rows and write every figure to `out` as <name>.svg and <name>.png. Raises InputError."""
+def draw(rows: Sequence[Path], out: Path, claims: Path) -> list[Path]:
+    """Read rows and write every figure to `out` as <name>.svg and <name>.png.
+
+    Returns the rows that have no token record: where there is one, `TOKEN_FIGURES` are not drawn. Raises InputError.
+    """
     results = read_results(rows, claims)
-    for name in FIGURES:
+    bare = [path for path in results.rows if not path.with_name(NAME).exists()]
+    records = {} if bare else {path: read_tokens(path.with_name(NAME), row) for path, row in results.rows.items()}
+    for name in [*FIGURES, *(TOKEN_FIGURES if records else ())]:
         with style.theme():
-            style.save(figure(name, results), out, name)
+            style.save(figure(name, results, records), out, name)
+    return bare
 
 
-def figure(name: str, results: Results) -> Figure:
-    """One figure by its name, watermarked where the rows are a smoke run's."""
+def figure(name: str, results: Results, records: Mapping[Path, TokenRecord] | None = None) -> Figure:
+    """One figure by its name, watermarked where the rows are a smoke run's. `TOKEN_FIGURES` need the token records."""
     with style.theme():
-        made = FIGURES[name](results)
+        made = FIGURES[name](results) if name in FIGURES else TOKEN_FIGURES[name](results, records or {})
         if results.smoke:
             style.watermark(made)
         return made

@@ -68,8 +68,8 @@ def mean_interval(values: Any) -> tuple[float, float]:
     return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
-def title(axes: Axes, model: str) -> None:
-    axes.set_title(model_name(model))
+def title(axes: Axes, model: str, pad: float | None = None) -> None:
+    axes.set_title(model_name(model), pad=pad)
 
 
 def tidy(axes: Axes, grid: str = "both") -> None:

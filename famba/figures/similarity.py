@@ -1,0 +1,118 @@
+"""Where the similar tokens of a trained model are: all pairs of patches in some layers, and the best match in each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from famba.figures import palette, style
+from famba.figures.results import Results
+from famba.tokens import TokenRecord
+
+_COLOURS = colormaps["cividis"].resampled(64)  # steps too fine to see; with more, the files are twice as large
+Records = Mapping[Path, TokenRecord]
+
+
+def similarity(results: Results, records: Records) -> Figure:
+    """Cosine similarity of all pairs of patches, mean over images, in layers from the first to the last: a row per
+    model, of its first seed, not fused where the experiment has such a cell."""
+    shown = [_paths(results, model, _reference(results, model))[0] for model in results.models]
+    columns = max(len(records[path].layers) for path in shown)
+    side = (style.FULL - 0.9) / columns
+    figure = style.new_figure(style.FULL, (side + 0.4) * len(shown) + 0.55)
+    grid = figure.subplots(len(shown), columns, squeeze=False)
+    lowest = min(float(records[path].similarity.min()) for path in shown)
+    for line, path in zip(grid, shown, strict=True):
+        record, row = records[path], results.rows[path]
+        wide = round(record.similarity.shape[1] ** 0.5)  # patches in a row of the image
+        for axes in line[len(record.layers) :]:
+            axes.set_axis_off()
+        for i, (axes, layer, values) in enumerate(zip(line, record.layers, record.similarity, strict=False)):
+            drawn = axes.imshow(values, vmin=lowest, vmax=1, cmap=_COLOURS, interpolation="none")
+            ticks = np.arange(0, len(values), wide * max(1, round(wide / 4)))
+            axes.set_xticks(ticks)
+            axes.set_yticks(ticks, ticks if i == 0 else [""] * len(ticks))
+            axes.tick_params(labelsize=5, length=1.5, pad=1.5)
+            axes.text(0.5, 1.04, f"layer {layer}", transform=axes.transAxes, ha="center", fontsize=7)
+        line[0].set_ylabel("patch")
+        style.title(line[0], row.cell.model, pad=16)  # above the layer's
+    for axes in grid[-1]:
+        axes.set_xlabel("patch", labelpad=1)
+    bar = figure.colorbar(drawn, ax=grid, fraction=0.02, pad=0.01, aspect=15 * len(shown))
+    bar.set_label("cosine similarity")
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=6)
+    style.footer(
+        figure, results, _of(results, shown), f"Mean over {records[shown[0]].seen} test images.", _METRIC,
+        "Patches in the order of the scan, row by row of the image.",
+    )  # fmt: skip
+    return figure
+
+
+def best_match(results: Results, records: Records) -> Figure:
+    """By layer, how alike a token and its nearest partner are: what the matching would link, fused or not."""
+    several = len(results.models) > 1
+    figure = style.new_figure(style.FULL if several else style.COLUMN, 2.5)
+    grid = figure.subplots(1, len(results.models), squeeze=False, sharey=True)[0]
+    colour, marker = palette.colours(results.strategies), palette.markers(results.strategies)
+    for i, (axes, model) in enumerate(zip(grid, results.models, strict=True)):
+        name = _reference(results, model)
+        table = pd.concat(
+            pd.DataFrame({"layer": range(len(values)), "best": values})
+            for values in (records[path].best_match for path in _paths(results, model, name))
+        )
+        sns.lineplot(
+            table, x="layer", y="best", ax=axes, color=colour[name], marker=marker[name], markersize=4, label=name,
+            markeredgewidth=0, errorbar=style.mean_interval if results.several_seeds else None, legend=False,
+            err_kws={"alpha": 0.25, "linewidth": 0},
+        )  # fmt: skip
+        axes.set(xlabel="layer", ylabel="best-match cosine similarity" if i == 0 else "")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(-0.5, len(table["layer"].unique()) - 0.5)
+        style.title(axes, model)
+        style.tidy(axes)
+    shown = [path for model in results.models for path in _paths(results, model, _reference(results, model))]
+    lowest = min(np.nanmin(records[path].best_match) for path in shown)
+    grid[0].set_ylim(min(lowest - 0.02, 0.9), 1)  # a cosine's largest; small differences are to look small
+    named = list(dict.fromkeys(results.rows[path].cell.strategy for path in shown))
+    style.legend(figure, [h for h in style.strategy_handles(results) if h.get_label() in named])
+    band = "Band: 95 % interval over seeds (Student t)." if results.several_seeds else "One seed: no interval."
+    style.footer(
+        figure, results,
+        "Mean over the tokens at even positions (not the class token) of the largest similarity to one at an odd "
+        f"position, and over {records[shown[0]].seen} test images.", band, _METRIC,
+    )  # fmt: skip
+    return figure
+
+
+_METRIC = "Similarity of the hidden states that the matching compares: after the norm of the layer, before its mixer."
+
+
+def _reference(results: Results, model: str) -> str:
+    """The strategy whose tokens are shown: none fused, or the first that the experiment has."""
+    there = set(results.of(model)["strategy"])
+    return next(name for name in results.strategies if name in there)
+
+
+def _paths(results: Results, model: str, strategy: str) -> list[Path]:
+    """The rows of a model and strategy, by seed."""
+    of = {
+        row.cell.seed: path
+        for path, row in results.rows.items()
+        if (row.cell.model, row.cell.strategy) == (model, strategy)
+    }
+    return [of[seed] for seed in sorted(of)]
+
+
+def _of(results: Results, shown: list[Path]) -> str:
+    """Which cells the maps are of."""
+    cells = [results.rows[path].cell for path in shown]
+    names = sorted({f"{cell.strategy}, seed {cell.seed}" for cell in cells})
+    return f"Trained models of {' and '.join(names)}."

@@ -1,0 +1,105 @@
+"""The strategies, drawn from the schedules that were really trained: a box per layer, as high as its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from famba.figures import palette, style
+from famba.figures.results import Results
+from famba.judge.tables import model_name
+from famba.record import Row
+
+_KEPT = "#e4e4e4"  # a layer that fuses nothing
+_WIDTH, _HEIGHT = 0.82, 0.84  # of a frame, in layers and in lines
+_FRAME: dict[str, Any] = {"edgecolor": "#aaaaaa", "linewidth": 0.4}
+
+
+def strategies(results: Results) -> Figure:
+    """Every strategy of the experiment as a row of layers. Models that share all schedules share a panel."""
+    groups = _alike(results)
+    lines = sum(len(rows) for _, rows in groups)
+    figure = style.new_figure(style.FULL, 0.36 * lines + 0.35 * len(groups) + 0.65)
+    ratios = [len(rows) for _, rows in groups]
+    grid = figure.subplots(len(groups), 1, squeeze=False, height_ratios=ratios)[:, 0]
+    colour = palette.colours(results.strategies)
+    for axes, (models, rows) in zip(grid, groups, strict=True):
+        depth, tokens = rows[0].cell.architecture.depth, rows[0].cell.architecture.tokens
+        for place, row in enumerate(rows):
+            _draw(axes, place, row, colour[row.cell.strategy])
+        axes.set_xlim(-0.5, depth - 0.5)
+        axes.set_ylim(len(rows) - 0.45, -0.55)
+        axes.set_yticks(range(len(rows)), [row.cell.strategy for row in rows])
+        axes.tick_params(axis="both", length=0)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=depth, integer=True) if depth <= 24 else MaxNLocator(12))
+        axes.spines[:].set_visible(False)
+        axes.set_title(f"{', '.join(model_name(model) for model in models)}: {tokens} tokens")
+        _beside(axes, -0.72, "final  (mean)", color=style.FAINT)
+    grid[-1].set_xlabel("layer")
+    style.legend(
+        figure,
+        [
+            Patch(facecolor=style.FAINT, edgecolor="none", label="fuses r tokens (number: r)"),
+            Patch(facecolor=_KEPT, edgecolor="none", label="fuses none"),
+            Patch(facecolor="none", label="all tokens of the image", **_FRAME),
+        ],
+    )
+    style.footer(
+        figure,
+        results,
+        "Height of a bar: tokens that the layer's mixer sees; mean: over the layers, of all tokens.",
+        "Layers count from 0.",
+    )
+    return figure
+
+
+def _draw(axes: Axes, place: int, row: Row, colour: str) -> None:
+    """One strategy: a bar per layer in a frame that is as high as all tokens."""
+    tokens, seen = row.cell.architecture.tokens, row.tokens.scheduled[:-1]
+    ground = place + _HEIGHT / 2  # the axis points down
+    for layer, before in enumerate((tokens, *seen[:-1])):
+        r = before - seen[layer]  # what the schedule asks for, or what is left to fuse
+        left, high = layer - _WIDTH / 2, _HEIGHT * seen[layer] / tokens
+        axes.add_patch(Rectangle((left, ground), _WIDTH, -high, facecolor=colour if r else _KEPT, edgecolor="none"))
+        axes.add_patch(Rectangle((left, ground), _WIDTH, -_HEIGHT, facecolor="none", **_FRAME))
+        if r:
+            inside = high > 0.4
+            axes.text(
+                layer, ground - high + (0.04 if inside else -0.04), str(r), size=min(6.0, 130 / len(seen)),
+                ha="center", va="top" if inside else "bottom", color=_on(colour) if inside else style.INK,
+            )  # fmt: skip
+    _beside(axes, place, f"{row.tokens.scheduled[-1]}  ({100 * sum(seen) / (len(seen) * tokens):.1f} %)")
+
+
+def _beside(axes: Axes, place: float, text: str, **look: Any) -> None:
+    """A text right of the last layer."""
+    where = (1.01, place)
+    axes.annotate(text, where, xycoords=("axes fraction", "data"), va="center", size=7, annotation_clip=False, **look)
+
+
+def _alike(results: Results) -> Sequence[tuple[list[str], list[Row]]]:
+    """Models with the same schedules and tokens together: their names, and a row per strategy of the first of them."""
+    groups: dict[tuple[object, ...], tuple[list[str], list[Row]]] = {}
+    for model in results.models:
+        rows = _first_seed(results, model)
+        key = tuple((name, row.cell.schedule, row.tokens.scheduled) for name, row in rows.items())
+        groups.setdefault(key, ([], list(rows.values())))[0].append(model)
+    return list(groups.values())
+
+
+def _first_seed(results: Results, model: str) -> Mapping[str, Row]:
+    """A row of each strategy of a model, in the strategies' order."""
+    of = {row.cell.strategy: row for row in reversed(list(results.rows.values())) if row.cell.model == model}
+    return {name: of[name] for name in results.strategies if name in of}
+
+
+def _on(colour: str) -> str:
+    """Ink or white, whichever is read better on a colour (by its relative luminance)."""
+    red, green, blue = to_rgb(colour)
+    return "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.48 else style.INK

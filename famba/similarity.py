@@ -1,0 +1,134 @@
+"""Where the similar tokens of a trained model are, and which of them it fuses.
+
+The paper's motivation for cross-layer fusion is that tokens grow alike, and not in all layers equally. Here that is
+measured on what the matching itself compares.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from famba.augment.tensor import MEAN, STD
+from famba.fusion import Match, match
+from famba.measure import Autocast
+from famba.model import Block, VisionMamba
+from famba.tokens import TokenRecord
+
+IMAGES = 64  # that similarity is averaged over
+EXAMPLES = 4  # whose groups are kept
+MAPS = 6  # layers that get a map of all pairs, from the first to the last
+EXAMPLE_SIZE = 64  # pixels that an example is kept with, at most
+
+
+def token_record(model: VisionMamba, images: Tensor, autocast: Autocast) -> TokenRecord:
+    """Watch the tokens in one forward pass over the first images of (B, 3, S, S), as the model takes them."""
+    images = images[:IMAGES]
+    watch = _Watch(model, images)
+    handles = [
+        handle
+        for layer, block in enumerate(model.blocks)
+        for handle in (
+            block.register_forward_pre_hook(watch.enter),
+            block.norm.register_forward_hook(lambda _, __, hidden, layer=layer: watch.see(layer, hidden)),
+        )
+    ]
+    try:
+        with torch.no_grad(), autocast():
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return TokenRecord(
+        best_match=np.array(watch.best_match),
+        layers=watch.layers,
+        similarity=torch.stack(watch.maps).cpu().numpy(),
+        images=_pixels(images[:EXAMPLES]),
+        groups=torch.stack(watch.groups, dim=1).cpu().numpy(),
+        seen=len(images),
+    )
+
+
+def cosines(metric: Tensor) -> Tensor:
+    """(B, T, C) -> (B, T, T) cosine similarity of all pairs, in at least float32 as the matching takes it."""
+    with torch.autocast(metric.device.type, enabled=False):
+        metric = metric.to(torch.promote_types(metric.dtype, torch.float32))
+        unit = metric / metric.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(metric.dtype).tiny)
+        return unit @ unit.transpose(1, 2)
+
+
+def best_match(cosine: Tensor, cls: Tensor) -> Tensor:
+    """Mean over the tokens at even positions of the largest similarity to one at an odd position.
+
+    Args:
+        cosine: (B, T, T). cls: (B,) position of the class token, which takes no part on either side.
+
+    Returns:
+        (B,); NaN where nothing is left to compare.
+    """
+    is_cls = torch.arange(cosine.shape[1], device=cosine.device) == cls[:, None]  # (B, T)
+    links = cosine.masked_fill(is_cls[:, None, :], -torch.inf)[:, ::2, 1::2]  # (B, A, B)
+    if links.shape[2] == 0:
+        return cosine.new_full((len(cosine),), torch.nan)
+    strength = links.amax(dim=2).masked_fill(is_cls[:, ::2], torch.nan)  # (B, A)
+    return strength.masked_fill(strength.isinf(), torch.nan).nanmean(dim=1)
+
+
+def joined(pairs: Match, position: Tensor, order: str) -> Tensor:
+    """Where tokens stand after a fusion: (B, n) positions before it -> (B, n) positions after it, in that order."""
+    places = pairs.kept if order == "sequence" else pairs.tome
+    after = torch.empty(len(places), pairs.tokens, dtype=torch.long, device=places.device)
+    after.scatter_(1, places, torch.arange(places.shape[1], device=places.device).expand_as(places))
+    after.scatter_(1, pairs.source, after.gather(1, pairs.target))
+    return after.gather(1, position)
+
+
+class _Watch:
+    """Follows every patch of the input through the layers of a forward pass."""
+
+    def __init__(self, model: VisionMamba, images: Tensor) -> None:
+        depth, tokens = len(model.blocks), model.pos_embed.shape[1]
+        self.layers = np.unique(np.linspace(0, depth - 1, MAPS).round().astype(int))
+        self.best_match: list[float] = []
+        self.maps: list[Tensor] = []  # (P, P) each
+        self.groups: list[Tensor] = []  # (EXAMPLES, P) each
+        patches = [token for token in range(tokens) if token != model.cls_index]
+        self._position = torch.tensor(patches, device=images.device).expand(len(images), -1)  # (B, P), of each patch
+
+    def enter(self, block: Block, inputs: tuple[Any, ...]) -> None:
+        """A block is about to run on hidden states, residual and the class token's index."""
+        self._block, self._cls = block, inputs[2]
+
+    def see(self, layer: int, hidden: Tensor) -> None:
+        """The block's norm has made (B, T, C): what is matched, and then fused."""
+        cosine = cosines(hidden)
+        cls = torch.as_tensor(self._cls, device=hidden.device).expand(len(hidden))
+        self.best_match.append(best_match(cosine, cls).mean().item())
+        if layer in self.layers:
+            batch = torch.arange(len(hidden), device=hidden.device)[:, None, None]
+            position = self._position
+            self.maps.append(cosine[batch, position[:, :, None], position[:, None, :]].mean(dim=0))
+        if self._block.fused:
+            pairs = match(hidden, self._block.fused, protected=self._cls)
+            self._position = joined(pairs, self._position, self._block.order)
+        self.groups.append(_first_patch(self._position[:EXAMPLES]))
+
+
+def _first_patch(position: Tensor) -> Tensor:
+    """Position of each patch's token (B, P) -> the first patch that stands at the same position (B, P)."""
+    patch = torch.arange(position.shape[1], device=position.device).expand_as(position)
+    first = torch.zeros(len(position), int(position.max()) + 1, dtype=torch.long, device=position.device)
+    first.scatter_reduce_(1, position, patch, "amin", include_self=False)
+    return first.gather(1, position)
+
+
+def _pixels(images: Tensor) -> np.ndarray:
+    """Normalised (n, 3, S, S) -> (n, s, s, 3) uint8, shrunk by a whole number to EXAMPLE_SIZE at most."""
+    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
+    pixels = images.float() * std + mean
+    shrink = -(-images.shape[-1] // EXAMPLE_SIZE)
+    pixels = torch.nn.functional.avg_pool2d(pixels, shrink)
+    return (pixels * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
