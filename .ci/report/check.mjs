@@ -1,0 +1,142 @@
+// node check.mjs REPORT.html FOLDER: open a report in headless Chromium, hold it to what it promises, and write
+// screenshots and the printed page to FOLDER. Exit status 1 if a promise is broken.
+import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { launch } from "./browser.mjs";
+
+const [report, folder] = process.argv.slice(2).map((path) => resolve(path));
+const url = pathToFileURL(report).href;
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const broken = [];
+
+function expect(holds, what, detail = "") {
+  console.log(`${holds ? "ok    " : "BROKEN"} ${what}${!holds && detail ? `: ${detail}` : ""}`);
+  if (!holds) broken.push(what);
+}
+
+mkdirSync(folder, { recursive: true });
+expect(statSync(report).size < 5e6, "under 5 MB", `${statSync(report).size} bytes`);
+const browser = await launch(process.env.CHROMIUM ?? "chromium");
+const page = await browser.open();
+const said = [];
+const requests = [];
+page.on("Runtime.consoleAPICalled", ({ type, args }) => said.push(`${type}: ${args.map((a) => a.value).join(" ")}`));
+page.on("Runtime.exceptionThrown", ({ exceptionDetails }) => said.push(exceptionDetails.exception?.description));
+page.on("Log.entryAdded", ({ entry }) => said.push(`${entry.source}: ${entry.text}`));
+page.on("Network.requestWillBeSent", ({ request }) => requests.push(request.url));
+
+async function show(width, scheme, height = 900) {
+  await page.call("Emulation.setDeviceMetricsOverride", { width, height, deviceScaleFactor: 1, mobile: width < 500 });
+  const features = [{ name: "prefers-color-scheme", value: scheme }, { name: "prefers-reduced-motion", value: "reduce" }];
+  await page.call("Emulation.setEmulatedMedia", { features });
+  const loaded = page.next("Page.loadEventFired");
+  await page.call("Page.navigate", { url });
+  await loaded;
+}
+
+// Nothing is said, nothing is fetched, nothing sticks out; axe finds nothing, in light and dark, with everything open.
+for (const width of [390, 1440]) {
+  for (const scheme of ["light", "dark"]) {
+    await show(width, scheme);
+    const over = await page.run("document.documentElement.scrollWidth - document.documentElement.clientWidth");
+    expect(over <= 0, `${width} px, ${scheme}: no horizontal scroll`, `${over} px too wide`);
+    const { data } = await page.call("Page.captureScreenshot", { captureBeyondViewport: true });
+    writeFileSync(join(folder, `${width}-${scheme}.png`), Buffer.from(data, "base64"));
+    await page.run("document.querySelectorAll('details').forEach((d, i) => { d.open = i < 20; })");
+    const opened = await page.run("document.documentElement.scrollWidth - document.documentElement.clientWidth");
+    expect(opened <= 0, `${width} px, ${scheme}: none with its details open`, `${opened} px too wide`);
+    await page.call("Runtime.evaluate", { expression: axe });
+    const { violations } = JSON.parse(await page.run("axe.run().then((found) => JSON.stringify(found))"));
+    const told = violations.map((v) => `${v.id} (${v.nodes.length}): ${v.nodes[0].html} ${v.nodes[0].failureSummary}`);
+    expect(!violations.length, `${width} px, ${scheme}: axe`, told.join("\n"));
+  }
+}
+
+// The keyboard alone reaches charts, sorting and copying.
+await show(1440, "light");
+const stops = [];
+const focused = `(() => { const e = document.activeElement; return e === document.body ? "body" :
+  e.matches(".mark") ? "mark" : e.matches(".sort") ? "sort" : e.matches("[data-copy]") ? "copy" : e.matches(".skip") ? "skip" : "other"; })()`;
+const tips = [];
+for (let i = 0; i < 1500; i++) {
+  await page.press("Tab");
+  const stop = await page.run(focused);
+  if (stop === "body") break;
+  stops.push(stop);
+  if (stop === "mark") tips.push(await page.run("!tip.hidden && tip.textContent.length > 10"));
+}
+const charts = await page.run("document.querySelectorAll('.panels svg').length");
+const sorts = await page.run("document.querySelectorAll('.sort').length");
+const tabbed = (kind) => stops.filter((stop) => stop === kind).length;
+expect(stops[0] === "skip", "the first stop skips to the verdicts", stops[0]);
+expect(tabbed("mark") === charts && charts >= 7, "tab stops once at every chart", `${tabbed("mark")} of ${charts}`);
+expect(tips.length > 0 && tips.every(Boolean), "a chart in focus shows a tooltip");
+expect(tabbed("sort") === sorts && sorts > 0, "tab reaches every sort button", `${tabbed("sort")} of ${sorts}`);
+expect(tabbed("copy") > 5, "tab reaches the copy buttons", `${tabbed("copy")}`);
+
+await page.run("document.querySelector('#figure-tokens .mark').focus()");
+const before = await page.run("tip.textContent");
+await page.press("ArrowRight");
+const after = await page.run("tip.textContent");
+expect(before !== after && after.length > 10, "an arrow key goes to the next mark", after);
+await page.press("End");
+const last = "document.activeElement === [...document.querySelector('#figure-tokens .panels svg').querySelectorAll('.mark')].at(-1)";
+expect(await page.run(last), "End goes to the last mark");
+await page.press("Escape");
+expect(await page.run("tip.hidden"), "Escape hides the tooltip");
+await page.run("document.querySelector('.panels svg .mark').focus()");
+await page.press("Enter");
+await page.run("new Promise((done) => setTimeout(done, 100))");
+expect(await page.run("document.querySelector(':target')?.tagName === 'TR'"), "Enter leads to the line of the table");
+
+const mouse = await page.run(`(() => { const m = document.querySelector("#figure-accuracy_time .mark");
+  m.scrollIntoView({ block: "center", behavior: "instant" }); const b = m.getBoundingClientRect();
+  return { x: b.x + b.width / 2, y: b.y + b.height / 2, label: m.getAttribute("aria-label").replaceAll("\\n", "") }; })()`);
+await page.call("Input.dispatchMouseEvent", { type: "mouseMoved", x: mouse.x, y: mouse.y });
+const hovered = await page.run("tip.hidden ? '' : tip.textContent");
+expect(hovered === mouse.label, "pointing at a mark shows its numbers", hovered);
+const { data: tooltip } = await page.call("Page.captureScreenshot");
+writeFileSync(join(folder, "tooltip.png"), Buffer.from(tooltip, "base64"));
+
+// Sorting puts the exact numbers in order, both ways; a missing one stays last.
+const column = `[...document.querySelectorAll("#summary tbody tr")].map((line) => line.cells[3].dataset.value)`;
+const unsorted = await page.run(column);
+await page.run("document.querySelectorAll('#summary .sort')[3].focus()");
+for (const [key, direction, sign] of [["Enter", "descending", -1], [" ", "ascending", 1]]) {
+  await page.press(key);
+  const sorted = await page.run(column);
+  const right = [...unsorted].sort((a, b) => sign * (a - b));
+  expect(sorted.join() === right.join(), `the summary is sorted, ${direction}`, sorted.join());
+  const states = await page.run("[...document.querySelectorAll('#summary th')].map((th) => th.ariaSort).filter(Boolean).join()");
+  expect(states === direction, `aria-sort says ${direction}`, states);
+}
+
+// Copying puts the table's LaTeX and CSV on the clipboard.
+await browser.send("Browser.grantPermissions", { permissions: ["clipboardReadWrite", "clipboardSanitizedWrite"] });
+await page.call("Page.bringToFront");
+for (const [kind, start] of [["LaTeX", "\\begin{table*}"], ["CSV", "model,strategy,n,"]]) {
+  await page.run(`[...document.querySelectorAll("#tables [data-copy]")].find((b) => b.textContent === "Copy ${kind}").focus()`);
+  await page.press("Enter");
+  await page.run("new Promise((done) => setTimeout(done, 200))");
+  const text = await page.run("navigator.clipboard.readText()");
+  expect(text.startsWith(start), `copies the summary as ${kind}`, text.slice(0, 60));
+}
+
+// A link to a row opens it.
+await page.run("document.querySelector('#trainings a').click()");
+await page.run("new Promise((done) => setTimeout(done, 100))");
+expect(await page.run("document.querySelector('details:target').open"), "a link to a row opens it");
+
+// Print: whole pages, no controls.
+const { data: pdf } = await page.call("Page.printToPDF", { preferCSSPageSize: true, printBackground: true });
+writeFileSync(join(folder, "print.pdf"), Buffer.from(pdf, "base64"));
+expect(pdf.length > 20_000, "prints to PDF");
+
+const strangers = requests.filter((request) => request !== url && !request.startsWith("data:"));
+expect(!strangers.length, "no request leaves the page", strangers.join(", "));
+expect(!said.length, "nothing on the console", said.join("\n"));
+await browser.close();
+console.log(broken.length ? `${broken.length} broken` : "all promises kept");
+process.exit(broken.length ? 1 : 0);

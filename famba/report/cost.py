@@ -1,0 +1,100 @@
+"""What the trainings cost: calculated and planned beside measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from famba.cost import step_cost
+from famba.errors import InputError
+from famba.judge.summary import MIB, Line
+from famba.judge.tables import model_name, time_unit
+from famba.record import Row
+from famba.report.table import Entry, Table, line_href, number, table
+
+JOULES_PER_KWH = 3.6e6
+
+
+class Planned(BaseModel):
+    """What the page takes from a cell of `famba plan --json`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    cell: str
+    cell_s: float
+
+
+class Plan(BaseModel):
+    """A file of `famba plan --json`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    basis: list[str]
+    cells: list[Planned]
+
+
+def read_plan(path: Path) -> Plan:
+    """Raises InputError, one line naming file and field."""
+    try:
+        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
+        raise InputError(f"{path}: cannot read the plan ({reason})") from None
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise InputError(f"{path}: not a file of famba plan --json: {where}: {error.errors()[0]['msg']}") from None
+
+
+def cost_table(lines: Sequence[Line], by_line: Mapping[tuple[str, str], Sequence[Row]], plan: Plan | None) -> Table:
+    """Predicted and measured, per model and strategy, of one training. Without a plan or a device that tells its
+    energy, and for the peak of a CPU's process, there is no column."""
+    unit, size = time_unit(max(line["total_s"] for line in lines))
+    planned = {cell.cell: cell.cell_s for cell in plan.cells} if plan else {}
+    columns: dict[str, list[Entry]] = {}
+    for line in lines:
+        rows = by_line[line["model"], line["strategy"]]
+        first, href = rows[0], line_href(line)
+        step = step_cost(first.cell, first.data.classes, first.environment.device_kind, first.scan.backend)
+        seconds, joules = [planned.get(row.id) for row in rows], [row.cost.energy_joules for row in rows]
+        entries = {
+            "model": Entry(model_name(line["model"])),
+            "strategy": Entry(line["strategy"]),
+            f"time, planned ({unit})": number(_mean(seconds, size)),
+            f"time, measured ({unit})": number(line["total_s"] / size, 2, href=href),
+            "step ratio, from tokens": number(line["token_share"], 3),
+            "step ratio, measured": number(line["step_ratio"], 3, href=href),
+            "activations, calculated (MiB/image)": number(step.saved_per_image / MIB),
+            "activations, measured (MiB/image)": number(line["saved_activations_mib_per_image"], 2, href=href),
+            "peak, calculated (MiB)": number(step.peak_bytes / MIB if first.memory.device_peak else None, 0),
+            "peak, measured (MiB)": number(line["peak_memory_mib"], 0, href=href),
+            "forward pass (GFLOP/image)": number(line["forward_flops_per_image"] / 1e9, 3),
+            "energy (kWh)": number(_mean(joules, JOULES_PER_KWH), 3, href=href),
+        }
+        for name, entry in entries.items():
+            columns.setdefault(name, []).append(entry)
+    head = [name for name, column in columns.items() if any(entry.text != "–" for entry in column)]
+    body = zip(*(columns[name] for name in head), strict=True)
+    numeric = "ll" + "r" * (len(head) - 2)
+    return table("cost", "Predicted and measured, of one training (means over seeds)", head, numeric, body)
+
+
+def _mean(values: Sequence[float | None], size: float) -> float | None:
+    """In another unit; None unless all are there."""
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) / size if len(there) == len(values) else None
+
+
+def device_hours(rows: Sequence[Row]) -> str:
+    """What the trainings took together."""
+    seconds = sum(row.time.total for row in rows)
+    first = rows[0].environment
+    if first.device_kind == "cuda":
+        amount, what = seconds * first.world_size / 3600, "GPU-hours"
+    else:
+        amount, what = seconds * first.threads * first.world_size / 3600, "CPU-hours (wall clock × threads)"
+    joules = [row.cost.energy_joules for row in rows]
+    known = [value for value in joules if value is not None]
+    energy = f"{sum(known) / JOULES_PER_KWH:.3g} kWh" if len(known) == len(rows) else "their energy was not recorded"
+    return f"{len(rows)} trainings took {amount:.3g} {what}; {energy}."

@@ -1,0 +1,142 @@
+"""The verdicts: every claim with its numbers, and each comparison that it is made of against what was claimed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from famba.judge.ledger import Ledger
+from famba.judge.tables import model_name
+from famba.judge.verdicts import Part, Verdict, Verdicts
+from famba.report.charts import Panel, Scale
+from famba.report.table import csv_of, words
+
+SYMBOLS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "≈", "not tested": "○"}
+_WIDE, _HIGH = 180, 24
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One part of a claim as text, and drawn on a scale that it shares with the parts of the same unit."""
+
+    what: str
+    n: str
+    href: str
+    mean: str
+    claimed: str
+    effect: str
+    p: str
+    drawn: Panel | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim as the page shows it. `numbers`: name and value, those that there are."""
+
+    id: str
+    quote: str
+    source: str
+    verdict: str
+    symbol: str
+    reason: str
+    reads: str | None
+    numbers: Sequence[tuple[str, str]]
+    parts: Sequence[Comparison]
+    drawn: Panel | None
+    told: str
+
+
+def claims(verdicts: Verdicts, ledger: Ledger) -> list[Claim]:
+    """All claims, in the ledger's order."""
+    found = []
+    for v in verdicts.verdicts:
+        turning = next((p for p in v.parts if (p.mean, p.n, p.effect_size) == (v.mean, v.n, v.effect_size)), None)
+        compared = [_comparison(part, v.parts) for part in v.parts]
+        reason = v.reason[:1].upper() + v.reason[1:]
+        told = f"{_bare(turning)}; claimed: {_claimed(turning)}" if turning and turning.expected else ""
+        found.append(
+            Claim(
+                v.id, v.quote, ledger.sources[v.source], v.verdict, SYMBOLS[v.verdict], reason, v.reads, _numbers(v),
+                compared, _drawn(turning, [turning]) if turning else None, told,
+            )
+        )  # fmt: skip
+    return found
+
+
+def counts(verdicts: Verdicts) -> list[tuple[str, str, int]]:
+    """Symbol, verdict and number of claims, every verdict once."""
+    names = [v.verdict for v in verdicts.verdicts]
+    return [(symbol, name, names.count(name)) for name, symbol in SYMBOLS.items()]  # type: ignore[arg-type]
+
+
+def as_csv(verdicts: Verdicts, ledger: Ledger) -> str:
+    """The verdicts with exact numbers."""
+    fields = ("verdict", "n", "mean", "low", "high", "unit", "effect_size", "reason")
+    lines = [[v.id, v.quote, ledger.sources[v.source], *(getattr(v, f) for f in fields)] for v in verdicts.verdicts]
+    return csv_of([("claim", "quote", "source", *fields), *lines])
+
+
+def _numbers(v: Verdict) -> list[tuple[str, str]]:
+    unit = f" {v.unit}" if v.unit else ""
+    there = [
+        ("mean", None if v.mean is None else f"{v.mean:.4g}{unit}"),
+        ("95 % interval", _interval(v)),
+        ("n", None if v.n is None else str(v.n)),
+        ("effect size", None if v.effect_size is None else f"{v.effect_size:.2g}"),
+    ]
+    return [(name, value) for name, value in there if value is not None]
+
+
+def _interval(of: Verdict | Part) -> str | None:
+    return None if of.low is None or of.high is None else f"{of.low:.4g} to {of.high:.4g}"
+
+
+def _comparison(part: Part, parts: Sequence[Part]) -> Comparison:
+    share = "" if part.bootstrap is None else f"dominates in {part.bootstrap:.0%} of resamples"
+    against = f" against {part.against}" if part.against else ""
+    return Comparison(
+        what=f"{model_name(part.model)}, {part.strategy}{against}: {words(part.quantity)}",
+        n=str(part.n),
+        href=f"#line-{part.model}-{part.strategy}",
+        mean=share or _bare(part),
+        claimed=_claimed(part),
+        effect="–" if part.effect_size is None else f"{part.effect_size:.2g}",
+        p=f"{part.p_inside:.2g} / {part.p_outside:.2g}",
+        drawn=_drawn(part, [other for other in parts if other.unit == part.unit]),
+    )
+
+
+def _bare(part: Part) -> str:
+    """The mean with its unit and interval."""
+    if part.mean is None:
+        return "–"
+    mean, between = f"{part.mean:.4g} {part.unit}", _interval(part)
+    return f"{mean} ({between})" if between else mean
+
+
+def _claimed(part: Part) -> str:
+    if part.expected is None:
+        return "–"
+    # an end that is just beyond a number, "above 0", is told as that number
+    low, high = (None if end is None else round(end, 9) + 0.0 for end in part.expected)
+    unit = f" {part.unit}"
+    if low is not None and high is not None:
+        return f"{low:.4g} to {high:.4g}{unit}" if low != high else f"{low:.4g}{unit}"
+    return f"above {low:.4g}{unit}" if low is not None else f"below {high:.4g}{unit}"
+
+
+def _drawn(part: Part, alike: Sequence[Part]) -> Panel | None:
+    """Where the claim puts the mean as a band, the interval as a line, the mean as a dot."""
+    if part.mean is None or part.expected is None:
+        return None
+    every = [end for p in alike for end in (p.mean, p.low, p.high, *(p.expected or ())) if end is not None]
+    room = (max(every) - min(every)) * 0.12 or 1.0
+    x = Scale(min(every) - room, max(every) + room, 0, _WIDE)
+    panel = Panel("", x, Scale(0, 1, _HIGH, 0), _HIGH, width=_WIDE)
+    low, high = part.expected
+    left, right = 0.0 if low is None else x(low), _WIDE if high is None else x(high)
+    panel.add("rect", "claimed", x=left, y=2, width=max(round(right - left, 1), 2), height=_HIGH - 4)
+    if part.low is not None and part.high is not None:
+        panel.add("line", "interval", x1=x(part.low), x2=x(part.high), y1=_HIGH / 2, y2=_HIGH / 2)
+    panel.add("circle", "mean", cx=x(part.mean), cy=_HIGH / 2, r=3.6)
+    return panel

@@ -1,0 +1,83 @@
+"""Where and with what the rows were made, and how to make them again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from famba.record import Row
+
+UNKNOWN = "not recorded"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A property of the environment: each value there is, and the rows that have it where there are several."""
+
+    name: str
+    values: Sequence[tuple[str, Sequence[Row]]]
+
+
+def facts(rows: Sequence[Row]) -> list[Fact]:
+    """Where and with what the rows were made."""
+    found = []
+    for name, get in _FACTS.items():
+        by_value: dict[str, list[Row]] = {}
+        for row in rows:
+            by_value.setdefault(get(row) or UNKNOWN, []).append(row)
+        several = len(by_value) > 1
+        found.append(Fact(name, [(value, having if several else []) for value, having in by_value.items()]))
+    return found
+
+
+def _bytes(value: int | None) -> str | None:
+    return None if value is None else f"{value / 2**30:.1f} GiB"
+
+
+def _dirty(row: Row) -> str | None:
+    return {True: "uncommitted changes", False: "clean", None: None}[row.environment.git_dirty]
+
+
+_FACTS: dict[str, Callable[[Row], str | None]] = {
+    "device": lambda r: f"{r.environment.world_size} × {r.environment.device}",
+    "device memory": lambda r: _bytes(r.environment.device_memory),
+    "driver": lambda r: r.environment.driver,
+    "clocks": lambda r: ", ".join(f"{k} {v} MHz" for k, v in (r.environment.clocks_mhz or {}).items()),
+    "other processes on the device": lambda r: (
+        None if r.environment.other_processes is None else str(r.environment.other_processes)
+    ),
+    "CPU": lambda r: f"{r.environment.cpu}, threads in use: {r.environment.threads}",
+    "selective scan": lambda r: f"{r.scan.backend}: {r.scan.reason}",
+    "data": lambda r: (
+        f"{r.data.name}, {r.data.train:,} training and {r.data.test:,} test images, {r.data.source}"
+        f"{'' if r.data.official else ' (not the official files)'}"
+    ),
+    "data, sha256": lambda r: r.data.sha256,
+    "Python": lambda r: r.environment.python,
+    "packages": lambda r: ", ".join(f"{k} {v}" for k, v in r.environment.packages.items() if v),
+    "lock file, sha256": lambda r: r.environment.lock_sha256,
+    "container, sha256": lambda r: r.environment.container_sha256,
+    "commit": lambda r: r.environment.git_commit,
+    "working tree": _dirty,
+}
+
+
+def commands(rows: Sequence[Row]) -> list[str]:
+    """How to run the whole experiment again."""
+    first = rows[0]
+    commits = {row.environment.git_commit for row in rows}
+    name = first.cell.experiment
+    contained = " --use-singularity" if any(row.environment.container_sha256 for row in rows) else ""
+    config = "" if name == "paper" else f" --configfile config/{name}.yaml"
+    return [
+        *(f"git checkout {commit}" for commit in commits if commit and len(commits) == 1),
+        f"snakemake --cores all{contained}{config}",
+    ]
+
+
+def command(row: Row) -> str:
+    """How to run one training again."""
+    cell = json.dumps(row.cell.model_dump(mode="json"), separators=(",", ":"))
+    return f"famba train --cell {shlex.quote(cell)} --out {row.id}/row.json"

@@ -1,0 +1,323 @@
+import csv
+import html
+import io
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rows import ROOT, experiment, paper_experiment, write_grid
+
+from famba.cli import main
+from famba.config import Cell
+from famba.errors import InputError
+from famba.figures.palette import STRATEGY_COLOURS
+from famba.judge import ledger, summary
+from famba.record import read_row
+from famba.report import prose
+from famba.report.charts import Scale, tick_label, ticks
+from famba.report.pictures import PICTURES, VECTOR_AT_MOST
+from famba.report.prose import Piece
+
+CLAIMS = ROOT / "config" / "claims.yaml"
+DEVIATIONS = ROOT / "docs" / "deviations.md"
+PUBLIC = re.compile(r"https://(arxiv\.org/abs|doi\.org|github\.com)/[\w./-]+")
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text of the page without style and script."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self._inside: list[str] = []
+        self.feed(text)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, {key: value or "" for key, value in attrs}))
+        if tag in ("style", "script"):
+            self._inside.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self._inside:
+            self._inside.remove(tag)
+
+    def handle_data(self, data):
+        if not self._inside:
+            self.words.append(data)
+
+    def all(self, tag: str, **having: str) -> list[dict[str, str]]:
+        return [a for name, a in self.elements if name == tag and having.items() <= a.items()]
+
+
+def report(folder: Path, rows: list[Path], *more: str) -> int:
+    out = ["--out", str(folder / "report.html"), "--claims", str(CLAIMS), "--deviations", str(DEVIATIONS)]
+    return main(["report", *out, *more, *map(str, rows)])
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory) -> Path:
+    """A folder with the report of the paper's grid, made-up numbers."""
+    folder = tmp_path_factory.mktemp("paper")
+    assert report(folder, write_grid(folder, paper_experiment(seeds=[0, 1, 2]))) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("smoke")
+    assert report(folder, write_grid(folder, experiment(seeds=[0]))) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(paper, smoke) -> dict[str, Page]:
+    return {folder.name[:5]: Page((folder / "report.html").read_text()) for folder in (paper, smoke)}
+
+
+def rows_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("cells/*/row.json"))
+
+
+def copied(page: Page, of: str, kind: str) -> str:
+    (button,) = page.all("button", **{"aria-label": f"Copy {kind}: {of}"})
+    return button["data-copy"]
+
+
+@pytest.mark.parametrize("which", ["paper", "smoke"])
+def test_every_claim_is_there_with_its_verdict(pages, which, request):
+    folder = request.getfixturevalue(which)
+    judged = folder / "judged"
+    assert main(["judge", "--out", str(judged), "--claims", str(CLAIMS), *map(str, rows_in(folder))]) == 0
+    verdicts = json.loads((judged / "claims.json").read_text())["verdicts"]
+    page = pages[which]
+    assert [a["id"] for a in page.all("li") if a.get("id", "").startswith("claim-")] == [
+        f"claim-{v['id']}" for v in verdicts
+    ]
+    for v in verdicts:
+        shown = page.text[page.text.index(" ".join(v["quote"].split())) :]
+        assert ledger.load(CLAIMS).sources[v["source"]].split()[-1] in shown[:400]
+        assert v["reason"][1:] in page.text
+        if v["mean"] is not None:
+            assert f"{v['mean']:.4g}" in shown
+    exact = list(csv.DictReader(io.StringIO(copied(page, "the verdicts", "CSV"))))
+    assert [(line["claim"], line["verdict"]) for line in exact] == [(v["id"], v["verdict"]) for v in verdicts]
+    assert copied(page, "the verdicts", "LaTeX") == (judged / "tables" / "verdicts.tex").read_text()
+
+
+def test_every_comparison_of_a_claim_is_shown(pages):
+    assert "Vim-S, upper against baseline: time reduction" in pages["paper"].text
+    assert "above 0 %" in pages["paper"].text
+    assert "dominates in 0% of resamples" in pages["paper"].text
+
+
+def test_smoke_rows_test_no_claim_and_say_so(pages):
+    assert "0 ✓ reproduced" in pages["smoke"].text
+    assert "16 ○ not tested" in pages["smoke"].text
+    assert "SMOKE" in pages["smoke"].text
+    charts = pages["smoke"].all("svg", role="group")
+    assert len(pages["smoke"].all("text", **{"class": "smoke"})) == len(charts) > 7
+    assert "SMOKE" not in pages["paper"].text
+    assert pages["paper"].all("text", **{"class": "smoke"}) == []
+
+
+def test_the_summary_is_the_judges(paper, pages):
+    rows = summary.read_rows(rows_in(paper))
+    out = paper / "again"
+    assert main(["judge", "--out", str(out), "--claims", str(CLAIMS), *map(str, rows)]) == 0
+    of = "One line per model and strategy"
+    assert copied(pages["paper"], of, "CSV") == (out / "summary.csv").read_text()
+    assert copied(pages["paper"], of, "LaTeX") == (out / "tables" / "summary.tex").read_text()
+    lines = summary.summarise(rows)
+    values = [a["data-value"] for a in pages["paper"].all("td") if "data-value" in a]
+    for line in lines:
+        assert str(line["top1_last_percent"]) in values
+        assert str(line["step_ratio"]) in values
+        tips = [a["aria-label"] for a in pages["paper"].all("a", href=f"#line-{line['model']}-{line['strategy']}",
+                                                            **{"class": "mark"})]  # fmt: skip
+        top1, ratio = f"{line['top1_best_percent']:.6g} ± {line['top1_best_percent_ci95']:.6g}", line["step_ratio"]
+        assert any(f"top-1, best epoch: {top1} %" in tip and "n = 3" in tip for tip in tips)
+        assert any(f"time of a step / baseline's: {ratio:.6g}" in tip for tip in tips)
+
+
+def test_published_numbers_and_the_missing_ones(pages):
+    assert "paper (1 seed, best epoch on test): 76.9 %" in " ".join(
+        a["aria-label"] for a in pages["paper"].all("a", **{"class": "mark"})
+    )
+    assert "not published in the sources we have" in pages["paper"].text
+    assert not any("paper" in a["aria-label"] for a in pages["smoke"].all("a", **{"class": "mark"}))
+
+
+@pytest.mark.parametrize("which", ["paper", "smoke"])
+def test_every_link_leads_somewhere(pages, which, request):
+    folder, page = request.getfixturevalue(which), pages[which]
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    links = [a["href"] for a in page.all("a")]
+    for href in links:
+        if href.startswith("#"):
+            assert href[1:] in ids
+        elif "://" in href:
+            assert PUBLIC.fullmatch(href), href
+        else:
+            assert (folder / href).is_file(), href
+    for path in rows_in(folder):
+        assert path.relative_to(folder).as_posix() in links
+        assert f"#row-{path.parent.name}" in links
+        assert copied(page, path.parent.name, "JSON") == path.read_text().rstrip("\n")
+        words = shlex.split(copied(page, path.parent.name, "command"))
+        assert Cell.from_json(words[words.index("--cell") + 1]) == read_row(path).cell
+
+
+@pytest.mark.parametrize("which", ["paper", "smoke"])
+def test_the_page_loads_nothing(pages, which, request):
+    page, text = pages[which], (request.getfixturevalue(which) / "report.html").read_text()
+    assert len(text.encode()) < 5_000_000
+    (policy,) = [a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    for tag, attributes in page.elements:
+        assert "src" not in attributes or attributes["src"].startswith("data:"), tag
+        assert "style" not in attributes, tag  # the policy refuses it
+        assert not any(name.startswith("on") for name in attributes), tag
+    assert [a["href"] for a in page.all("link")] == ["data:,"]
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttp|import\(", text)
+
+
+def test_strategies_have_the_figures_colours(paper):
+    text = (paper / "report.html").read_text()
+    for i, colour in enumerate(STRATEGY_COLOURS.values()):
+        assert f".s{i}{{--hue:{colour}}}" in text
+
+
+def test_the_deviations_are_the_documents(pages):
+    found = prose.deviations(DEVIATIONS)
+    assert len(found.lines) >= 16
+    shown = re.sub(r"\s", "", pages["paper"].text)  # the pieces of a text are elements of their own
+    for text in [*found.before, *(cell for line in found.lines for cell in line), *found.bullets]:
+        assert re.sub(r"[\s`]", "", text) in shown
+
+
+def test_identical_rows_give_identical_files(tmp_path, smoke):
+    rows = rows_in(smoke)
+    assert report(tmp_path / "a", rows) == 0
+    assert report(tmp_path / "b", rows[::-1]) == 0
+    for name in ("report.html", "report.md", "report.tex"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_text_from_outside_is_escaped(tmp_path):
+    nasty = '<img src=x onerror=alert(1)> & "quoted" \'</script>'
+    rows = write_grid(tmp_path, experiment(seeds=[0], strategies=["baseline", "upper"]), device=nasty)
+    assert report(tmp_path, rows) == 0
+    text = (tmp_path / "report.html").read_text()
+    assert "<img src=x" not in text
+    assert html.escape(nasty, quote=False).split("&lt;/")[0].split(" &amp;")[0] in text
+    assert text.count("</script>") == 1
+    assert nasty in " ".join(Page(text).words)
+
+
+def test_markdown_and_latex_hold_verdicts_and_summary(paper):
+    text = (paper / "report.md").read_text()
+    assert "| claim | verdict |" in text
+    assert "| Vim-Ti | baseline " in text
+    assert "GPU-hours" in text
+    tex = (paper / "report.tex").read_text()
+    assert tex.index(r"\begin{document}") < tex.index(r"\label{tab:verdicts}") < tex.index(r"\label{tab:summary}")
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 2
+
+
+def test_figures_beside_the_page_are_taken_in(tmp_path):
+    rows = write_grid(tmp_path, experiment(seeds=[0], strategies=["baseline", "upper"]))
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    (small, *_), (large, *_), *_ = PICTURES
+    (folder / f"{small}.svg").write_text("<svg/>")
+    (folder / f"{large}.svg").write_bytes(b" " * (VECTOR_AT_MOST + 1))
+    (folder / f"{large}.png").write_bytes(b"PNG")
+    assert report(tmp_path, rows) == 0
+    page = Page((tmp_path / "report.html").read_text())
+    kinds = [a["src"].partition(";")[0] for a in page.all("img")]
+    assert kinds == ["data:image/svg+xml", "data:image/png"]
+    assert all(a["alt"] for a in page.all("img"))
+    for name, _, _ in PICTURES[2:]:
+        assert f"there is no figures/{name}.svg" in page.text
+
+
+def test_a_plan_stands_beside_the_measured_time(tmp_path, smoke, pages):
+    assert "No plan was given" in pages["smoke"].text
+    plan = tmp_path / "plan.json"
+    cells = [{"cell": path.parent.name, "cell_s": 12345.6, "peak_bytes": 1} for path in rows_in(smoke)]
+    plan.write_text(json.dumps({"basis": ["device: made up"], "cells": cells}))
+    assert report(tmp_path, rows_in(smoke), "--plan", str(plan)) == 0
+    page = Page((tmp_path / "report.html").read_text())
+    assert "Planned: device: made up." in page.text
+    assert page.text.count(" 12,345.60 ") == len(cells)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (["--out", "page.pdf"], "is a .html file"),
+        (["--deviations", "absent.md"], "cannot read the deviations"),
+        (["--plan", "absent.json"], "cannot read the plan"),
+        (["--claims", "absent.yaml"], "cannot read the claims"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, smoke, capsys, changed, says):
+    options = {"--out": str(tmp_path / "report.html"), "--claims": str(CLAIMS), "--deviations": str(DEVIATIONS)}
+    options[changed[0]] = str(tmp_path / changed[1])
+    arguments = [word for pair in options.items() for word in pair]
+    assert main(["report", *arguments, *map(str, rows_in(smoke))]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["# No table\n\nwords", "| a | b |\n|---|---|\n| 1 |"])
+def test_a_document_without_a_whole_table_is_refused(tmp_path, text):
+    (tmp_path / "d.md").write_text(text)
+    with pytest.raises(InputError, match=r"d\.md"):
+        prose.deviations(tmp_path / "d.md")
+
+
+def test_a_broken_plan_is_named(tmp_path, smoke, capsys):
+    (tmp_path / "plan.json").write_text('{"basis": [], "cells": [{"cell": "a"}]}')
+    assert report(tmp_path, rows_in(smoke), "--plan", str(tmp_path / "plan.json")) == 2
+    assert "cells.0.cell_s" in capsys.readouterr().err
+
+
+def test_prose_knows_code_and_public_sources():
+    found = list(prose.pieces("see `a_b` at github.com/x/y-z, arXiv 2409.09808 and doi 10.1007/978-3.20."))
+    assert found == [
+        Piece("see "),
+        Piece("a_b", code=True),
+        Piece(" at "),
+        Piece("github.com/x/y-z", href="https://github.com/x/y-z"),
+        Piece(", "),
+        Piece("arXiv 2409.09808", href="https://arxiv.org/abs/2409.09808"),
+        Piece(" and "),
+        Piece("doi 10.1007/978-3.20", href="https://doi.org/10.1007/978-3.20"),
+        Piece("."),
+    ]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 8.2), (71.3, 78.1), (0, 40000), (0.99, 1.01), (-0.5, 299.5)])
+def test_ticks_are_round_and_inside(low, high):
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 11
+    assert all(low - 1e-9 <= value <= high + 1e-9 for value in found)
+    labels = [tick_label(value, found) for value in found]
+    assert len(set(labels)) == len(labels)
+    assert [float(label.replace(",", "")) for label in labels] == pytest.approx(found)
+
+
+def test_a_scale_maps_its_ends():
+    scale = Scale(10, 20, 100, 300)
+    assert (scale(10), scale(15), scale(20)) == (100, 200, 300)
