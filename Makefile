@@ -24,7 +24,7 @@ demo: $(INSTALLED)
 	@echo "Training the smoke grid: 10 scaled-down Vision Mambas on scikit-learn's digits, on the CPU."
 	@snakemake --cores all --configfile config/smoke.yaml --quiet host reason rules progress
 	@echo; cat results/smoke/tables/summary.md
-	@echo; echo "Figures: results/smoke/figures/   Rows: results/smoke/cells/*/row.json   Tables: results/smoke/tables/"
+	@echo; echo "All of it on one page: results/smoke/report.html   Rows: results/smoke/cells/*/row.json"
 
 test: $(INSTALLED)
 	ruff check
@@ -36,12 +36,14 @@ test: $(INSTALLED)
 pull: $(INSTALLED)
 	dvc pull --allow-missing
 	@# pulled files are as new as the pull: where they belong to the settings here, tell Snakemake that they do
-	@for experiment in smoke paper fast; do \
+	@for experiment in $$(dvc stage list --name-only); do \
+	  config=config/$$experiment.yaml; \
+	  if [ ! -e $$config ]; then continue; fi; \
 	  if dvc status --quiet $$experiment; then \
-	    snakemake --cores 1 --configfile config/$$experiment.yaml --touch --forceall --quiet all; \
+	    snakemake --cores 1 --configfile $$config --touch --forceall --quiet all; \
 	    echo "results/$$experiment: up to date"; \
 	  else \
-	    echo "results/$$experiment: not pulled, or not of config/$$experiment.yaml as it is here"; \
+	    echo "results/$$experiment: not pulled, or not of $$config as it is here"; \
 	  fi; \
 	done
 

@@ -76,14 +76,18 @@ def _again(folder: Path, paths: list[Path]) -> bytes:
     return (folder / "again" / "summary.csv").read_bytes()
 
 
-def test_json_is_nested_numbers(tmp_path):
-    paths = write_grid(tmp_path, experiment(seeds=[0]))
+def test_json_holds_the_few_numbers_that_revisions_are_compared_by(tmp_path):
+    grid = experiment(seeds=[0])
+    paths = write_grid(tmp_path, grid)
     judged(tmp_path, paths)
     tree = json.loads((tmp_path / "summary.json").read_text())
-    line = tree["vim_tiny_mini"]["upper"]
-    assert line["top1_last_percent"] == pytest.approx(measures(read_row(paths[4]))["top1_last_percent"], rel=1e-5)
-    assert all(isinstance(value, int | float) for value in line.values())
-    assert "top1_last_percent_ci95" not in line  # one seed
+    upper = measures(read_row(paths[4]))
+    assert tree["top1_last_percent"]["vim_tiny_mini"]["upper"] == pytest.approx(upper["top1_last_percent"], rel=1e-5)
+    for models in tree.values():
+        assert list(models) == list(grid.models)
+        assert all(isinstance(value, float) for cells in models.values() for value in cells.values())
+    judged(tmp_path, paths[1:5])  # no baseline: a ratio is not there, and not null, which DVC would print
+    assert json.loads((tmp_path / "summary.json").read_text())["step_ratio"] == {"vim_tiny_mini": {}}
 
 
 def test_token_share_of_the_paper():
