@@ -28,6 +28,15 @@ wildcard_constraints:
     seed="[0-9]+",
 
 
+# On a cluster these run where Snakemake does, as the data's rule does: they are light.
+localrules:
+    all,
+    judge,
+    figures,
+    report,
+    crate,
+
+
 # Only real runs come here, before their first job.
 onstart:
     require_device(workflow, EXPERIMENT)
@@ -46,3 +55,5 @@ rule all:
         rules.judge.input,
         rules.judge.output,
         rules.figures.output,
+        rules.report.output,
+        rules.crate.output,

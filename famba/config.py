@@ -27,6 +27,10 @@ Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # no hyphen: cell ids are <model>-<strategy>-s<seed>
 
 
+def _is_one(value: int) -> bool:
+    return value == 1
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, and an unknown key is an error."""
 
@@ -138,6 +142,9 @@ class Cell(Settings):
     device: Literal["auto", "cpu", "cuda"]
     threads: Count | None
     scan: str
+    # one process on one node is not written: such a cell is the same as before there were others
+    processes: Annotated[Count, Field(exclude_if=_is_one)] = 1
+    nodes: Annotated[Count, Field(exclude_if=_is_one)] = 1
 
     @property
     def id(self) -> str:
@@ -166,7 +173,9 @@ class Experiment(Settings):
     fusion: Fusion = Fusion()
     recipe: Recipe = Recipe()
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Count | None = None  # CPU threads of one training; null: all cores
+    threads: Count | None = None  # CPU threads of each process of a training; null: all cores
+    processes: Count = 1  # of one training, joined by torchrun to share each global batch: on GPUs, each has its own
+    nodes: Count = 1  # machines that the processes are spread over evenly
     scan: str = "auto"
     container: str = "envs/famba-cuda.sif"
     claims: str = "config/claims.yaml"  # the ledger that the rows are judged by
@@ -186,6 +195,15 @@ class Experiment(Settings):
         for what, values in (("seeds", self.seeds), ("strategies", self.strategies)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{what} has a value twice")
+        return self
+
+    @model_validator(mode="after")
+    def _processes_divide(self) -> Experiment:
+        if self.processes % self.nodes or self.recipe.global_batch % self.processes:
+            raise ValueError(
+                f"nodes {self.nodes} must divide processes {self.processes}, "
+                f"and that must divide recipe.global_batch {self.recipe.global_batch}"
+            )
         return self
 
     @classmethod
@@ -248,6 +266,8 @@ class Experiment(Settings):
             device=self.device,
             threads=self.threads,
             scan=self.scan,
+            processes=self.processes,
+            nodes=self.nodes,
         )
 
     def cell_by_id(self, cell_id: str) -> Cell:

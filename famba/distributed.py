@@ -1,4 +1,4 @@
-"""One cell on several processes, as `torchrun` starts them: who is who, and the sums that join them.
+"""One cell on several processes: torchrun, which starts them, who is who, and the sums that join them.
 
 Each process works on its part of every global batch (see loader.py) with a loss divided by the whole batch's size, so
 gradients add up to one process's; no wrapper around the model is needed.
@@ -7,9 +7,11 @@ gradients add up to one process's; no wrapper around the model is needed.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -46,6 +48,37 @@ class Processes:
         held = torch.tensor(value, device=device)
         dist.all_reduce(held, dist.ReduceOp.MAX)
         return int(held)
+
+
+def launch(
+    command: Sequence[str], device: torch.device, processes: int, nodes: int = 1, rendezvous: str | None = None
+) -> NoReturn:
+    """Become torchrun, which runs a famba command once in each process of this node.
+
+    Args:
+        command: arguments of `famba`.
+        processes, nodes: in all; every node starts its equal part.
+        rendezvous: HOST:PORT of one of the nodes where the others find each other; one node alone needs none.
+
+    Raises InputError when this node has too few GPUs, or when the other nodes cannot be found.
+    """
+    here = processes // nodes
+    if device.type == "cuda" and here > torch.cuda.device_count():
+        raise InputError(
+            f"processes: {here} on this node, each with a GPU of its own, but there are {torch.cuda.device_count()}"
+        )
+    if nodes > 1 and rendezvous is None:
+        raise InputError(
+            f"nodes: this training takes {nodes}; start this very command on each of them, with --rendezvous HOST:PORT "
+            "naming one of them (under SLURM the pipeline does that: docs/cluster.md)"
+        )
+    meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", str(rendezvous)] if nodes > 1 else ["--standalone"]
+    count = ["--nnodes", str(nodes), "--nproc-per-node", str(here)]
+    # torchrun would set one thread each
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // here)))
+    # `--`: torchrun would take --log for one of its own
+    run = [sys.executable, "-m", "torch.distributed.run", *meet, *count, "-m", "--", "famba", *command]
+    os.execv(sys.executable, run)
 
 
 @contextmanager

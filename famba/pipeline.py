@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from snakemake.settings.types import DeploymentMethod
 
+from famba import container
 from famba.config import Experiment
 from famba.errors import CheckFailed, InputError
 from famba.host import require_gpu
@@ -29,33 +30,47 @@ def load_experiment(workflow: Any, config: dict[str, Any]) -> Experiment:
     files = [os.path.relpath(path) for path in workflow.configfiles]
     try:
         experiment = Experiment.from_config(config, ", ".join(dict.fromkeys(files)))
-        _require_apptainer(workflow)
+        if _containers(workflow):
+            _require_container(experiment.container)
+            os.environ |= container.variables(experiment.container, Path.cwd())
     except (InputError, CheckFailed) as error:
-        _stop(error)
+        stop(error)
     return experiment
 
 
 def require_device(workflow: Any, experiment: Experiment) -> None:
-    """Exit with one line if trainings would start on this machine, need a GPU, and there is none they could use."""
-    if experiment.device != "cuda" or workflow.touch or not workflow.local_exec:
+    """Exit with one line if trainings would start on this machine, need a GPU, and there is none they could use.
+
+    Or if they need several nodes; or would go to a cluster that nobody has told how many CPUs they take.
+    """
+    if workflow.touch:
         return
     try:
+        if not workflow.local_exec:
+            if experiment.device == "cpu" and experiment.threads is None:
+                raise InputError("threads: a cluster has to know how many CPUs a training takes; set it")
+            return
+        if experiment.nodes > 1:
+            raise InputError(f"nodes: {experiment.nodes} are only found on a cluster: --workflow-profile slurm")
+        if experiment.device != "cuda":
+            return
         require_gpu()
         _require_cuda_torch(workflow)
-    except CheckFailed as error:
-        _stop(error)
+    except (InputError, CheckFailed) as error:
+        stop(error)
 
 
 def _containers(workflow: Any) -> bool:
     return DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 
 
-def _require_apptainer(workflow: Any) -> None:
-    if _containers(workflow) and not (shutil.which("apptainer") or shutil.which("singularity")):
+def _require_container(image: str) -> None:
+    if not (shutil.which("apptainer") or shutil.which("singularity")):
         raise CheckFailed(
             "--use-singularity needs Apptainer, and there is none here: install it (apptainer.org/docs/admin), "
             "or leave the option out; `make demo` needs neither container nor GPU"
         )
+    container.require(image)
 
 
 def _require_cuda_torch(workflow: Any) -> None:
@@ -65,6 +80,7 @@ def _require_cuda_torch(workflow: Any) -> None:
         raise CheckFailed(f"torch {version} here is a CPU build: train in the container, with --use-singularity")
 
 
-def _stop(error: InputError | CheckFailed) -> NoReturn:
+def stop(error: InputError | CheckFailed) -> NoReturn:
+    """End the program as the `famba` commands do."""
     print(f"famba: error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)

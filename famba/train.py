@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,7 @@ from famba import data, measure, recipe, scan
 from famba.config import Cell, Experiment
 from famba.cost import forward_flops
 from famba.device import energy_joules, environment, host_peak_bytes, pick_device
-from famba.distributed import Processes, processes
+from famba.distributed import Processes, launch, processes
 from famba.errors import CheckFailed, InputError
 from famba.loader import EvalLoader, TrainLoader
 from famba.model import VisionMamba
@@ -36,7 +37,9 @@ from famba.record import (
     write_epochs,
     write_row,
 )
+from famba.similarity import token_record
 from famba.step import CapturedForward, CapturedStep, Forward, Step
+from famba.tokens import write_tokens
 
 _NAN_CHECK_STEPS = 50  # reading the loss makes the host wait for a GPU, so there it is read this often only
 
@@ -121,6 +124,8 @@ class Training:
         self._resume()
         epochs = self.cell.recipe.epochs
         done = len(self.history.epochs)
+        if self.company.largest(done, self.device) != done:  # file systems may show a new file late
+            raise CheckFailed(f"{self.cell.id}: another node found a later checkpoint than epoch {done}; start anew")
         self._first_epoch = done
         self.progress.start(done)
         self.history.runs += 1
@@ -134,6 +139,8 @@ class Training:
         if not self.company.first:
             return row
         write_epochs(self.history.epochs, self.folder / "epochs.csv")
+        images, _ = next(iter(self.test_images))  # after the clock has stopped: these figures are no part of a cell
+        write_tokens(token_record(self.model, images, self._autocast), self.folder / "tokens.npz")
         write_row(row, self.folder / "row.json")
         # from here on the cell is finished: its checkpoint becomes its weights, and a re-run starts anew
         self._checkpoint.replace(self.folder / "weights.pt")
@@ -256,6 +263,7 @@ class Training:
             ) from None
         if not same:
             aside = self._checkpoint.with_name("checkpoint.other-settings.pt")
+            self.company.largest(0, self.device)  # by now every process has read it
             if self.company.first:
                 self._checkpoint.replace(aside)
             self.progress.say(f"{self.cell.id}: a checkpoint of other settings is now {aside}; starting anew")
@@ -305,7 +313,8 @@ class Training:
             cost=Cost(
                 parameters=sum(p.numel() for p in self.model.parameters()),
                 forward_flops=forward_flops(self.cell.architecture, self.cell.schedule, len(self.dataset.classes)),
-                energy_joules=history.energy_joules,
+                # the counter of one of several GPUs is not the training's
+                energy_joules=history.energy_joules if self.company.world == 1 else None,
             ),
             data=Data(**identity),
             scan=Scan(backend=self.choice.name, reason=self.choice.reason),
@@ -332,6 +341,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--out", type=Path, metavar="ROW", help="result row [results/<experiment>/cells/<id>/row.json]")
     parser.add_argument("--log", type=Path, metavar="FILE", help="also write the progress there, a line a minute")
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="where the data sets are [data]")
+    parser.add_argument("--rendezvous", metavar="HOST:PORT", help="where the nodes of a cell that takes several meet")
     parser.set_defaults(func=_main)
 
 
@@ -345,6 +355,14 @@ def _main(args: argparse.Namespace) -> int:
     row = args.out or Path("results", cell.experiment, "cells", cell.id, "row.json")
     if row.name != "row.json":
         raise InputError(f"--out {row}: a cell's row is called row.json, and its other files stand beside it")
-    with processes(pick_device(cell.device)) as company:
+    device = pick_device(cell.device)
+    world = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's word
+    if world == 1 < cell.processes:
+        again = ["train", "--cell", cell.model_dump_json(), "--out", str(row), "--data", str(args.data)]
+        log = ["--log", str(args.log)] if args.log else []
+        launch([*again, *log], device, cell.processes, cell.nodes, args.rendezvous)
+    if world != cell.processes:
+        raise InputError(f"{cell.id} is for {cell.processes} processes, not {world}: set `processes` in its experiment")
+    with processes(device) as company:
         Training(cell, row.parent, args.data, args.log, company).run()
     return 0

@@ -11,5 +11,8 @@ rule dataset:
     handover: True
     container:
         None
+    # without one of its own, a handover takes every core: unknown where a cluster has them
+    resources:
+        download=1,
     shell:
         "python -m famba data pull {wildcards.dataset} --identity {output} 2>&1 | tee {log}"

@@ -6,6 +6,10 @@ rule figures:
             "<results>/cells/{cell}/epochs.csv",
             cell=[cell.id for cell in EXPERIMENT.cells()],
         ),
+        tokens=collect(
+            "<results>/cells/{cell}/tokens.npz",
+            cell=[cell.id for cell in EXPERIMENT.cells()],
+        ),
         published=EXPERIMENT.claims,
     output:
         top1=report(
@@ -44,11 +48,35 @@ rule figures:
             category="Figures",
             labels={"figure": "tokens per layer"},
         ),
+        strategies=report(
+            "<results>/figures/strategies.svg",
+            caption="captions/strategies.rst",
+            category="Figures",
+            labels={"figure": "strategies"},
+        ),
         curves=report(
             "<results>/figures/curves.svg",
             caption="captions/curves.rst",
             category="Figures",
             labels={"figure": "training curves"},
+        ),
+        similarity=report(
+            "<results>/figures/similarity.svg",
+            caption="captions/similarity.rst",
+            category="Figures",
+            labels={"figure": "similarity of patches"},
+        ),
+        best_match=report(
+            "<results>/figures/best_match.svg",
+            caption="captions/best_match.rst",
+            category="Figures",
+            labels={"figure": "best match by layer"},
+        ),
+        fused_patches=report(
+            "<results>/figures/fused_patches.svg",
+            caption="captions/fused_patches.rst",
+            category="Figures",
+            labels={"figure": "fused patches"},
         ),
         png=collect(
             "<results>/figures/{figure}.png",
@@ -59,7 +87,11 @@ rule figures:
                 "accuracy_time",
                 "accuracy_memory",
                 "tokens",
+                "strategies",
                 "curves",
+                "similarity",
+                "best_match",
+                "fused_patches",
             ],
         ),
     log:
@@ -70,3 +102,59 @@ rule figures:
         "draw the figures"
     shell:
         "python -m famba figures --out {params.folder} --claims {input.published} {input.rows} 2>&1 | tee {log}"
+
+
+# The page, with all of it inside; the same for a README and for a paper.
+rule report:
+    input:
+        rows=rules.judge.input.rows,
+        epochs=rules.figures.input.epochs,
+        claims=EXPERIMENT.claims,
+        deviations="docs/deviations.md",
+        figures=rules.figures.output,
+    output:
+        html="<results>/report.html",
+        markdown="<results>/report.md",
+        latex="<results>/report.tex",
+    log:
+        "<results>/logs/report.log",
+    message:
+        "write the report"
+    shell:
+        "python -m famba report --out {output.html} --claims {input.claims} --deviations {input.deviations} {input.rows}"
+        " 2>&1 | tee {log}"
+
+
+# What all of it is made of and how it came about, as an RO-Crate: it comes last. The settings are a parameter, as a
+# cell's are, and not the file they were read from: an edited comment changes nothing.
+rule crate:
+    input:
+        rules.figures.input.rows,
+        rules.figures.input.epochs,
+        rules.figures.input.tokens,
+        rules.judge.output,
+        rules.figures.output,
+        rules.report.output,
+    output:
+        metadata="<results>/ro-crate-metadata.json",
+        workflow=collect(
+            "<results>/workflow/{file}",
+            file=[
+                "experiment.yaml",
+                "requirements.txt",
+                "Snakefile",
+                "rules/data.smk",
+                "rules/train.smk",
+                "rules/judge.smk",
+                "rules/report.smk",
+            ],
+        ),
+    log:
+        "<results>/logs/crate.log",
+    params:
+        folder=subpath(output.metadata, parent=True),
+        experiment=EXPERIMENT.model_dump_json(),
+    message:
+        "describe the experiment as an RO-Crate"
+    shell:
+        "python -m famba crate {params.folder} --config {params.experiment:q} 2>&1 | tee {log}"

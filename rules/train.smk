@@ -1,3 +1,6 @@
+from famba import cluster
+
+
 # One training. What it depends on is its cell: all settings of this model, strategy and
 # seed, as JSON. A changed setting re-runs the cells that it changes and no others.
 rule train:
@@ -7,18 +10,23 @@ rule train:
     output:
         row="<results>/cells/{model}-{strategy}-s{seed}/row.json",
         epochs="<results>/cells/{model}-{strategy}-s{seed}/epochs.csv",
+        tokens="<results>/cells/{model}-{strategy}-s{seed}/tokens.npz",
     log:
         "<results>/cells/{model}-{strategy}-s{seed}/train.log",
-    # on a CPU a training takes every core unless its threads are set, so that its times
-    # mean something; on GPUs the `gpu` resource sees to that
-    threads:
-        EXPERIMENT.threads
-        or (1024 if EXPERIMENT.device == "cpu" else EXPERIMENT.recipe.workers + 1)
+    # on several nodes srun starts the container, and it is the host's
+    container:
+        EXPERIMENT.container if EXPERIMENT.nodes == 1 else None
+    # CPUs, GPUs, memory and time of one training: what a cluster has to be told
+    threads: cluster.threads(EXPERIMENT)
     resources:
-        gpu=0 if EXPERIMENT.device == "cpu" else 1,
+        **cluster.resources(workflow, EXPERIMENT),
     params:
         cell=EXPERIMENT.cell_json,
     message:
         "train {wildcards.model}, {wildcards.strategy}, seed {wildcards.seed}"
     shell:
-        "python -m famba train --cell {params.cell:q} --out {output.row} --log {log}"
+        cluster.command(
+            workflow,
+            EXPERIMENT,
+            "python -m famba train --cell {params.cell:q} --out {output.row} --log {log}",
+        )

@@ -49,9 +49,9 @@ def checkout(tmp_path: Path) -> Path:
 def copy_checkout(folder: Path) -> Path:
     """Copy what the pipeline consists of into a new folder."""
     folder.mkdir()
-    for name in ("Snakefile", "Makefile", "dvc.yaml", "dvc.lock", ".dvcignore", ".gitignore"):
+    for name in ("Snakefile", "Makefile", "dvc.yaml", "dvc.lock", ".dvcignore", ".gitignore", "CITATION.cff"):
         shutil.copy(ROOT / name, folder / name)
-    for name in ("rules", "config", "profiles", "famba", ".dvc"):
-        ignored = shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local")
+    for name in ("rules", "config", "profiles", "docs", "envs", "famba", ".dvc"):
+        ignored = shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local", "*.sif")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     return folder

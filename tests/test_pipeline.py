@@ -14,6 +14,8 @@ import pytest
 import yaml
 from conftest import copy_checkout
 
+from famba.figures.draw import FIGURES, TOKEN_FIGURES
+
 ROOT = Path(__file__).parent.parent
 SMOKE = "config/smoke.yaml"
 MICRO = {  # replaces the copy's smoke grid: two models, an epoch of six steps
@@ -33,8 +35,8 @@ MICRO = {  # replaces the copy's smoke grid: two models, an epoch of six steps
     },
     "device": "cpu",
 }  # fmt: skip
-GRID = {"dataset": 1, "train": 2, "judge": 1, "figures": 1, "all": 1}
-AGAIN = {"judge": 1, "figures": 1, "all": 1}
+GRID = {"dataset": 1, "train": 2, "judge": 1, "figures": 1, "report": 1, "crate": 1, "all": 1}
+AGAIN = {"judge": 1, "figures": 1, "report": 1, "crate": 1, "all": 1}
 
 
 def run(folder: Path, *command: str, path: str = "") -> subprocess.CompletedProcess:
@@ -119,13 +121,23 @@ def test_without_a_gpu_the_paper_is_refused_before_anything_is_done(checkout: Pa
     assert not (checkout / "results").exists()
 
 
-def test_without_apptainer_a_container_is_refused_with_what_to_do(checkout: Path) -> None:
-    if shutil.which("apptainer") or shutil.which("singularity"):
-        pytest.skip("this machine has Apptainer")
-    said = snakemake(checkout, "-n", "--use-singularity")
+@pytest.mark.parametrize(("apptainer", "options"), [(False, ["-n"]), (True, ["-n"]), (True, ["--cores", "all"])])
+def test_without_apptainer_or_image_a_container_is_refused_with_what_to_do(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apptainer: bool, options: list[str]
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "which"):  # Snakemake starts with them
+        (tools / name).symlink_to(str(shutil.which(name)))
+    if apptainer:
+        (tools / "apptainer").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(tools))  # and, first, this Python's
+    said = snakemake(checkout, *options, "--use-singularity", "--configfile", SMOKE)
     assert said.returncode == 1
     assert len(lines(said)) == 1
-    assert "install it" in lines(said)[0]
+    what = "the image envs/famba-cpu.sif, and it is not there: envs/build.sh cpu makes it" if apptainer else "Apptainer"
+    assert f"--use-singularity needs {what}" in lines(said)[0]
+    assert not (checkout / "data").exists()
 
 
 def test_lint_is_clean(checkout: Path) -> None:
@@ -206,7 +218,7 @@ def test_the_report_holds_figures_and_captions(copy: Path) -> None:
     said = snakemake(copy, "--configfile", SMOKE, "--report", report.name)
     assert said.returncode == 0, said.stdout
     page = report.read_text()
-    for name in ("top1", "time", "memory", "accuracy_time", "accuracy_memory", "tokens", "curves"):
+    for name in [*FIGURES, *TOKEN_FIGURES]:
         assert f"{name}.svg" in page
     assert "SMOKE" in page
     assert not re.search(r"<(script|img|link)[^>]+(src|href)=[\"']https?://", page)
@@ -239,6 +251,7 @@ def test_results_travel_through_dvc_and_nothing_is_run_again(copy: Path, tmp_pat
     assert "results/paper: not pulled" in said.stdout
     assert planned(clone, "--configfile", SMOKE) == {}
     assert run(clone, "dvc", "status", "--quiet", "smoke").returncode == 0
-    assert {p.name for p in (clone / "results/smoke").rglob("*.json")} == {"row.json", "summary.json", "claims.json"}
+    kept = {p.name for p in (clone / "results/smoke").rglob("*.json")}
+    assert kept == {"row.json", "summary.json", "claims.json", "ro-crate-metadata.json"}
     change(clone, recipe=MICRO["recipe"] | {"lr": 1.0e-3})
     assert planned(clone, "--configfile", SMOKE)["train"] == 2
