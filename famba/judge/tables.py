@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
+        "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": "$<$", ">": "$>$", "→": r"$\to$", "±": r"$\pm$",
+        "×": r"$\times$", "–": "--", "−": "$-$",
+    }
+)  # fmt: skip
 SMOKE_NOTE = "SMOKE: not evidence about the paper"
 NOTE = (
     "Top-1: last epoch, mean ± 95 % interval over n seeds (Student t; none for one seed). Time: training, without "
@@ -102,9 +109,4 @@ def _versus(line: Mapping[str, Any], ratio: str) -> str:
 
 def tex(text: str) -> str:
     """Text as LaTeX sets it, in ASCII but for what has no command."""
-    for plain, command in (
-        ("\\", r"\textbackslash "), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("#", r"\#"), ("$", r"\$"),
-        ("→", r"$\to$"), ("±", r"$\pm$"), ("×", r"$\times$"), ("–", "--"),
-    ):  # fmt: skip
-        text = text.replace(plain, command)
-    return text
+    return text.translate(_TEX)
