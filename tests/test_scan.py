@@ -1,6 +1,5 @@
 """The selective scan and the causal convolution: every backend against the equations, golden arrays and each other."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,91 +8,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scan_cases import FASTER, ON_CPU, Inputs, assert_close, by_backend, conv_inputs, scan_inputs, with_gradients
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from famba.errors import InputError
-from famba.scan import BACKENDS, available, causal_conv, choose, directional_scan, mamba_ssm, selective_scan
+from famba.scan import causal_conv, directional_scan, selective_scan
 
 GOLDEN = Path(__file__).parent / "data" / "selective_scan.npz"
-F64 = torch.float64
-Inputs = dict[str, Tensor | None]
-ON_CPU = {
-    dtype: [name for name, ok, _ in available("cpu", dtype) if ok]
-    for dtype in (torch.float64, torch.float32, torch.bfloat16)
-}
-FASTER = {dtype: [name for name in names if name != "reference"] for dtype, names in ON_CPU.items()}
-
-
-def scan_inputs(
-    directions: int = 2,
-    batch: int = 2,
-    length: int = 11,
-    dim: int = 5,
-    state: int = 3,
-    dtype: torch.dtype = torch.float64,
-) -> Inputs:
-    generator = torch.Generator().manual_seed(directions + 10 * length + dim)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
-    wide = torch.promote_types(dtype, torch.float32)
-    return {
-        "u": normal(directions, batch, length, dim),
-        "delta": normal(directions, batch, length, dim) - 1,
-        "A": -torch.exp(normal(directions, dim, state).to(wide)),
-        "B": normal(directions, batch, length, state),
-        "C": normal(directions, batch, length, state),
-        "D": normal(directions, dim).to(wide),
-        "z": normal(batch, length, dim),
-        "delta_bias": normal(directions, dim).to(wide),
-    }
-
-
-def conv_inputs(
-    directions: int = 2,
-    batch: int = 2,
-    length: int = 11,
-    dim: int = 5,
-    width: int = 4,
-    dtype: torch.dtype = torch.float64,
-) -> Inputs:
-    generator = torch.Generator().manual_seed(directions + 10 * length + dim)
-    wide = torch.promote_types(dtype, torch.float32)
-    return {
-        "x": torch.randn(batch, length, dim, generator=generator, dtype=torch.float64).to(dtype),
-        "weight": torch.randn(directions, dim, width, generator=generator, dtype=torch.float64).to(wide),
-        "bias": torch.randn(directions, dim, generator=generator, dtype=torch.float64).to(wide),
-    }
-
-
-def with_gradients(function: Callable[..., Tensor], inputs: Inputs, backend: str) -> dict[str, Tensor]:
-    """The result and the gradient of every input, for a fixed random gradient of the result."""
-    leaves = {k: None if v is None else v.detach().requires_grad_() for k, v in inputs.items()}
-    out = function(**leaves, backend=backend)
-    generator = torch.Generator().manual_seed(7)
-    out.backward(torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype))
-    grads = {f"grad_{k}": v.grad for k, v in leaves.items() if v is not None}
-    return {"out": out.detach(), **grads}  # type: ignore[dict-item]
-
-
-def assert_close(
-    actual: dict[str, Tensor], expected: dict[str, Tensor], relative: float, smallest: float = 1e-6
-) -> None:
-    """Every entry within `relative` of the largest value of the expected one, which counts as at least `smallest`."""
-    assert actual.keys() == expected.keys()
-    for name, want in expected.items():
-        assert actual[name] is not None, name
-        got, want = actual[name].double(), want.double()  # noqa: PLW2901
-        assert got.shape == want.shape, name
-        scale = want.abs().max().item()
-        error = (got - want).abs().max().item()
-        assert error <= relative * max(scale, smallest), f"{name}: off by {error:.2e} of {scale:.2e}"
-
-
-def by_backend(dtypes: dict[torch.dtype, list[str]]) -> list[tuple[torch.dtype, str]]:
-    return [(dtype, name) for dtype, names in dtypes.items() for name in names]
 
 
 # golden arrays
@@ -348,128 +269,3 @@ def test_two_runs_agree_to_the_bit(backend: str) -> None:
     inputs = scan_inputs(2, 3, 33, 40, 16, torch.float32)
     first = with_gradients(directional_scan, inputs, backend)
     assert_close(with_gradients(directional_scan, inputs, backend), first, 0.0)
-
-
-# bad input
-
-
-def test_a_wrong_shape_names_the_tensor_and_both_shapes() -> None:
-    inputs = scan_inputs() | {"B": torch.zeros(2, 2, 11, 4, dtype=torch.float64)}
-    with pytest.raises(ValueError, match=r"B has shape \(2, 2, 11, 4\), expected \(2, 2, 11, 3\)"):
-        directional_scan(**inputs)
-    with pytest.raises(ValueError, match=r"weight has shape"):
-        causal_conv(torch.zeros(1, 4, 3), torch.zeros(1, 2, 4), torch.zeros(1, 3))
-    with pytest.raises(ValueError, match="3 directions"):
-        causal_conv(torch.zeros(1, 4, 3), torch.zeros(3, 3, 4), torch.zeros(3, 3))
-    u = torch.zeros(1, 5, 4)
-    with pytest.raises(ValueError, match="groups do not divide 5 channels"):
-        selective_scan(u, u, torch.zeros(5, 2), torch.zeros(1, 2, 2, 4), torch.zeros(1, 2, 2, 4))
-
-
-# the chooser
-
-
-def test_auto_takes_the_first_that_runs_and_says_why_not_the_others() -> None:
-    choice = choose("cpu", torch.float32)
-    rows = available("cpu", torch.float32)
-    assert [name for name, _, _ in rows] == list(BACKENDS)
-    assert choice.name == next(name for name, ok, _ in rows if ok)
-    for name, _, reason in rows[: BACKENDS.index(choice.name)]:
-        assert f"{name} {reason}" in choice.reason
-    assert "\n" not in choice.reason
-
-
-def test_auto_for_float64_on_a_cpu_is_chunked() -> None:
-    assert choose("cpu", torch.float64).name == "chunked"
-
-
-def test_a_request_is_met_or_refused() -> None:
-    assert choose("cpu", requested="reference").name == "reference"
-    with pytest.raises(InputError, match=r"'mamba_ssm' needs a CUDA device; choose auto or one of: .*chunked"):
-        choose("cpu", requested="mamba_ssm")
-    with pytest.raises(InputError, match=r"'refrence' is unknown.*did you mean 'reference'"):
-        choose("cpu", requested="refrence")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a CUDA device")
-def test_a_cuda_device_that_is_not_there() -> None:
-    with pytest.raises(InputError, match=r"no backend runs float32 on cuda .*torch sees none"):
-        choose("cuda")
-
-
-def test_integers_are_refused() -> None:
-    with pytest.raises(InputError, match="not int64"):
-        choose("cpu", torch.int64, "chunked")
-
-
-# mamba-ssm's kernels: the layout around them
-
-
-def fake_selective_scan_fn(
-    u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False
-):  # type: ignore[no-untyped-def]
-    """mamba-ssm's signature and demands, the reference's arithmetic."""
-    assert not return_last_state
-    batch, _, length = u.shape
-    for stream in (u, delta, B, C):
-        assert stream.dtype == u.dtype
-        assert stream.stride(-1) == 1 or length == 1
-    for parameter in (A, D, delta_bias):
-        assert parameter is None or parameter.dtype == torch.promote_types(u.dtype, torch.float32)
-    assert B.shape == C.shape == (batch, B.shape[1], A.shape[1], length)
-    return selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, backend="reference")
-
-
-def fake_causal_conv1d_fn(
-    x,
-    weight,
-    bias=None,
-    seq_idx=None,
-    initial_states=None,
-    return_final_states=False,
-    final_states_out=None,
-    activation=None,
-):  # type: ignore[no-untyped-def]
-    """causal-conv1d's signature and demands, torch's convolution."""
-    assert seq_idx is None
-    assert initial_states is None
-    assert not return_final_states
-    assert final_states_out is None
-    assert activation == "silu"
-    assert x.is_contiguous()
-    assert weight.dtype == bias.dtype
-    assert weight.shape == (x.shape[1], weight.shape[1])
-    out = F.conv1d(x.to(weight.dtype), weight.unsqueeze(1), bias, padding=weight.shape[1] - 1, groups=weight.shape[0])
-    return F.silu(out[..., : x.shape[2]]).to(x.dtype)
-
-
-@pytest.fixture
-def kernels_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mamba_ssm, "kernels", lambda: (fake_selective_scan_fn, fake_causal_conv1d_fn))
-
-
-@pytest.mark.usefixtures("kernels_on_cpu")
-@pytest.mark.parametrize("directions", [1, 2])
-@pytest.mark.parametrize("missing", [(), ("z", "D", "delta_bias")])
-def test_layout_around_mamba_ssms_kernels(directions: int, missing: tuple[str, ...]) -> None:
-    def through_kernels(*, backend: str, **inputs: Tensor | None) -> Tensor:
-        if backend == "reference":
-            return directional_scan(**inputs, backend=backend)
-        return mamba_ssm.scan(**inputs, softplus=True)
-
-    inputs = scan_inputs(directions) | dict.fromkeys(missing)
-    expected = with_gradients(through_kernels, inputs, "reference")
-    assert_close(with_gradients(through_kernels, inputs, "mamba_ssm"), expected, 1e-12)
-
-
-@pytest.mark.usefixtures("kernels_on_cpu")
-@pytest.mark.parametrize("directions", [1, 2])
-def test_layout_around_causal_conv1ds_kernel(directions: int) -> None:
-    def through_kernel(x: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Tensor:
-        return causal_conv(x, weight, bias, backend) if backend == "reference" else mamba_ssm.conv(x, weight, bias)
-
-    inputs = conv_inputs(directions)
-    expected = with_gradients(through_kernel, inputs, "reference")
-    assert_close(with_gradients(through_kernel, inputs, "mamba_ssm"), expected, 1e-12)
-    with pytest.raises(InputError, match="width 5, expected 2 to 4"):
-        mamba_ssm.conv(**conv_inputs(width=5))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from famba.scan import build, causal_conv, chooser, cpu, directional_scan
 
-LEVELS = ("DEFAULT", "AVX2", "AVX512")
-HERE = torch.backends.cpu.get_cpu_capability()
+LEVELS = ("DEFAULT", "AVX2", "AVX512", "AVX512_BF16")
+HERE = build.instruction_set()
 REASON = cpu.unavailable(torch.device("cpu"), torch.float32)
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"the cpu backend {REASON}")
 

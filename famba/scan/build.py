@@ -19,15 +19,17 @@ from pathlib import Path
 
 import torch
 
-SOURCES = ("cpu_scan.cpp", "cpu_conv.cpp")
-HEADERS = ("simd.h",)
+SOURCES = ("cpu_scan_forward.cpp", "cpu_scan_backward.cpp", "cpu_conv.cpp", "cpu_rows.cpp", "exp_rate.cpp")
+HEADERS = ("simd.h", "cpu_scan.h")
 FLAGS = ("-O3", "-std=c++17", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared", "-w")
-# Keyed by torch's own judgement of this processor; ATEN_CPU_CAPABILITY=avx2 or default lowers it.
+AVX512 = ("-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma", "-mprefer-vector-width=512")
+# By the name of the best that a processor has, see `instruction_set`; any other name is the portable build.
 INSTRUCTION_SETS = {
-    "AVX512": ("-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"),
+    "AVX512_BF16": (*AVX512, "-mavx512bf16"),
+    "AVX512": AVX512,
     "AVX2": ("-mavx2", "-mfma"),
 }
-TYPICAL_SECONDS = 5
+TYPICAL_SECONDS = 8
 
 
 class BuildError(Exception):
@@ -42,16 +44,22 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "famba"
 
 
+def instruction_set() -> str:
+    """What the kernels are built for here: torch's own judgement, which ATEN_CPU_CAPABILITY=avx2 or default lowers."""
+    level = torch.backends.cpu.get_cpu_capability()
+    return "AVX512_BF16" if level == "AVX512" and torch.cpu._is_avx512_bf16_supported() else level
+
+
 @functools.cache
-def library(capability: str | None = None) -> ctypes.CDLL:
-    """The kernels for this processor, built if need be. `capability` is one of torch's names, by default its own.
+def library(level: str | None = None) -> ctypes.CDLL:
+    """The kernels for this processor, built if need be. `level` is a name of INSTRUCTION_SETS, by default the best.
 
     Raises BuildError; the reason says what is missing.
     """
-    capability = capability or torch.backends.cpu.get_cpu_capability()
+    level = level or instruction_set()
     compiler = _compiler()
-    flags = [*FLAGS, *INSTRUCTION_SETS.get(capability, ())]
-    path = cache_dir() / f"scan-{capability.lower()}-{_fingerprint(compiler, flags)}.so"
+    flags = [*FLAGS, *INSTRUCTION_SETS.get(level, ())]
+    path = cache_dir() / f"scan-{level.lower()}-{_fingerprint(compiler, flags)}.so"
     try:
         if not path.exists():
             _build_once(path, compiler, flags)

@@ -1,6 +1,6 @@
 """The scan and the convolution in C++: OpenMP over batch and channels; AVX-512, AVX2 or portable from one source.
 
-The kernels (`cpu_scan.cpp`, `cpu_conv.cpp`) read and write torch's memory through pointers and strides. float32 and
+The kernels (`cpu_scan_*.cpp`, `cpu_conv.cpp`) read and write torch's memory through pointers and strides. float32 and
 bfloat16 go in and out; the state and all sums are float32. The backward pass rebuilds the states instead of storing
 them, and its result does not depend on the number of threads.
 """
@@ -57,7 +57,7 @@ class _Stream(ctypes.Structure):
 
 
 class _ScanArgs(ctypes.Structure):
-    """`ScanArgs` of cpu_scan.cpp, field by field."""
+    """`ScanArgs` of cpu_scan.h, field by field."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("directions", "batch", "length", "dim", "state")),
@@ -116,6 +116,40 @@ def _room(args: _ScanArgs) -> tuple[int, int]:
     return checkpoints.value, partial.value
 
 
+def scan_forward(inputs: Sequence[Tensor | None], softplus: bool) -> tuple[Tensor, Tensor]:
+    """The scan and the states that its backward pass wants (none, unless the sequence is long).
+
+    `inputs` are u, delta, A, B, C, D, z, bias as `chooser.Backend.scan` describes them, features contiguous, A, D and
+    bias wholly. So they are in `scan_backward`, and its `grads`, which are written to, in the same order.
+    """
+    u, A = inputs[0], inputs[2]
+    assert u is not None
+    assert A is not None
+    out = u.new_empty(u.shape[1:])  # (B, L, D)
+    args = _scan_args(inputs, softplus, out)
+    checkpoints = A.new_empty(_room(args)[0])
+    args.checkpoints = _pointer(checkpoints)
+    library().scan_forward(ctypes.byref(args))
+    return out, checkpoints
+
+
+def scan_backward(
+    dout: Tensor,
+    inputs: Sequence[Tensor | None],
+    checkpoints: Tensor,
+    softplus: bool,
+    grads: Sequence[Tensor | None],
+) -> None:
+    """Write the gradients of all inputs of `scan_forward` into `grads`."""
+    args = _scan_args(inputs, softplus, dout)
+    partial = checkpoints.new_empty(_room(args)[1])
+    args.checkpoints, args.partial = _pointer(checkpoints), _pointer(partial)
+    du, ddelta, dA, dB, dC, dD, dz, dbias = grads
+    args.du, args.ddelta, args.dB, args.dC, args.dz = (_stream(x) for x in (du, ddelta, dB, dC, dz))
+    args.dA, args.dD, args.dbias = (_pointer(x) for x in (dA, dD, dbias))
+    library().scan_backward(ctypes.byref(args))
+
+
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -133,11 +167,7 @@ class _Scan(torch.autograd.Function):
         A, D, delta_bias = (None if x is None else x.contiguous() for x in (A, D, delta_bias))  # type: ignore[assignment]
         u, delta, B, C, z = (_dense(x) for x in (u, delta, B, C, z))  # type: ignore[assignment]
         inputs = (u, delta, A, B, C, D, z, delta_bias)
-        out = u.new_empty(u.shape[1:])  # (B, L, D)
-        args = _scan_args(inputs, softplus, out)
-        checkpoints = A.new_empty(_room(args)[0])  # empty unless the sequence is long
-        args.checkpoints = _pointer(checkpoints)
-        library().scan_forward(ctypes.byref(args))
+        out, checkpoints = scan_forward(inputs, softplus)
         ctx.save_for_backward(*inputs, checkpoints)
         ctx.softplus = softplus
         return out
@@ -146,15 +176,8 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, checkpoints = ctx.saved_tensors
-        dout = _dense(dout)  # type: ignore[assignment]
-        args = _scan_args(inputs, ctx.softplus, dout)
-        partial = checkpoints.new_empty(_room(args)[1])
-        args.checkpoints, args.partial = _pointer(checkpoints), _pointer(partial)
         grads = [None if x is None else x.new_empty(x.shape) for x in inputs]
-        du, ddelta, dA, dB, dC, dD, dz, dbias = grads
-        args.du, args.ddelta, args.dB, args.dC, args.dz = (_stream(x) for x in (du, ddelta, dB, dC, dz))
-        args.dA, args.dD, args.dbias = (_pointer(x) for x in (dA, dD, dbias))
-        library().scan_backward(ctypes.byref(args))
+        scan_backward(_dense(dout), inputs, checkpoints, ctx.softplus, grads)  # type: ignore[arg-type]
         return (*grads, None)
 
 
@@ -164,26 +187,36 @@ def _conv_args(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> _ConvArg
     return _ConvArgs(*sizes, _stream(x), _stream(out), _pointer(weight), _pointer(bias))
 
 
+def conv_forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """See `chooser.Backend.conv`; the features of x are contiguous, weight and bias wholly."""
+    out = x.new_empty(weight.shape[0], *x.shape)
+    library().conv_forward(ctypes.byref(_conv_args(x, weight, bias, out)))
+    return out
+
+
+def conv_backward(dout: Tensor, x: Tensor, weight: Tensor, bias: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
+    """Write the gradient of x into `dx`; returns those of weight and bias."""
+    args = _conv_args(x, weight, bias, dout)
+    floats = ctypes.c_int64()
+    library().conv_sizes(ctypes.byref(args), ctypes.byref(floats))
+    partial = weight.new_empty(floats.value)
+    dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
+    args.partial, args.dx = _pointer(partial), _stream(dx)
+    args.dweight, args.dbias = _pointer(dweight), _pointer(dbias)
+    library().conv_backward(ctypes.byref(args))
+    return dweight, dbias
+
+
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         x, weight, bias = _dense(x), weight.contiguous(), bias.contiguous()  # type: ignore[assignment]
-        out = x.new_empty(weight.shape[0], *x.shape)
-        library().conv_forward(ctypes.byref(_conv_args(x, weight, bias, out)))
         ctx.save_for_backward(x, weight, bias)
-        return out
+        return conv_forward(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight, bias = ctx.saved_tensors
-        dout = _dense(dout)  # type: ignore[assignment]
-        args = _conv_args(x, weight, bias, dout)
-        floats = ctypes.c_int64()
-        library().conv_sizes(ctypes.byref(args), ctypes.byref(floats))
-        partial = weight.new_empty(floats.value)
-        dx, dweight, dbias = x.new_empty(x.shape), torch.empty_like(weight), torch.empty_like(bias)
-        args.partial, args.dx = _pointer(partial), _stream(dx)
-        args.dweight, args.dbias = _pointer(dweight), _pointer(dbias)
-        library().conv_backward(ctypes.byref(args))
-        return dx, dweight, dbias
+        dx = x.new_empty(x.shape)
+        return dx, *conv_backward(_dense(dout), x, weight, bias, dx)  # type: ignore[arg-type]

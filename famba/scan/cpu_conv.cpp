@@ -1,12 +1,10 @@
 // SiLU of the depthwise causal convolution for CPUs, both directions in one call. See cpu.py for the interface.
 //
-//     pre_t = bias + Σ_w weight_w x_{t-(W-1)+w}   (in reversed time x_{t+(W-1)-w}),   out_t = SiLU(pre_t)
+//     pre_t = bias + Σ_w weight_w x_{t-R+w}   (in reversed time x_{t+R-w}),   R = width - 1,   out_t = SiLU(pre_t)
 //
-// The pass goes row by row; all rows that one output needs are in the L1 cache. Backward, pre_t is formed again, and a
-// ring of rows holds ∂loss/∂pre until every step that saw x_t has passed.
-
-#include <algorithm>
-#include <vector>
+// A vector of channels walks over the steps with a window of width steps in registers. Both directions read the same
+// window: once x_{l-R} … x_l are there, direction 0 is at step l and direction 1 at step l - R. Backward, pre_t is formed
+// again, and two more windows hold ∂loss/∂pre of the directions: they are complete for dx_{l-R} at the same moment.
 
 #include "simd.h"
 
@@ -24,51 +22,145 @@ struct ConvArgs {
 
 namespace {
 
-// Rows are read and written whole, so a group should be a long piece of a row: 8 blocks are 512 bytes in AVX-512.
 Tasks cut(const ConvArgs& s) { return Tasks(s.batch, s.dim, 8); }
 
-// The channels of one group of blocks, with their weights as vectors. WIDTH is the kernel's where it is known, else 0.
-template <typename T, int WIDTH>
-struct Group {
-    const ConvArgs& s;
-    const int64_t width, begin, vectors;
-    float* weights;  // (K, width + 1, vectors, W); the last of width + 1 is the bias
-    T* nothing;      // a row of zeros, for the steps before the first and after the last
+// The latest vectors, the last at width - 1: in registers where the width is known, else (WIDTH = 0) in memory.
+template <int WIDTH>
+struct Window {
+    vec v[WIDTH] = {};
 
-    static int64_t room(const ConvArgs& s, const Tasks& tasks) {
-        return (s.directions * (s.width + 1) + 1) * (tasks.blocks / tasks.groups + 1) * W;
+    Window(float*, int64_t) {}
+    vec operator[](int64_t i) const { return v[i]; }
+    void push(vec x) {
+#pragma GCC unroll 8
+        for (int i = 0; i + 1 < WIDTH; i++) v[i] = v[i + 1];
+        v[WIDTH - 1] = x;
     }
-    Group(const ConvArgs& s, const Tasks& tasks, int64_t group, float* memory)
-        : s(s), width(WIDTH ? WIDTH : s.width), begin(tasks.first_block(group)),
-          vectors(tasks.first_block(group + 1) - begin), weights(memory),
-          nothing(reinterpret_cast<T*>(memory + s.directions * (width + 1) * vectors * W)) {
+};
+template <>
+struct Window<0> {
+    float* memory;
+    int64_t width;
+
+    Window(float* memory, int64_t width) : memory(memory), width(width) {
+        std::memset(memory, 0, width * W * sizeof(float));
+    }
+    vec operator[](int64_t i) const { return get(memory + i * W); }
+    void push(vec x) {
+        std::memmove(memory, memory + W, (width - 1) * W * sizeof(float));
+        put(memory + (width - 1) * W, x);
+    }
+};
+
+// Sums of width + 1 vectors, kept likewise; what they come to is added to `to`.
+template <int WIDTH>
+struct Sums {
+    vec v[WIDTH + 1] = {};
+    float* to;
+
+    explicit Sums(float* to) : to(to) {}
+    void add(int64_t i, vec x) { v[i] += x; }
+    void finish() const {
+        for (int i = 0; i <= WIDTH; i++) put(to + i * W, get(to + i * W) + v[i]);
+    }
+};
+template <>
+struct Sums<0> {
+    float* to;
+
+    explicit Sums(float* to) : to(to) {}
+    void add(int64_t i, vec x) { put(to + i * W, get(to + i * W) + x); }
+    void finish() const {}
+};
+
+// One vector of channels of one image.
+template <typename T, int WIDTH>
+struct Channels {
+    const ConvArgs& s;
+    const int64_t b, first, width, reach;
+    const int lanes;
+    float *weights, *memory;  // (2, width + 1, W), the last of width + 1 is the bias; the windows' where they need it
+
+    static int64_t room(const ConvArgs& s) { return (2 * (s.width + 1) + 3 * s.width) * W; }
+
+    Channels(const ConvArgs& s, int64_t b, int64_t block, float* work)
+        : s(s), b(b), first(block * W), width(WIDTH ? WIDTH : s.width), reach(width - 1),
+          lanes(int(s.dim - first < W ? s.dim - first : W)), weights(work), memory(work + 2 * (width + 1) * W) {
+        std::memset(weights, 0, 2 * (width + 1) * W * sizeof(float));
         for (int64_t k = 0; k < s.directions; k++)
             for (int64_t w = 0; w <= width; w++)
-                for (int64_t i = 0; i < vectors * W; i++) {
-                    const int64_t d = k * s.dim + std::min(begin * W + i, s.dim - 1);
-                    weights[(k * (width + 1) + w) * vectors * W + i] = w == width ? s.bias[d] : s.weight[d * width + w];
+                for (int64_t i = 0; i < lanes; i++) {
+                    const int64_t d = k * s.dim + first + i;
+                    weights[(k * (width + 1) + w) * W + i] = w == width ? s.bias[d] : s.weight[d * width + w];
                 }
-        std::memset(nothing, 0, vectors * W * sizeof(float));
     }
-    int lanes(int64_t v) const { return int(std::min<int64_t>(W, s.dim - (begin + v) * W)); }
-    const float* weight(int64_t k, int64_t w, int64_t v) const {
-        return weights + ((k * (width + 1) + w) * vectors + v) * W;
-    }
-    T* row(const Stream& x, int64_t k, int64_t b, int64_t l) const { return x.row<T>(k, b, l) + begin * W; }
+    Window<WIDTH> window(int64_t which) const { return Window<WIDTH>(memory + which * width * W, width); }
+    vec weight(int64_t k, int64_t w) const { return get(weights + (k * (width + 1) + w) * W); }
+    Rows<T> rows(const Stream& x, int64_t k) const { return {x.row<T>(k, b, 0) + first, x.l}; }
+    vec at(const Rows<T>& rows, int64_t l) const { return l < s.length ? load(rows[l], lanes) : vec{}; }
 
-    // What tap w of direction k sees from step l.
-    const T* seen(int64_t k, int64_t b, int64_t l, int64_t w) const {
-        const int64_t from = k == 0 ? l - (width - 1 - w) : l + (width - 1 - w);
-        return from < 0 || from >= s.length ? nothing : row(s.x, 0, b, from);
-    }
-    void look(int64_t k, int64_t b, int64_t l, std::vector<const T*>& taps) const {
-        for (int64_t w = 0; w < width; w++) taps[w] = seen(k, b, l, w);
-    }
-    vec preactivation(int64_t k, int64_t v, const std::vector<const T*>& taps) const {
-        vec pre = get(weight(k, width, v));
-#pragma GCC unroll 4
-        for (int64_t w = 0; w < width; w++) pre += load(taps[w] + v * W, lanes(v)) * get(weight(k, w, v));
+    // Where tap w of direction k lies in the window.
+    int64_t tap(int64_t k, int64_t w) const { return k == 0 ? w : reach - w; }
+
+    ALWAYS_INLINE vec preactivation(int64_t k, const Window<WIDTH>& x) const {
+        vec pre = weight(k, width);
+#pragma GCC unroll 8
+        for (int64_t w = 0; w < width; w++) pre += x[tap(k, w)] * weight(k, w);
         return pre;
+    }
+
+    ALWAYS_INLINE void forward() const {
+        const Rows<T> x_rows = rows(s.x, 0), out_rows[2] = {rows(s.out, 0), rows(s.out, 1)};
+        Window<WIDTH> x = window(0);
+        for (int64_t l = 0; l < s.length + reach; l++) {
+            x.push(at(x_rows, l));
+            x_rows.prefetch(l, W);
+#pragma GCC unroll 2
+            for (int64_t k = 0; k < 2; k++) {
+                const int64_t step = k == 0 ? l : l - reach;
+                if (k == s.directions || step < 0 || step >= s.length) continue;
+                const vec pre = preactivation(k, x);
+                store(out_rows[k][step], pre * sigmoid(pre), lanes);
+                out_rows[k].prefetch(step, W);
+            }
+        }
+    }
+
+    // Writes dx, adds to the sums of dweight and dbias: `sums` has (width + 1, W) for direction 0, and `apart` floats
+    // further for direction 1.
+    ALWAYS_INLINE void backward(float* sums, int64_t apart) const {
+        const Rows<T> x_rows = rows(s.x, 0), dx_rows = rows(s.dx, 0);
+        const Rows<T> dout_rows[2] = {rows(s.out, 0), rows(s.out, 1)};
+        Window<WIDTH> x = window(0), dpre[2] = {window(1), window(2)};
+        Sums<WIDTH> dweight[2] = {Sums<WIDTH>(sums), Sums<WIDTH>(sums + apart)};
+        for (int64_t l = 0; l < s.length + reach; l++) {
+            x.push(at(x_rows, l));
+            x_rows.prefetch(l, W);
+            vec dx{};
+#pragma GCC unroll 2
+            for (int64_t k = 0; k < 2; k++) {
+                const int64_t step = k == 0 ? l : l - reach;
+                if (k == s.directions) continue;
+                vec d{};
+                if (step >= 0 && step < s.length) {
+                    const vec pre = preactivation(k, x), gate = sigmoid(pre);
+                    // SiLU'(p) = σ(p) (1 + p (1 - σ(p)))
+                    d = load(dout_rows[k][step], lanes) * gate * (1.0f + pre * (1.0f - gate));
+                    dout_rows[k].prefetch(step, W);
+                }
+                dpre[k].push(d);
+                dweight[k].add(width, d);
+#pragma GCC unroll 8
+                for (int64_t w = 0; w < width; w++) {
+                    dweight[k].add(w, d * x[tap(k, w)]);
+                    dx += dpre[k][tap(1 - k, w)] * weight(k, w);
+                }
+            }
+            if (l < reach) continue;
+            store(dx_rows[l - reach], dx, lanes);
+            dx_rows.prefetch(l - reach, W);
+        }
+        for (int64_t k = 0; k < s.directions; k++) dweight[k].finish();
     }
 };
 
@@ -77,67 +169,12 @@ void run_forward(const ConvArgs& s) {
     const Tasks tasks = cut(s);
 #pragma omp parallel for num_threads(s.threads) collapse(2) schedule(dynamic)
     for (int64_t b = 0; b < s.batch; b++) {
-        for (int64_t g = 0; g < tasks.groups; g++) {
+        for (int64_t group = 0; group < tasks.groups; group++) {
             static thread_local Scratch scratch;
             const FlushDenormals flush;
-            const Group<T, WIDTH> group(s, tasks, g, scratch.room(Group<T, WIDTH>::room(s, tasks)));
-            std::vector<const T*> taps(s.width);
-            for (int64_t l = 0; l < s.length; l++)
-                for (int64_t k = 0; k < s.directions; k++) {
-                    T* out = group.row(s.out, k, b, l);
-                    group.look(k, b, l, taps);
-                    for (int64_t v = 0; v < group.vectors; v++) {
-                        const vec pre = group.preactivation(k, v, taps);
-                        store(out + v * W, pre * sigmoid(pre), group.lanes(v));
-                    }
-                }
-        }
-    }
-}
-
-// One image: writes dx, adds to the sums (K, blocks, width + 1, W) of dweight and dbias.
-template <typename T, int WIDTH>
-void backward(const ConvArgs& s, const Tasks& tasks, const Group<T, WIDTH>& group, int64_t b, float* ring, float* sums) {
-    const int64_t width = group.width, reach = width - 1, rows = 2 * reach + 1, row = group.vectors * W;
-    auto dpre = [&](int64_t k, int64_t l) { return ring + (k * rows + (l + rows) % rows) * row; };
-    std::vector<const T*> taps(width);
-    std::vector<const float*> seers(s.directions * width);  // the dpre of the steps that saw x_t, per direction and tap
-    std::memset(ring, 0, s.directions * rows * row * sizeof(float));
-    for (int64_t l = 0; l < s.length + reach; l++) {
-        for (int64_t k = 0; k < s.directions; k++) {
-            float* to = dpre(k, l);
-            if (l >= s.length) {
-                std::memset(to, 0, row * sizeof(float));
-                continue;
-            }
-            group.look(k, b, l, taps);
-            const T* dout = group.row(s.out, k, b, l);
-            for (int64_t v = 0; v < group.vectors; v++) {
-                const int lanes = group.lanes(v);
-                const vec pre = group.preactivation(k, v, taps), gate = sigmoid(pre);
-                // SiLU'(p) = σ(p) (1 + p (1 - σ(p)))
-                const vec d = load(dout + v * W, lanes) * gate * (1.0f + pre * (1.0f - gate));
-                put(to + v * W, d);
-                float* sum = sums + (k * tasks.blocks + group.begin + v) * (width + 1) * W;
-#pragma GCC unroll 4
-                for (int64_t w = 0; w < width; w++)
-                    put(sum + w * W, get(sum + w * W) + d * load(taps[w] + v * W, lanes));
-                put(sum + width * W, get(sum + width * W) + d);
-            }
-        }
-        const int64_t done = l - reach;  // every step that saw this one has passed
-        if (done < 0) continue;
-        for (int64_t k = 0; k < s.directions; k++)
-            for (int64_t w = 0; w < width; w++)
-                seers[k * width + w] = dpre(k, k == 0 ? done + reach - w : done - reach + w);
-        T* to = group.row(s.dx, 0, b, done);
-        for (int64_t v = 0; v < group.vectors; v++) {
-            vec dx{};
-            for (int64_t k = 0; k < s.directions; k++)
-#pragma GCC unroll 4
-                for (int64_t w = 0; w < width; w++)
-                    dx += get(seers[k * width + w] + v * W) * get(group.weight(k, w, v));
-            store(to + v * W, dx, group.lanes(v));
+            float* work = scratch.room(Channels<T, WIDTH>::room(s));
+            for (int64_t block = tasks.first_block(group); block < tasks.first_block(group + 1); block++)
+                Channels<T, WIDTH>(s, b, block, work).forward();
         }
     }
 }
@@ -145,19 +182,17 @@ void backward(const ConvArgs& s, const Tasks& tasks, const Group<T, WIDTH>& grou
 template <typename T, int WIDTH>
 void run_backward(const ConvArgs& s) {
     const Tasks tasks = cut(s);
-    const int64_t per_slice = s.directions * tasks.blocks * (s.width + 1) * W;
-    const int64_t weights = Group<T, WIDTH>::room(s, tasks);
-    const int64_t ring = s.directions * (2 * s.width - 1) * (tasks.blocks / tasks.groups + 1) * W;
+    const int64_t per_block = (s.width + 1) * W, per_slice = s.directions * tasks.blocks * per_block;
     std::memset(s.partial, 0, tasks.slices * per_slice * sizeof(float));
 #pragma omp parallel for num_threads(s.threads) collapse(2) schedule(dynamic)
     for (int64_t slice = 0; slice < tasks.slices; slice++) {
-        for (int64_t g = 0; g < tasks.groups; g++) {
+        for (int64_t group = 0; group < tasks.groups; group++) {
             static thread_local Scratch scratch;
             const FlushDenormals flush;
-            float* memory = scratch.room(weights + ring);
-            const Group<T, WIDTH> group(s, tasks, g, memory);
+            float *work = scratch.room(Channels<T, WIDTH>::room(s)), *sums = s.partial + slice * per_slice;
             for (int64_t b = tasks.first_image(slice); b < tasks.first_image(slice + 1); b++)
-                backward(s, tasks, group, b, memory + weights, s.partial + slice * per_slice);
+                for (int64_t block = tasks.first_block(group); block < tasks.first_block(group + 1); block++)
+                    Channels<T, WIDTH>(s, b, block, work).backward(sums + block * per_block, tasks.blocks * per_block);
         }
     }
     for (int64_t k = 0; k < s.directions; k++)

@@ -56,6 +56,7 @@ inline const Roots roots;
 // 2^x for finite x, relative error below 2e-7; at most 2e-38 below float's range, at least 8e37 above it.
 inline vec exp2(vec x) {
 #if defined(__AVX512F__)
+    asm("" : "+v"(x));  // a product stays one: made into fused multiply-adds it would be formed twice, and adders idle
     // 2^x = 2^⌊n⌋ 2^(n-⌊n⌋) 2^r: n is x rounded to a multiple of 1/32, its fraction looks up a root
     const vec shifted = x + 393216.0f;  // 1.5 * 2^18: the last five bits are the fraction of n
     const vec n = shifted - 393216.0f, r = x - n;
@@ -98,35 +99,48 @@ inline void softplus(vec x, vec& value, vec& slope) {
     slope = (x < 0.0f ? e : splat(1.0f)) * (2.0f + e) * inverse;
 }
 
+// The sums over the lanes of NB vectors: `fold` makes one vector of four as soon as they are there, so that few are alive
+// at once, and `add_lane_sums` adds all NB sums to acc. The order of the additions is fixed.
+
 // Not an intrinsic's store, which could alias anything: the compiler would reload every pointer in a hot loop.
 typedef float loose_sums __attribute__((vector_size(NB * sizeof(float)), aligned(alignof(float))));
 
-// acc[i] += the sum over the lanes of p[i], for all NB vectors; the order of the additions is fixed.
-inline void add_lane_sums(const vec (&p)[NB], float* acc) {
 #if defined(__AVX512F__)
-    // rows of four: the lanes of each 128-bit part become the sums of p[i], p[i+1], p[i+2], p[i+3] in that part
-    auto four = [&](int i) {
-        const __m512 a = (__m512)p[i], b = (__m512)p[i + 1], c = (__m512)p[i + 2], d = (__m512)p[i + 3];
-        const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-        const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-        return _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-    };
-    const __m512 low = four(0), high = four(4);
+inline vec fold(const vec (&p)[4]) {  // the lanes of each 128-bit part: the sums of the four in that part
+    const __m512 a = (__m512)p[0], b = (__m512)p[1], c = (__m512)p[2], d = (__m512)p[3];
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    return (vec)_mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+}
+inline void add_lane_sums(const vec (&folded)[NB / 4], float* acc) {
+    const __m512 low = (__m512)folded[0], high = (__m512)folded[1];
     const __m512 halves =
         _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x44), _mm512_shuffle_f32x4(low, high, 0xee));
     const __m512 sums = _mm512_add_ps(halves, _mm512_shuffle_f32x4(halves, halves, 0xb1));  // parts 0 and 2
     const __m256 eight = _mm512_castps512_ps256(_mm512_shuffle_f32x4(sums, sums, 0x08));
     *reinterpret_cast<loose_sums*>(acc) += (loose_sums)eight;
+}
 #elif defined(__AVX2__)
+inline vec fold(const vec (&p)[4]) {
     const __m256 ab = _mm256_hadd_ps((__m256)p[0], (__m256)p[1]);
     const __m256 cd = _mm256_hadd_ps((__m256)p[2], (__m256)p[3]);
-    const __m256 parts = _mm256_hadd_ps(ab, cd);
+    return (vec)_mm256_hadd_ps(ab, cd);
+}
+inline void add_lane_sums(const vec (&folded)[NB / 4], float* acc) {
+    const __m256 parts = (__m256)folded[0];
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(parts), _mm256_extractf128_ps(parts, 1));
     *reinterpret_cast<loose_sums*>(acc) += (loose_sums)four;
-#else
-    for (int i = 0; i < NB; i++) acc[i] += (p[i][0] + p[i][2]) + (p[i][1] + p[i][3]);
-#endif
 }
+#else
+inline vec fold(const vec (&p)[4]) {
+    vec sums;
+    for (int i = 0; i < 4; i++) sums[i] = (p[i][0] + p[i][2]) + (p[i][1] + p[i][3]);
+    return sums;
+}
+inline void add_lane_sums(const vec (&folded)[NB / 4], float* acc) {
+    *reinterpret_cast<loose_sums*>(acc) += (loose_sums)folded[0];
+}
+#endif
 
 // `lanes` of W values from or to memory; the other lanes are 0 and are not touched.
 
@@ -136,10 +150,14 @@ typedef uint16_t loose_hvec __attribute__((vector_size(W * sizeof(uint16_t)), al
 inline vec widen(hvec h) { return (vec)(__builtin_convertvector(h, uvec) << 16); }
 
 inline hvec narrow(vec x) {  // round to nearest even
+#if defined(__AVX512BF16__)
+    return (hvec)_mm512_cvtneps_pbh((__m512)x);
+#else
     const uvec bits = (uvec)x;
     const uvec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const uvec quiet = (bits >> 16) | 0x40u;
     return __builtin_convertvector((uvec)(x != x ? (ivec)quiet : (ivec)rounded), hvec);
+#endif
 }
 
 inline vec load(const float* p, int lanes) {
@@ -213,6 +231,17 @@ struct Stream {
     T* row(int64_t direction, int64_t image, int64_t step) const {
         return static_cast<T*>(data) + direction * k + image * b + step * l;
     }
+};
+
+// The rows of a tensor as a pass walks over them, from the first step of its time or backwards from the last.
+template <typename T>
+struct Rows {
+    T* first;
+    int64_t stride;
+
+    T* operator[](int64_t t) const { return first + t * stride; }
+    // Into the L2 cache; never an error, wherever it points.
+    void prefetch(int64_t t, int64_t further = 0) const { __builtin_prefetch(first + t * stride + further, 0, 2); }
 };
 
 // How the work is cut into tasks: slices of the batch times groups of at least `smallest` channel blocks. Sizes alone

@@ -1,0 +1,126 @@
+// The selective scan for CPUs, forward, both directions in one call. See cpu.py for the interface.
+//
+// A task is an image times a group of channel blocks; W channels are the lanes of a vector. For every block the
+// recurrence runs over time with NB states in registers:
+//
+//     h_t = a_t h_{t-1} + x_t B_t,   a_t = exp(Δ_t A),   x_t = Δ_t u_t,   y_t = C_t·h_t + D u_t
+//
+// Time is cut into chunks only where the scratch of the backward pass would not fit the cache: then the state before
+// each chunk is kept.
+
+#include "cpu_scan.h"
+
+namespace {
+
+template <typename T>
+struct Forward {
+    const ScanArgs& s;
+    const Plan& plan;
+    float* reads;  // B and C of the image
+    float* h;      // (N', W), between chunks
+    float* steps;  // (chunk, 2, W): Δ and x
+    float* y;      // (L, W), natural order
+
+    static int64_t room(const ScanArgs& s, const Plan& plan) {
+        return s.directions * plan.reads + plan.states * W + plan.chunk * 2 * W + s.length * W;
+    }
+    Forward(const ScanArgs& s, const Plan& plan, int64_t b, float* work)
+        : s(s), plan(plan), reads(work), h(reads + s.directions * plan.reads), steps(h + plan.states * W),
+          y(steps + plan.chunk * 2 * W) {
+        gather_reads<T>(s, plan, b, reads);
+    }
+
+    ALWAYS_INLINE void operator()(const Block<T>& block, const Block<T>& next) {
+        std::memset(h, 0, plan.states * W * sizeof(float));
+        for (int64_t c = 0; c < plan.chunks; c++) {
+            const int64_t start = c * plan.chunk, stop = std::min(start + plan.chunk, s.length);
+            if (c > 0 && s.checkpoints)
+                std::memcpy(s.checkpoints + plan.checkpoint(s, block.k, block.b, block.index, c), h,
+                            plan.states * W * sizeof(float));
+            prepare(block, start, stop);
+            for (int64_t n0 = 0; n0 < plan.states; n0 += NB)
+                n0 == 0 ? walk(block, start, stop, n0, next.rows(s.u), next.rows(s.delta))
+                        : walk(block, start, stop, n0, block.rows(s.z), block.rows(s.out));
+        }
+        if (block.k + 1 == s.directions) finish(block);
+    }
+
+    ALWAYS_INLINE void prepare(const Block<T>& block, int64_t start, int64_t stop) {
+        const Rows<T> delta_rows = block.rows(s.delta), u_rows = block.rows(s.u);
+        const Rows<float> y_rows = block.rows(y);
+        for (int64_t t = start; t < stop; t++) {
+            vec slope;
+            const vec delta = block.delta(delta_rows[t], slope), u = load(u_rows[t], block.lanes);
+            float* step = steps + (t - start) * 2 * W;
+            put(step, delta);
+            put(step + W, delta * u);
+            put(y_rows[t], block.k == 0 ? block.D * u : get(y_rows[t]) + block.D * u);
+        }
+    }
+
+    // The states n0 … n0 + NB of a chunk; adds to y.
+    ALWAYS_INLINE void walk(const Block<T>& block, int64_t start, int64_t stop, int64_t n0, Rows<T> soon,
+                            Rows<T> soon_too) {
+        const Rows<float> y_rows = block.rows(y);
+        const float *A = block.A + n0 * W, *BC = reads + block.k * plan.reads + n0;
+        vec state[NB];
+        for (int n = 0; n < NB; n++) state[n] = get(h + (n0 + n) * W);
+        for (int64_t t = start; t < stop; t++) {
+            const float *B = BC + t * 2 * plan.states, *C = B + plan.states, *step = steps + (t - start) * 2 * W;
+            const vec delta = get(step), x = get(step + W);
+            vec even = get(y_rows[t]), odd{};
+#pragma GCC unroll 8
+            for (int n = 0; n < NB; n++) {
+                const vec a = exp2(delta * get(A + n * W));
+                state[n] = a * state[n] + x * B[n];
+                (n % 2 ? odd : even) += state[n] * C[n];
+            }
+            put(y_rows[t], even + odd);
+            soon.prefetch(t);
+            soon_too.prefetch(t);
+        }
+        for (int n = 0; n < NB; n++) put(h + (n0 + n) * W, state[n]);
+    }
+
+    ALWAYS_INLINE void finish(const Block<T>& block) {
+        for (int64_t l = 0; l < s.length; l++) {
+            vec result = get(y + l * W);
+            if (s.z.data) {
+                const vec z = load(s.z.row<T>(0, block.b, l) + block.first, block.lanes);
+                result *= z * sigmoid(z);
+            }
+            store(s.out.row<T>(0, block.b, l) + block.first, result, block.lanes);
+        }
+    }
+};
+
+template <typename T>
+void run_forward(const ScanArgs& s) {
+    static thread_local Scratch of_all;
+    const Plan plan(s);
+    const float* rates = decay_rates(s, plan, of_all);
+#pragma omp parallel for num_threads(s.threads) collapse(2) schedule(dynamic)
+    for (int64_t b = 0; b < s.batch; b++) {
+        for (int64_t group = 0; group < plan.groups; group++) {
+            static thread_local Scratch scratch;
+            const FlushDenormals flush;
+            Forward<T> pass(s, plan, b, scratch.room(Forward<T>::room(s, plan)));
+            for_each_block<T>(s, plan, rates, b, group, pass);
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+void scan_forward(const ScanArgs* s) { s->bf16 ? run_forward<bfloat16>(*s) : run_forward<float>(*s); }
+
+// exp, for tests of its accuracy.
+void vector_exp(const float* x, float* y, int64_t size) {
+    for (int64_t i = 0; i < size; i += W) {
+        const int lanes = int(std::min<int64_t>(W, size - i));
+        store(y + i, exp(load(x + i, lanes)), lanes);
+    }
+}
+}
