@@ -20,7 +20,7 @@ _INDEX = 8
 # passes over an image's float32 pixels, reads and writes: two resamplings, two operations of RandAugment, normalising,
 # erasing a quarter of the images, mixup
 _AUGMENTATION_PASSES = 14
-# steps of time whose states fit the C++ backward's scratch, 8 states of 16 lanes at once (cpu_scan.cpp)
+# steps of time whose states fit the C++ backward's scratch, 8 states of 16 lanes at once (cpu_scan.h)
 _CPU_SCAN_STEPS = (448 << 10) // (2 * 8 * 16 * _FP32)
 # operators that a layer's training step runs, views left out; bf16's casts included
 _OPERATORS_PER_LAYER = 70
@@ -258,10 +258,10 @@ def _layer(a: Architecture, entering: int, tokens: int, precision: str, device: 
         + Work(gemm_flops=2 * inner * read, moved=e * (k * inner + read))
         + Work(gemm_flops=2 * inner * d, moved=e * (inner + d))
     )
-    # each product's two gradients, delta made again, two gradients of u added, those of x and z laid side by side
-    gemms = Pass(
-        products * tokens, (products * 2 + delta + Work(moved=e * inner * (3 * k + 4), other_flops=k * inner)) * tokens
-    )
+    # two gradients of u are added, those of x and z laid side by side; the mixer of `cpu` makes them where they belong
+    adding = Work(moved=e * inner * (k if scan == "cpu" else 3 * k + 4), other_flops=k * inner)
+    # each product's two gradients, delta made again
+    gemms = Pass(products * tokens, (products * 2 + delta + adding) * tokens)
     conv_forward = Work(other_flops=2 * k * inner * a.d_conv, exps=k * inner, moved=e * inner * (1 + k))
     conv_backward = Work(other_flops=6 * k * inner * a.d_conv, exps=k * inner, moved=e * inner * (2 + k))
     conv = Pass(conv_forward * tokens, (conv_forward + conv_backward) * tokens)
@@ -278,14 +278,14 @@ def _layer(a: Architecture, entering: int, tokens: int, precision: str, device: 
         matching = Work(gemm_flops=2 * pairs * d, moved=_FP32 * (3 * entering * d + 3 * pairs))
         fusion = Pass(matching + merge, merge)
         saved = _INDEX * entering + _FP32 * tokens  # the group of each token, the size of each group
-    saved += _saved_by_norm(entering, d, device)
+    saved += _saved_by_norm(entering, d)
     saved += e * tokens * (d + 2 * inner + read + inner)  # the mixer's input, x and z, delta B C, the gated output
     return LayerCost(entering, tokens, norm, fusion, gemms, conv, scan_work, saved + _saved_by_scan(a, tokens, e, scan))
 
 
-def _saved_by_norm(tokens: int, d: int, device: str) -> int:
-    """Its input and 1 / rms; on the CPU, where torch composes the norm of operators, also the normalised input."""
-    return tokens * _FP32 * (1 + d * (1 if device == "cuda" else 2))
+def _saved_by_norm(tokens: int, d: int) -> int:
+    """Its input and 1 / rms."""
+    return tokens * _FP32 * (1 + d)
 
 
 def _saved_by_scan(a: Architecture, tokens: int, e: int, scan: str) -> int:
@@ -317,4 +317,4 @@ def _saved_ends(a: Architecture, schedule: Sequence[int], precision: str, device
     e, d = _width(precision), a.embed_dim
     fused = any(after < a.tokens for after in scheduled_tokens(a, schedule))
     images = 0 if precision == "fp32" else e * channels * a.img_size**2  # autocast's copy
-    return images + _saved_by_norm(1, d, device) + e * d + _INDEX * (1 + fused)
+    return images + _saved_by_norm(1, d) + e * d + _INDEX * (1 + fused)

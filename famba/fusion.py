@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from famba import kernels
+from famba.scan import cpu
 from famba.schedule import STRATEGIES, capped, strategy, tokens_per_layer
 
 __all__ = ["STRATEGIES", "Match", "match", "strategy", "tokens_per_layer"]
@@ -46,9 +48,7 @@ class Match:
 
     def protected_in(self, order: str) -> Tensor | None:
         """(B,) index of the class token after fusion in that order; None if no token is protected."""
-        if self.cls is None:
-            return None
-        return (self._places(order) == self.cls[:, None]).int().argmax(dim=1)
+        return self._rows(order)[2]
 
     @property
     def r(self) -> int:
@@ -73,17 +73,12 @@ class Match:
             raise ValueError(f"matched ({self.kept.shape[0]}, {self.tokens}, ...), got {tuple(x.shape)} to merge")
         if self.r == 0 and order == "sequence":
             return x
-        group, size, rows = self._rows(order)
-        return _MergeRows.apply(x, group, size, rows, self._source_rows)
+        group, size, _ = self._rows(order)
+        return _Merge.apply(x, self._places(order), self.source, group, size)
 
     @cached_property
-    def _row_cache(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    def _row_cache(self) -> dict[str, tuple[Tensor, Tensor, Tensor | None]]:
         return {}
-
-    @cached_property
-    def _source_rows(self) -> Tensor:
-        """(B * r) fused-away tokens as rows of the flattened (B * T, C)."""
-        return _as_rows(self.source, self.tokens)
 
     def _places(self, order: str) -> Tensor:
         """(B, T - r) positions of the remaining tokens in that order."""
@@ -91,29 +86,36 @@ class Match:
             raise ValueError(f"order must be 'sequence' or 'tome', found {order!r}")
         return self.kept if order == "sequence" else self.tome
 
-    def _rows(self, order: str) -> tuple[Tensor, Tensor, Tensor]:
+    def _rows(self, order: str) -> tuple[Tensor, Tensor, Tensor | None]:
         """Row arithmetic of a merge, worked out once per order: hidden states and residual share it.
 
         Returns:
-            group (B * T): the output row that each input row goes to; size (B * (T - r), 1): tokens in each
-            group; rows (B * (T - r)): the input row that each output row starts from.
+            group (B * T): the row of the flattened result (B * (T - r), C) that each token goes to; size
+            (B * (T - r), 1): tokens in each group; the class token's index after fusion (B,), or None.
         """
-        if order in self._row_cache:
-            return self._row_cache[order]
-        places = self._places(order)
-        batch, remaining = places.shape
-        group = torch.empty(batch, self.tokens, dtype=torch.long, device=places.device)
-        group.scatter_(1, places, torch.arange(remaining, device=places.device).expand(batch, -1))
-        joined = group.gather(1, self.target)
-        group.scatter_(1, self.source, joined)
-        size = torch.ones(batch, remaining, device=places.device)
-        size.scatter_add_(1, joined, torch.ones_like(joined, dtype=size.dtype))
-        rows = _as_rows(group, remaining), size.view(-1, 1), _as_rows(places, self.tokens)
-        self._row_cache[order] = rows
-        return rows
+        if order not in self._row_cache:
+            places = self._places(order)
+            groups = kernels.groups if kernels.run_on(places.device) else _groups
+            self._row_cache[order] = groups(places, self.source, self.target, self.cls, self.tokens)
+        return self._row_cache[order]
 
 
-class _MergeRows(torch.autograd.Function):
+def _groups(
+    places: Tensor, source: Tensor, target: Tensor, cls: Tensor | None, tokens: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """See `Match._rows`."""
+    batch, remaining = places.shape
+    group = torch.empty(batch, tokens, dtype=torch.long, device=places.device)
+    group.scatter_(1, places, torch.arange(remaining, device=places.device).expand(batch, -1))
+    joined = group.gather(1, target)
+    group.scatter_(1, source, joined)
+    size = torch.ones(batch, remaining, device=places.device)
+    size.scatter_add_(1, joined, torch.ones_like(joined, dtype=size.dtype))
+    after = None if cls is None else group.gather(1, cls[:, None])[:, 0]
+    return _as_rows(group, remaining), size.view(-1, 1), after
+
+
+class _Merge(torch.autograd.Function):
     """Mean of groups of rows: the forward adds r rows to the kept ones, the backward is one gather.
 
     Written over rows of the flattened batch because index_select and index_add move whole rows, where gather and
@@ -121,23 +123,26 @@ class _MergeRows(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Tensor, size: Tensor, rows: Tensor, source_rows: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor) -> Tensor:
+        ctx.save_for_backward(group, size)
+        if kernels.take(x, cpu.DTYPES):
+            return kernels.merge(x, places, source, group, size)
         batch, tokens, channels = x.shape
-        flat = x.reshape(batch * tokens, channels)
-        out = flat.index_select(0, rows)
+        flat, source_rows = x.reshape(batch * tokens, channels), _as_rows(source, tokens)
+        out = flat.index_select(0, _as_rows(places, tokens))
         out.index_add_(0, group[source_rows], flat.index_select(0, source_rows))
         out /= size.to(out.dtype)
-        ctx.save_for_backward(group, size)
-        ctx.tokens = tokens
         return out.view(batch, -1, channels)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         group, size = ctx.saved_tensors
+        if kernels.take(grad, cpu.DTYPES):
+            return kernels.merge_backward(grad, group, size), None, None, None, None
         batch, remaining, channels = grad.shape
         shared = grad.reshape(batch * remaining, channels) / size.to(grad.dtype)
-        return shared.index_select(0, group).view(batch, ctx.tokens, channels), None, None, None, None
+        return shared.index_select(0, group).view(batch, -1, channels), None, None, None, None
 
 
 def match(metric: Tensor, r: int, protected: int | Tensor | None = None) -> Match:
@@ -165,32 +170,40 @@ def match(metric: Tensor, r: int, protected: int | Tensor | None = None) -> Matc
     if place is not None and not 0 <= place < tokens:
         raise ValueError(f"protected token {place} lies outside a sequence of {tokens}")
     r = capped(r, tokens, protected is not None, place)
-    device = metric.device
-    position = torch.arange(tokens, device=device).expand(batch, -1)  # (B, T)
-    cls = None if protected is None else torch.as_tensor(protected, device=device).expand(batch)
+    cls = None
+    if protected is not None:
+        cls = torch.as_tensor(protected, dtype=torch.long, device=metric.device).expand(batch)
     # in at least float32, under autocast too: bfloat16 similarities tie and would pair the wrong tokens
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        metric = metric.to(torch.promote_types(metric.dtype, torch.float32))
+    metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
+    pairs = kernels.match if kernels.take(metric) else _pairs
+    return Match(*pairs(metric, r, cls), tokens, cls)
+
+
+@torch.no_grad()
+def _pairs(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """source, target, kept and tome of `Match`, for a metric in at least float32 and an r that fits."""
+    batch, tokens, _ = metric.shape
+    position = torch.arange(tokens, device=metric.device).expand(batch, -1)  # (B, T)
+    with torch.autocast(metric.device.type, enabled=False):
         unit = metric / metric.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(metric.dtype).tiny)
         similarity = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)  # (B, A, B)
-        if cls is not None:
-            is_cls = position == cls[:, None]  # (B, T)
-            similarity.masked_fill_(is_cls[:, ::2, None] | is_cls[:, None, 1::2], -torch.inf)
-        if tokens > 1:
-            target = similarity.argmax(dim=-1)  # (B, A): the first of equals
-            strength = similarity.gather(-1, target[..., None])[..., 0]
-        else:
-            target = strength = similarity.new_zeros(batch, 1)
-        edges = strength.argsort(dim=-1, descending=True, stable=True)  # (B, A)
-        fused, unfused = edges[:, :r], edges[:, r:]
-        source = fused * 2
-        joined = target.gather(-1, fused).long() * 2 + 1
-        # sorted to the end rather than masked out: a mask's result has no static shape
-        kept = position.scatter(1, source, tokens).sort(dim=1).values[:, : tokens - r]
-        # ToMe leaves the unfused evens by falling similarity unless a class token must stay in front (merge.py:70)
-        evens = unfused if cls is None else unfused.sort(dim=-1).values
-        tome = torch.cat([evens * 2, position[:, 1::2]], dim=1)
-    return Match(source, joined, kept, tome, tokens, cls)
+    if cls is not None:
+        is_cls = position == cls[:, None]  # (B, T)
+        similarity.masked_fill_(is_cls[:, ::2, None] | is_cls[:, None, 1::2], -torch.inf)
+    if tokens > 1:
+        target = similarity.argmax(dim=-1)  # (B, A): the first of equals
+        strength = similarity.gather(-1, target[..., None])[..., 0]
+    else:
+        target = strength = similarity.new_zeros(batch, 1)
+    edges = strength.argsort(dim=-1, descending=True, stable=True)  # (B, A)
+    fused, unfused = edges[:, :r], edges[:, r:]
+    source = fused * 2
+    joined = target.gather(-1, fused).long() * 2 + 1
+    # sorted to the end rather than masked out: a mask's result has no static shape
+    kept = position.scatter(1, source, tokens).sort(dim=1).values[:, : tokens - r]
+    # ToMe leaves the unfused evens by falling similarity unless a class token must stay in front (merge.py:70)
+    evens = unfused if cls is None else unfused.sort(dim=-1).values
+    return source, joined, kept, torch.cat([evens * 2, position[:, 1::2]], dim=1)
 
 
 def _as_rows(index: Tensor, tokens: int) -> Tensor:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from famba import scan
+from famba import mixer_cpu, scan
 from famba.recompute import Recomputed
+
+# What each direction has for itself: forward, backward, forward, ...
+_PAIRS = attrgetter(
+    *("conv1d.weight", "conv1d_b.weight", "conv1d.bias", "conv1d_b.bias", "x_proj.weight", "x_proj_b.weight"),
+    *("dt_proj.weight", "dt_proj_b.weight", "dt_proj.bias", "dt_proj_b.bias", "A_log", "A_b_log", "D", "D_b"),
+)
 
 
 class Mixer(nn.Module):
@@ -72,26 +79,20 @@ class Mixer(nn.Module):
             for name in ("D", "D_b"):
                 self.get_parameter(name).fill_(1.0)
 
-    def _both(self, forward: str, backward: str) -> Tensor:
-        """A parameter of both directions, stacked: (2, ...)."""
-        return torch.stack([self.get_parameter(forward), self.get_parameter(backward)])
-
     def forward(self, hidden: Tensor) -> Tensor:
         """(batch, tokens, embed_dim) -> the same shape."""
+        pairs = _PAIRS(self)
+        if scan.choose(hidden.device, hidden.dtype, self.backend).name == "cpu":
+            return mixer_cpu.mix(hidden, self.in_proj.weight, self.out_proj.weight, *pairs)
+        # both directions of each, stacked: (2, ...)
+        conv, conv_bias, x_proj, to_dt, dt_bias, A_log, D = map(torch.stack, zip(pairs[::2], pairs[1::2], strict=True))
         x, z = self.in_proj(hidden).chunk(2, dim=-1)  # (B, T, D) each, D = d_inner
-        conv = self._both("conv1d.weight", "conv1d_b.weight").squeeze(2)  # (2, D, d_conv)
-        conv_bias = self._both("conv1d.bias", "conv1d_b.bias")
-        to_dt = self._both("dt_proj.weight", "dt_proj_b.weight").mT
         with Recomputed() as recomputed:
-            u = recomputed.make(lambda: scan.causal_conv(x, conv, conv_bias, self.backend))  # (2, B, T, D)
+            u = recomputed.make(lambda: scan.causal_conv(x, conv.squeeze(2), conv_bias, self.backend))  # (2, B, T, D)
             # both directions in one batched product: (2, B T, D) -> (2, B T, dt_rank + 2 N)
-            projected = torch.bmm(u.flatten(1, 2), self._both("x_proj.weight", "x_proj_b.weight").mT)
+            projected = torch.bmm(u.flatten(1, 2), x_proj.mT)
             dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-            delta = recomputed.make(lambda: torch.bmm(dt, to_dt))  # (2, B T, D)
-            A = -self._both("A_log", "A_b_log").exp()  # (2, D, N)
-            bias = self._both("dt_proj.bias", "dt_proj_b.bias")
+            delta = recomputed.make(lambda: torch.bmm(dt, to_dt.mT))  # (2, B T, D)
             B, C = (t.unflatten(1, u.shape[1:3]) for t in (B, C))  # (2, B, T, N)
-            y = scan.directional_scan(
-                u, delta.view_as(u), A, B, C, self._both("D", "D_b"), z, bias, self.backend
-            )  # (B, T, D)
+            y = scan.directional_scan(u, delta.view_as(u), -A_log.exp(), B, C, D, z, dt_bias, self.backend)  # (B, T, D)
         return F.linear(y, self.out_proj.weight / 2)  # the mean of the two directions

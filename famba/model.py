@@ -11,7 +11,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from famba import kernels
 from famba.errors import InputError
 from famba.fusion import match, strategy, tokens_per_layer
 from famba.mixer import Mixer
@@ -27,7 +29,37 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> the same shape."""
-        return nn.functional.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps).to(self.weight.dtype)
+        weight = self.weight.to(x.dtype)
+        normed: Tensor = (
+            _Norm.apply(x, weight, self.eps)
+            if x.device.type == "cpu"
+            else nn.functional.rms_norm(x, x.shape[-1:], weight, self.eps)
+        )
+        return normed.to(self.weight.dtype)
+
+
+class _Norm(torch.autograd.Function):
+    """The norm on a CPU, where torch composes it and keeps its result as well as its input: keeps x and 1 / rms(x)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        if kernels.take(x):
+            out, rstd = kernels.norm(x, weight, eps)
+        else:
+            rstd = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
+            out = x * rstd * weight
+        ctx.save_for_backward(x, weight, rstd)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, rstd = ctx.saved_tensors
+        if kernels.take(x):
+            return *kernels.norm_backward(dout, x, weight, rstd), None
+        unit, along = x * rstd, dout * weight
+        dx = (along - unit * (along * unit).mean(dim=-1, keepdim=True)) * rstd
+        return dx, (dout * unit).flatten(0, -2).sum(dim=0), None
 
 
 class Block(nn.Module):

@@ -11,6 +11,7 @@ from famba import recipe
 from famba.config import Recipe
 from famba.distributed import Processes
 from famba.measure import Autocast
+from famba.memory import keep_freed_memory
 from famba.model import VisionMamba
 
 Batch = tuple[Tensor, Tensor]  # images (m, 3, S, S), soft targets (m, classes)
@@ -40,6 +41,7 @@ class Step:
         self.model, self.optimizer, self.ema = model, optimizer, ema
         self.autocast, self.company = autocast, company
         self.global_batch = settings.global_batch
+        keep_freed_memory()
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def __call__(self, batches: Sequence[Batch]) -> Tensor:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from famba import scan
 from famba.config import ARCHITECTURES, Architecture, Recipe
 from famba.cost import Work, cost, forward_flops, parameter_count, scheduled_tokens, step_cost
+from famba.fusion import match
 from famba.measure import saved_activation_bytes
 from famba.model import VisionMamba
 from famba.schedule import STRATEGIES, strategy
@@ -63,7 +64,7 @@ def test_parameters_of_the_published_models():
 
 @pytest.mark.parametrize("strategy_name", ["baseline", "all"])
 def test_matrix_products_are_those_that_torch_counts(strategy_name):
-    """Forward and backward, of two images; no product hides in the scan `cpu`."""
+    """Forward and backward, of two images; with `cpu`, all products but the matching's are torch's."""
     skip_without("cpu")
     architecture = SHAPES["narrow"]
     schedule = strategy(strategy_name, architecture.depth)
@@ -72,8 +73,16 @@ def test_matrix_products_are_those_that_torch_counts(strategy_name):
     with FlopCounterMode(display=False) as counter:
         model(images).sum().backward()
     counted = cost(architecture, schedule, Recipe(), 7)
-    per_image = sum((layer.work.gemm_flops for layer in counted.layers), counted.ends.both.gemm_flops)
+    per_image = counted.ends.both.gemm_flops + sum(layer.gemms.both.gemm_flops for layer in counted.layers)
     assert 2 * per_image == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_the_matching_s_products_are_those_that_torch_counts():
+    architecture = SHAPES["narrow"]
+    layer = cost(architecture, strategy("all", architecture.depth), Recipe(), 7).layers[0]
+    with FlopCounterMode(display=False) as counter:
+        match(torch.randn(1, layer.entering, architecture.embed_dim, dtype=torch.float64), r=7)  # torch's own
+    assert layer.fusion.both.gemm_flops == counter.get_total_flops()
 
 
 def test_forward_flops_of_the_published_models():

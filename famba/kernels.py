@@ -1,0 +1,127 @@
+"""The C++ kernels for what a block does besides mixing: RMS norm, matching, merging (`scan/cpu_rows.cpp`).
+
+Each does in one pass what torch composes of five to fifteen operators; those stay beside it, for other devices, types
+and machines without a compiler, in model.py and fusion.py. Results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from famba.scan import cpu
+from famba.scan.build import library
+
+_NORM_SLICES = 32  # of the rows, each with a sum of its own for the weight's gradient
+
+
+def run_on(device: torch.device) -> bool:
+    """Whether the kernels are there for this device: a CPU on which they could be built."""
+    return cpu.unavailable(device, torch.float32) is None
+
+
+def take(x: Tensor, types: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
+    """Whether the kernels are there for this tensor, if it is of one of these types; merging also takes bfloat16."""
+    return x.dtype in types and run_on(x.device)
+
+
+def _struct(name: str, **kinds: str) -> type[ctypes.Structure]:
+    """A struct of cpu_rows.cpp: names of its fields by their kind, in the order of both."""
+    types = {"sizes": ctypes.c_int64, "real": ctypes.c_double, "pointers": ctypes.c_void_p}
+    fields = [(field, types[kind]) for kind, names in kinds.items() for field in names.split()]
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
+
+
+_NormArgs = _struct(
+    "NormArgs", sizes="rows dim slices threads", real="eps", pointers="x weight out rstd partial dx dweight"
+)
+_MatchArgs = _struct("MatchArgs", sizes="batch tokens dim r threads", pointers="metric cls source target kept tome")
+_GroupArgs = _struct("GroupArgs", sizes="batch tokens r", pointers="places source target cls group cls_after size")
+_MergeArgs = _struct("MergeArgs", sizes="batch tokens r dim bf16 threads", pointers="places source group size x out")
+
+
+def _run(name: str, args: ctypes.Structure) -> None:
+    getattr(library(), name)(ctypes.byref(args))
+
+
+def norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x (..., C), weight (C), float32 -> x / rms(x) * weight, 1 / rms(x) (..., 1)."""
+    x, weight = x.contiguous(), weight.contiguous()
+    out, rstd = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1)
+    rows, dim = rstd.numel(), x.shape[-1]
+    pointers = (t.data_ptr() for t in (x, weight, out, rstd))
+    _run("norm_forward", _NormArgs(rows, dim, 1, torch.get_num_threads(), eps, *pointers))
+    return out, rstd
+
+
+def norm_backward(dout: Tensor, x: Tensor, weight: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of x and weight."""
+    dout, x, weight = dout.contiguous(), x.contiguous(), weight.contiguous()
+    dx, dweight = torch.empty_like(x), torch.empty_like(weight)
+    rows, dim = rstd.numel(), x.shape[-1]
+    partial = x.new_empty(min(_NORM_SLICES, rows), dim)
+    slices = len(partial)
+    pointers = (t.data_ptr() for t in (x, weight, dout, rstd, partial, dx, dweight))
+    _run("norm_backward", _NormArgs(rows, dim, slices, torch.get_num_threads(), 0.0, *pointers))
+    return dx, dweight
+
+
+def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """metric (B, T, C) float32, cls (B,) int64 -> source, target, kept and tome of `famba.fusion.Match`."""
+    batch, tokens, dim = metric.shape
+    metric = metric.contiguous()
+    cls = None if cls is None else cls.contiguous()
+    source, target, kept, tome = (
+        torch.empty(batch, width, dtype=torch.long) for width in (r, r, tokens - r, tokens - r)
+    )
+    pointers = (t.data_ptr() for t in (source, target, kept, tome))
+    sizes = (batch, tokens, dim, r, torch.get_num_threads())
+    _run("match_tokens", _MatchArgs(*sizes, metric.data_ptr(), _address(cls), *pointers))
+    return source, target, kept, tome
+
+
+def groups(
+    places: Tensor, source: Tensor, target: Tensor, cls: Tensor | None, tokens: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """places (B, T - r), source and target (B, r), cls (B,) -> group (B T), size (B (T - r), 1), cls after (B,)."""
+    batch, remaining = places.shape
+    places, source, target = places.contiguous(), source.contiguous(), target.contiguous()
+    cls = None if cls is None else cls.contiguous()
+    group = torch.empty(batch * tokens, dtype=torch.long)
+    size = torch.empty(batch * remaining, 1)
+    after = None if cls is None else torch.empty_like(cls)
+    inputs = (places.data_ptr(), source.data_ptr(), target.data_ptr(), _address(cls))
+    _run(
+        "group_tokens",
+        _GroupArgs(batch, tokens, tokens - remaining, *inputs, group.data_ptr(), _address(after), size.data_ptr()),
+    )
+    return group, size, after
+
+
+def merge(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor) -> Tensor:
+    """x (B, T, C) -> (B, T - r, C), the mean of every group."""
+    x, places, source = x.contiguous(), places.contiguous(), source.contiguous()
+    batch, tokens, dim = x.shape
+    out = x.new_empty(batch, places.shape[1], dim)
+    pointers = (t.data_ptr() for t in (places, source, group, size, x, out))
+    sizes = (batch, tokens, source.shape[1], dim, x.dtype == torch.bfloat16, torch.get_num_threads())
+    _run("merge_forward", _MergeArgs(*sizes, *pointers))
+    return out
+
+
+def merge_backward(dout: Tensor, group: Tensor, size: Tensor) -> Tensor:
+    """dout (B, T - r, C) -> the gradient of x (B, T, C)."""
+    dout = dout.contiguous()
+    batch, remaining, dim = dout.shape
+    tokens = len(group) // batch
+    dx = dout.new_empty(batch, tokens, dim)
+    pointers = (None, None, group.data_ptr(), size.data_ptr(), dx.data_ptr(), dout.data_ptr())
+    sizes = (batch, tokens, tokens - remaining, dim, dout.dtype == torch.bfloat16, torch.get_num_threads())
+    _run("merge_backward", _MergeArgs(*sizes, *pointers))
+    return dx
+
+
+def _address(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
