@@ -3,8 +3,8 @@
 //     pre_t = bias + Σ_w weight_w x_{t-R+w}   (in reversed time x_{t+R-w}),   R = width - 1,   out_t = SiLU(pre_t)
 //
 // A vector of channels walks over the steps with a window of width steps in registers. Both directions read the same
-// window: once x_{l-R} … x_l are there, direction 0 is at step l and direction 1 at step l - R. Backward, pre_t is formed
-// again, and two more windows hold ∂loss/∂pre of the directions: they are complete for dx_{l-R} at the same moment.
+// window: once x_{l-R} … x_l are there, direction 0 is at step l and direction 1 at step l - R. Backward, pre_t is
+// formed again, and two more windows hold ∂loss/∂pre of the directions: both are complete for dx_{l-R} at that moment.
 
 #include "simd.h"
 

@@ -90,16 +90,16 @@ void norm_backward_slice(const NormArgs& s, int64_t begin, int64_t end, float* d
 // Every even token's most similar odd token, and the r strongest of these links: one image after the other.
 class Matching {
    public:
-    static constexpr int ROWS = 6, COLUMNS = 2 * W;  // evens and odds whose products stay in registers
+    static constexpr int ROWS = 6;  // evens at once
     static constexpr float SMALLEST = std::numeric_limits<float>::min();  // no norm is 0
 
     Matching(const MatchArgs& s, float* memory)
-        : s(s), evens((s.tokens + 1) / 2), odds(s.tokens / 2), rows(padded(evens, ROWS)), columns(padded(odds, COLUMNS)),
+        : s(s), evens((s.tokens + 1) / 2), odds(s.tokens / 2), rows(padded(evens, ROWS)), columns(padded(odds, W)),
           even(memory), odd(even + rows * s.dim), allowed(odd + columns * s.dim), strength(allowed + columns),
-          scale(strength + rows), best(rows), edges(evens) {}
+          scale(strength + rows), best(rows), edges(evens), fused(evens) {}
 
     static int64_t room(const MatchArgs& s) {
-        const int64_t rows = padded((s.tokens + 1) / 2, ROWS), columns = padded(s.tokens / 2, COLUMNS);
+        const int64_t rows = padded((s.tokens + 1) / 2, ROWS), columns = padded(s.tokens / 2, W);
         return (rows + columns) * (s.dim + 1) + s.tokens;
     }
 
@@ -110,7 +110,9 @@ class Matching {
         for (int64_t e = 0; e < rows; e += ROWS) link(e);
         if (cls >= 0 && cls % 2 == 0) strength[cls / 2] = -INFINITY;
         for (int64_t e = 0; e < evens; e++) edges[e] = e;
-        std::stable_sort(edges.begin(), edges.end(), [&](int64_t a, int64_t b) { return strength[a] > strength[b]; });
+        std::partial_sort(edges.begin(), edges.begin() + (s.cls ? s.r : evens), edges.end(), [&](int64_t a, int64_t b) {
+            return strength[a] > strength[b] || (strength[a] == strength[b] && a < b);
+        });
         write(b);
     }
 
@@ -133,27 +135,11 @@ class Matching {
     // The most similar odd of each of ROWS evens, the first of equals; `allowed` is -inf where there is none, else 0.
     void link(int64_t e) {
         vec most[ROWS];
-        ivec place[ROWS] = {};
+        ivec place[ROWS] = {};  // in units of vectors
         for (int i = 0; i < ROWS; i++) most[i] = splat(-INFINITY);
-        for (int64_t o = 0; o < columns; o += COLUMNS) {
-            vec sums[ROWS][2] = {};
-            for (int64_t c = 0; c < s.dim; c++) {
-                const float *to = odd + c * columns + o, *from = even + e * s.dim + c;
-                const vec low = get(to), high = get(to + W);
-#pragma GCC unroll 6
-                for (int i = 0; i < ROWS; i++) {
-                    sums[i][0] += low * from[i * s.dim];
-                    sums[i][1] += high * from[i * s.dim];
-                }
-            }
-            for (int half = 0; half < 2; half++)
-                for (int i = 0; i < ROWS; i++) {
-                    const vec similarity = sums[i][half] + get(allowed + o + half * W);
-                    const ivec closer = similarity > most[i];
-                    most[i] = closer ? similarity : most[i];
-                    place[i] = closer ? ivec{} + int32_t(o / W + half) : place[i];
-                }
-        }
+        int64_t o = 0;
+        for (; o + W < columns; o += 2 * W) compare<2>(e, o, most, place);
+        if (o < columns) compare<1>(e, o, most, place);
         for (int i = 0; i < ROWS; i++) {
             strength[e + i] = -INFINITY, best[e + i] = 0;
             for (int lane = 0; lane < W; lane++) {
@@ -164,25 +150,50 @@ class Matching {
         }
     }
 
+    // ROWS evens with VECTORS vectors of odds, whose products stay in registers.
+    template <int VECTORS>
+    ALWAYS_INLINE void compare(int64_t e, int64_t o, vec (&most)[ROWS], ivec (&place)[ROWS]) {
+        vec sums[ROWS][VECTORS] = {};
+        for (int64_t c = 0; c < s.dim; c++) {
+            const float *to = odd + c * columns + o, *from = even + e * s.dim + c;
+            const vec first = get(to), last = get(to + (VECTORS - 1) * W);
+#pragma GCC unroll 6
+            for (int i = 0; i < ROWS; i++) {
+                sums[i][0] += first * from[i * s.dim];
+                if (VECTORS == 2) sums[i][VECTORS - 1] += last * from[i * s.dim];
+            }
+        }
+        for (int v = 0; v < VECTORS; v++)
+            for (int i = 0; i < ROWS; i++) {
+                const vec similarity = sums[i][v] + get(allowed + o + v * W);
+                const ivec closer = similarity > most[i];
+                most[i] = closer ? similarity : most[i];
+                place[i] = closer ? ivec{} + int32_t(o / W + v) : place[i];
+            }
+    }
+
     void write(int64_t b) {
         const int64_t left = s.tokens - s.r, unfused = evens - s.r;
+        std::fill(fused.begin(), fused.end(), 0);
         for (int64_t i = 0; i < s.r; i++) {
             s.source[b * s.r + i] = edges[i] * 2;
             s.target[b * s.r + i] = best[edges[i]] * 2 + 1;
+            fused[edges[i]] = 1;
         }
+        int64_t *kept = s.kept + b * left, *tome = s.tome + b * left;
+        for (int64_t t = 0, i = 0; t < s.tokens; t++)
+            if (t % 2 == 1 || !fused[t / 2]) kept[i++] = t;
         // ToMe leaves the unfused evens by falling similarity unless a class token must stay in front (merge.py:70)
         if (s.cls) std::sort(edges.begin() + s.r, edges.end());
-        int64_t *kept = s.kept + b * left, *tome = s.tome + b * left;
         for (int64_t i = 0; i < unfused; i++) tome[i] = edges[s.r + i] * 2;
         for (int64_t o = 0; o < odds; o++) tome[unfused + o] = o * 2 + 1;
-        std::copy(tome, tome + left, kept);
-        std::sort(kept, kept + left);
     }
 
     const MatchArgs& s;
     const int64_t evens, odds, rows, columns;
     float *even, *odd, *allowed, *strength, *scale;
     std::vector<int64_t> best, edges;
+    std::vector<char> fused;
 };
 
 // The kept rows; the fused ones added to those that they join; every group divided by its size.

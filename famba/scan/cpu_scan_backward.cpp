@@ -6,12 +6,12 @@
 //     g_t = C_t dy_t + a_{t+1} g_{t+1},   dC_t = Σ_d dy_t h_t,   dB_t = Σ_d g_t x_t,   dx_t = Σ_n g_t B_t,
 //     dΔ_t = u_t dx_t + Σ_n A g_t a_t h_{t-1},   dA = Σ_t Δ_t g_t a_t h_{t-1}
 //
-// The work is cut by the sizes alone and partial sums are added in a fixed order: the result does not depend on threads.
+// The work is cut by sizes alone and partial sums are added in a fixed order: the result does not depend on threads.
 //
-// What bounds it: per exponential, the two walks make 15 multiplications or multiply-adds (4 for a_t, 4 + 7 for the
-// formulae), 5 operations on adders for a_t and 3 + 3 on adders and shuffles for the sums over d. Zen 4 starts one of the
-// first kind per cycle at 512 bits, so 15 cycles at best; exp_rate.cpp's loop is bound by adders at 6. Measured with all
-// data in the caches: 25 cycles, of which the walks are 20.
+// What bounds it: per vector of exponentials, the two walks make 15 multiplications or multiply-adds (4 for a_t, 4 + 7
+// for the formulae), 5 operations on adders for a_t, and 3 + 3 on adders and shuffles for the sums over d. At 512 bits
+// Zen 4 starts one of the first kind per cycle, so 15 cycles at best; exp_rate.cpp's loop is bound by adders at 6.
+// Measured there with all data in the caches: 25 cycles, 20 of them in the walks.
 
 #include "cpu_scan.h"
 
@@ -197,7 +197,8 @@ struct Backward {
         const Rows<T> dout_rows = block.rows(s.out), z_rows = block.rows(s.z), dz_rows = block.rows(s.dz);
         const Rows<float> y_rows = block.rows(y), gate_rows = block.rows(gate);
         for (int64_t t = 0; t < s.length; t++) {
-            const vec dout = load(dout_rows[t], block.lanes), z = load(z_rows[t], block.lanes), open = get(gate_rows[t]);
+            const vec dout = load(dout_rows[t], block.lanes), z = load(z_rows[t], block.lanes);
+            const vec open = get(gate_rows[t]);
             // SiLU'(z) = σ(z) (1 + z (1 - σ(z)))
             store(dz_rows[t], dout * get(y_rows[t]) * open * (1.0f + z * (1.0f - open)), block.lanes);
         }

@@ -99,8 +99,8 @@ inline void softplus(vec x, vec& value, vec& slope) {
     slope = (x < 0.0f ? e : splat(1.0f)) * (2.0f + e) * inverse;
 }
 
-// The sums over the lanes of NB vectors: `fold` makes one vector of four as soon as they are there, so that few are alive
-// at once, and `add_lane_sums` adds all NB sums to acc. The order of the additions is fixed.
+// The sums over the lanes of NB vectors: `fold` makes one vector of four as soon as they are there, so that few are
+// alive at once, and `add_lane_sums` adds all NB sums to acc. The order of the additions is fixed.
 
 // Not an intrinsic's store, which could alias anything: the compiler would reload every pointer in a hot loop.
 typedef float loose_sums __attribute__((vector_size(NB * sizeof(float)), aligned(alignof(float))));
