@@ -1,15 +1,40 @@
 #!/usr/bin/env bash
-# Brings envs/requirements.txt up to date with pyproject.toml and envs/requirements.in: exact versions with hashes, for
-# Python 3.11 and later. What is locked already stays as it is; `envs/lock.sh --upgrade` takes the newest of everything.
-# Needs uv, and `make test` afterwards.
+# Brings every pin up to date with pyproject.toml, the Makefile's torch and the *.in files here: exact versions with
+# hashes, sdists included. What is locked already stays as it is; `envs/lock.sh --upgrade` takes the newest of all.
+# Needs uv and pip, and `make test` afterwards.
+#
+#   requirements.txt   the environment of `make`, Python 3.11 and later; torch is installed before it (see the Makefile)
+#   famba-cpu.txt      famba-cpu.sif: the same versions, less the tools, with torch's CPU build
+#   famba-cuda.txt     famba-cuda.sif: the same versions, less the tools, with torch's CUDA build and its own triton
 set -euo pipefail
 cd "$(dirname "$0")/.."
+TORCH=$(sed -n 's/^TORCH := torch==//p' Makefile)
+SCRATCH=$(mktemp -d)
+trap 'rm -rf "$SCRATCH"' EXIT
 
-# torch is installed first and by itself (see the Makefile): here it is left out, however it is asked for
-uv pip compile pyproject.toml envs/requirements.in \
-  --extra pipeline --extra paper --extra dev \
-  --override <(echo 'torch ; sys_platform == "never"') \
-  --no-emit-package torch --universal --fork-strategy fewest --python-version 3.11 \
-  --generate-hashes --no-header --no-annotate \
-  --output-file envs/requirements.txt --quiet "$@"
-echo "envs/requirements.txt: $(grep -c == envs/requirements.txt) packages"
+compile() { # compile OUTPUT OPTIONS...
+  local output=envs/$1
+  shift
+  uv pip compile pyproject.toml --extra paper --generate-hashes --no-header --no-annotate \
+    --output-file "$output" --quiet "$@"
+  echo "$output: $(grep -c == "$output") packages"
+}
+without() { # packages that are left out, however they are asked for
+  printf '%s ; sys_platform == "never"\n' "$@"
+}
+
+compile requirements.txt envs/requirements.in --extra pipeline --extra dev \
+  --override <(without torch) --no-emit-package torch --universal --fork-strategy fewest --python-version 3.11 "$@"
+
+# triton is torch's own choice in the CUDA image, and not at all in the other
+grep -oE '^[a-z0-9.-]+==[^ ;\]+' envs/requirements.txt | grep -v '^triton==' >"$SCRATCH/versions"
+IMAGE=(envs/image.in --constraint "$SCRATCH/versions" --python-version 3.11 --python-platform x86_64-manylinux_2_28)
+compile famba-cpu.txt "${IMAGE[@]}" --override <(without torch) --no-emit-package torch
+# mamba-ssm asks for these three for Mamba-3 alone, and imports without them
+compile famba-cuda.txt "${IMAGE[@]}" envs/cuda.in --extra cuda \
+  --override <(without apache-tvm-ffi quack-kernels tilelang; echo "torch==$TORCH")
+
+# torch's CPU build is in no index that uv reads: it comes by pip's own configuration, or from TORCH_INDEX
+python3 -m pip download --quiet --no-deps --dest "$SCRATCH" --only-binary :all: --python-version 3.11 \
+  --platform manylinux_2_28_x86_64 ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch==$TORCH+cpu"
+python3 -m pip hash "$SCRATCH"/torch-*.whl | sed -n "s/^--hash/torch==$TORCH+cpu --hash/p" >>envs/famba-cpu.txt

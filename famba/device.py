@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from famba import container
 from famba.errors import InputError
 from famba.record import Environment
 
@@ -37,7 +38,7 @@ def environment(device: torch.device, world_size: int) -> Environment:
     cuda = device.type == "cuda"
     gpu = _nvidia_smi(device) if cuda else {}
     commit, dirty = _git()
-    lock = ROOT / "envs" / "requirements.txt"
+    lock = Path(os.environ.get("FAMBA_LOCK", ROOT / "envs" / "requirements.txt"))  # an image names its own
     return Environment(
         device=torch.cuda.get_device_name(device) if cuda else _cpu_model(),
         device_kind="cuda" if cuda else "cpu",
@@ -51,7 +52,7 @@ def environment(device: torch.device, world_size: int) -> Environment:
         python=platform.python_version(),
         packages={name: _version(name) for name in PACKAGES},
         lock_sha256=hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
-        container_sha256=os.environ.get("FAMBA_CONTAINER_SHA256") or None,
+        container_sha256=container.own_sha256(),
         git_commit=commit,
         git_dirty=dirty,
     )

@@ -96,6 +96,12 @@ def _software() -> Iterator[Finding]:
     yield Finding(
         "apptainer", version or "not installed", None if version else "for --use-singularity: apptainer.org/docs/admin"
     )
+    for name, use in (("cpu", "config/smoke.yaml"), ("cuda", "GPUs")):
+        image = Path("envs", f"famba-{name}.sif")
+        if image.is_file():
+            yield Finding(image.name, f"{image.stat().st_size / 2**20:,.0f} MiB")
+        else:
+            yield Finding(image.name, "not built", f"for --use-singularity with {use}: envs/build.sh {name}")
     compiler = shutil.which("c++") or shutil.which("g++")
     yield Finding("c++ compiler", compiler or "none", None if compiler else "for compiled scans: apt-get install g++")
 

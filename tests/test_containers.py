@@ -1,0 +1,258 @@
+"""The images' definitions and pins, what builds them, and what a run inside one is told and records."""
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from famba import container
+from famba.device import environment
+from famba.errors import CheckFailed
+
+ROOT = Path(__file__).parent.parent
+ENVS = ROOT / "envs"
+IMAGES = ("cpu", "cuda")
+SETUP_PY = """
+cc_flag = []
+if True:
+    cc_flag.append("arch=compute_75,code=sm_75")
+
+    if FORCE_CXX11_ABI:
+        pass
+"""  # as both sdists have it
+
+
+def pins(lock: str) -> dict[str, str]:
+    """Version by package."""
+    return dict(re.findall(r"^([a-z0-9.-]+)==([^\s;\\]+)", (ENVS / lock).read_text(), flags=re.MULTILINE))
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """A PATH with nothing on it but what a script starts with."""
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    for name in ("bash", "dirname", "grep", "id"):
+        (folder / name).symlink_to(str(shutil.which(name)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def check() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("check", ENVS / "check.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# pins
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_holds_the_versions_of_the_projects_lock(image: str) -> None:
+    project, own = pins("requirements.txt"), pins(f"famba-{image}.txt")
+    assert {"numpy", "scikit-learn", "seaborn", "timm", "torchvision"} <= own.keys()
+    different = {name for name in own.keys() & project.keys() if own[name] != project[name]}
+    assert different <= {"triton"}  # torch's CUDA build asks for its own
+
+
+def test_torch_and_the_extensions_are_those_that_the_project_names() -> None:
+    torch_pin = re.search(r"^TORCH := torch==(.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert torch_pin is not None
+    assert pins("famba-cpu.txt")["torch"] == f"{torch_pin[1]}+cpu"
+    assert pins("famba-cuda.txt")["torch"] == torch_pin[1]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = dict(pin.split("==") for pin in extras["cuda"] if "==" in pin)
+    assert named.keys() == {"mamba-ssm", "causal-conv1d"}
+    assert named.items() <= pins("famba-cuda.txt").items()
+
+
+@pytest.mark.parametrize("lock", ["requirements.txt", "famba-cpu.txt", "famba-cuda.txt"])
+def test_every_pin_has_a_hash_and_none_says_where_from(lock: str) -> None:
+    text = (ENVS / lock).read_text()
+    pinned = re.split(r"\n(?=\S)", text.strip())
+    assert len(pinned) == len(pins(lock))
+    assert all("--hash=sha256:" in pin for pin in pinned)
+    assert "://" not in text
+    assert "--index" not in text
+
+
+def test_the_base_image_is_a_digest_of_torchs_cuda() -> None:
+    definition = (ENVS / "famba-cuda.def").read_text()
+    assert re.search(r"^From: nvidia/cuda@sha256:[0-9a-f]{64}$", definition, flags=re.MULTILINE)
+    base = re.search(r"nvidia/cuda:(\d+)\.", definition)
+    assert base is not None
+    assert pins("famba-cuda.txt")["cuda-toolkit"].startswith(f"{base[1]}.")
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_labels_of_an_image_are_what_the_build_sets(image: str) -> None:
+    definition, build = (ENVS / f"famba-{image}.def").read_text(), (ENVS / "build.sh").read_text()
+    labels = definition.split("%labels\n")[1].split("%help")[0].split()
+    assert labels[::4] == ["famba.definition.sha256", "famba.lock.sha256", "famba.revision"]
+    arguments = set(re.findall(r"{{ (\w+) }}", definition))
+    assert arguments <= set(re.findall(r"--build-arg (\w+)=", build))
+    assert "://" not in definition
+
+
+# building
+
+
+def test_the_sdists_compile_for_two_architectures(tmp_path: Path) -> None:
+    assert run_sdists(tmp_path) == (0, "")
+    for folder in ("causal_conv1d-1.0", "mamba_ssm-2.0.post1"):
+        scope: dict[str, object] = {"FORCE_CXX11_ABI": False}
+        exec((tmp_path / folder / "setup.py").read_text(), scope)
+        flags = scope["cc_flag"]
+        assert flags == ["-gencode", "arch=compute_80,code=sm_80", "-gencode", "arch=compute_90,code=sm_90"]
+
+
+def test_an_sdist_of_another_hash_is_not_unpacked(tmp_path: Path) -> None:
+    status, said = run_sdists(tmp_path, spoil="causal_conv1d-1.0.tar.gz")
+    assert status != 0
+    assert "causal_conv1d-1.0.tar.gz: FAILED" in said
+    assert not (tmp_path / "causal_conv1d-1.0").exists()
+
+
+def test_a_setup_py_that_has_changed_is_an_error(tmp_path: Path) -> None:
+    status, said = run_sdists(tmp_path, setup_py="cc_flag = []\n")
+    assert status == 1
+    assert said.startswith("sdists.sh: causal_conv1d-1.0/setup.py is not as it was")
+
+
+def run_sdists(folder: Path, setup_py: str = SETUP_PY, spoil: str = "") -> tuple[int, str]:
+    """Run envs/sdists.sh in `folder` on two archives that it locks there."""
+    lock = "another==3.0 \\\n    --hash=sha256:" + 64 * "0" + "\n"
+    for name, version in (("causal-conv1d", "1.0"), ("mamba-ssm", "2.0.post1")):
+        source = folder / f"{name.replace('-', '_')}-{version}"
+        source.mkdir()
+        (source / "setup.py").write_text(setup_py)
+        archive = source.with_name(source.name + ".tar.gz")
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(source, source.name)
+        shutil.rmtree(source)
+        lock += f"{name}=={version} \\\n    --hash=sha256:{hashlib.sha256(archive.read_bytes()).hexdigest()}\n"
+    (folder / "lock.txt").write_text(lock)
+    if spoil:
+        (folder / spoil).write_bytes((folder / spoil).read_bytes() + b"\0")
+    said = subprocess.run(
+        [ENVS / "sdists.sh", "lock.txt", "."], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return said.returncode, said.stdout + said.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [([], "name the image: cpu or cuda"), (["gpu"], "name the image"), (["cpu"], "Apptainer is missing")],
+)
+def test_the_build_says_what_it_lacks(tools: Path, arguments: list[str], expected: str) -> None:
+    said = run_build(tools, *arguments)
+    assert said.returncode == 2
+    assert len(said.stderr.splitlines()) == 1
+    assert said.stderr.startswith(f"envs/build.sh: {expected}")
+
+
+def test_the_build_of_the_cpu_image_needs_debootstrap(tools: Path) -> None:
+    (tools / "apptainer").symlink_to("/bin/true")
+    (tools / "python3").symlink_to("/bin/true")
+    said = run_build(tools, "cpu")
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr == "envs/build.sh: debootstrap is missing: apt-get install debootstrap\n"
+
+
+def run_build(tools: Path, *arguments: str) -> subprocess.CompletedProcess:
+    script = [str(tools / "bash"), str(ENVS / "build.sh"), *arguments]
+    return subprocess.run(script, env={"PATH": str(tools)}, capture_output=True, text=True, check=False)
+
+
+# an image's own check
+
+
+def test_a_package_that_is_not_as_locked_fails_the_check(check: ModuleType, tmp_path: Path) -> None:
+    lock = tmp_path / "lock.txt"
+    lock.write_text(f"torch=={torch.__version__} \\\n    --hash=sha256:0\nnumpy==0.1 \\\n    --hash=sha256:0\n")
+    with pytest.raises(SystemExit, match=r"not its lock: numpy .*, not 0\.1$"):
+        check.check_versions(lock)
+    lock.write_text(f"torch=={torch.__version__}\n")
+    assert check.check_versions(lock) == 1
+
+
+def test_a_scan_that_is_wrong_fails_the_check(check: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"chunked", "reference"} <= set(check.check_scan("cpu"))
+    from famba.scan import chunked  # noqa: PLC0415
+
+    right = chunked.scan
+    monkeypatch.setattr(chunked, "scan", lambda *args: right(*args) * 1.001)
+    with pytest.raises(SystemExit, match="scan backend chunked on cpu is"):
+        check.check_scan("cpu")
+
+
+# running in one
+
+
+def test_a_missing_image_comes_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckFailed, match=r"envs/famba-cuda\.sif, and it is not there: envs/build\.sh cuda makes it"):
+        container.require("envs/famba-cuda.sif")
+    with pytest.raises(CheckFailed, match=r"my\.sif, and it is not there: `container` of the experiment names it"):
+        container.require("my.sif")
+    Path("my.sif").touch()
+    container.require("my.sif")
+    container.require("docker://example/image:1")  # Snakemake's to fetch
+
+
+def test_what_is_told_to_apptainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    work, other = tmp_path / "work", tmp_path / "other.sif"
+    work.mkdir()
+    for image in (work / "own.sif", other):
+        image.touch()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("APPTAINER_BIND", raising=False)
+    own = container.variables(str(work / "own.sif"), work)
+    assert {path.split("/.snakemake/container")[0] for path in own.values()} == {str(work)}
+    assert set(own) == {f"APPTAINERENV_{name}" for name in ("XDG_CACHE_HOME", "MPLCONFIGDIR", "TRITON_CACHE_DIR")}
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setenv("APPTAINER_BIND", "/scratch")
+    told = container.variables(str(other), work)
+    assert told["APPTAINERENV_CUDA_VISIBLE_DEVICES"] == "3"
+    assert told["APPTAINER_BIND"] == f"/scratch,{other}:{other}:ro"
+
+
+def test_a_row_names_the_image_and_its_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    image, lock = tmp_path / "x.sif", tmp_path / "lock.txt"
+    image.write_bytes(b"image")
+    lock.write_bytes(b"lock")
+    long_ago = 1_000_000_000
+    os.utime(image, (long_ago, long_ago))
+    monkeypatch.delenv("FAMBA_CONTAINER_SHA256", raising=False)
+    monkeypatch.delenv("SINGULARITY_CONTAINER", raising=False)
+    assert environment(torch.device("cpu"), 1).container_sha256 is None
+    monkeypatch.setenv("SINGULARITY_CONTAINER", str(image))
+    monkeypatch.setenv("FAMBA_LOCK", str(lock))
+    made = environment(torch.device("cpu"), 1)
+    assert made.container_sha256 == hashlib.sha256(b"image").hexdigest()
+    assert made.lock_sha256 == hashlib.sha256(b"lock").hexdigest()
+
+
+def test_an_image_that_was_replaced_meanwhile_is_not_taken_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    image = tmp_path / "x.sif"
+    image.write_bytes(b"a newer image")  # written after this process was started
+    monkeypatch.setenv("SINGULARITY_CONTAINER", str(image))
+    monkeypatch.delenv("FAMBA_CONTAINER_SHA256", raising=False)
+    assert container.own_sha256() is None
+    monkeypatch.setenv("FAMBA_CONTAINER_SHA256", "ab" * 32)
+    assert container.own_sha256() == "ab" * 32
