@@ -11,18 +11,11 @@ import torch
 from famba import scan
 from famba.bench import cell_of, layer_runs
 from famba.config import Architecture
-from famba.memory import keep_freed_memory
 from famba.roofline import Probe
 
 CPU = torch.device("cpu")
 # in one direction, as other implementations are measured
 BATCH, LENGTH, DIM, STATE = 32, 197, 384, 16
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _as_in_a_training_step():
-    """Nobody's time goes to page faults, neither the subject's nor the references'."""
-    keep_freed_memory()
 
 
 def one_direction(backend, precision="fp32"):

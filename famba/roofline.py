@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import statistics
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -142,15 +138,7 @@ def _cpu_exponentials(rounds: int) -> tuple[Callable[[], Any], float]:
 
 @functools.cache
 def _exp_kernel() -> Any:
-    """`exp_rate` of scan/exp_rate.cpp, compiled as the scan is. Raises BuildError."""
-    source = Path(build.__file__).with_name("exp_rate.cpp")
-    flags = [*build.FLAGS, *build.INSTRUCTION_SETS.get(torch.backends.cpu.get_cpu_capability(), ())]
-    with tempfile.TemporaryDirectory() as folder:
-        made = os.path.join(folder, "exp_rate.so")
-        command = [build._compiler(), *flags, str(source), "-o", made, *build._openmp_runtime()]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise build.BuildError(f"could not compile {source.name}")
-        kernel = ctypes.CDLL(made).exp_rate
+    """`exp_rate` of scan/exp_rate.cpp. Raises BuildError."""
+    kernel = build.library().exp_rate
     kernel.restype, kernel.argtypes = ctypes.c_int64, (ctypes.c_int64, ctypes.c_int, ctypes.c_void_p)
     return kernel
