@@ -80,6 +80,15 @@ def test_time_is_a_ratio_to_the_same_runs_baseline(grid):
     assert gate.compare(read_rows(one), baseline.read(frozen), time_margin=0.4)[-1].verdict == "ok"
 
 
+def test_times_of_a_shared_machine_are_left_out(grid):
+    paths, frozen = grid
+    assert main(["check", "--freeze", str(frozen), "--without-times", *map(str, paths)]) == 0
+    fused = next(path for path in paths if path.parent.name == "vim_tiny_mini-upper-s0")
+    slower(fused, 3.0)
+    assert regressions(paths, frozen) == set()
+    assert not [line for line in gate.compare(read_rows(paths), baseline.read(frozen)) if line.check == "time ratio"]
+
+
 @pytest.mark.parametrize(("more", "verdict"), [(1, "regression"), (-1, "better")])
 def test_memory_is_compared_exactly(grid, more, verdict):
     paths, frozen = grid

@@ -25,7 +25,8 @@ class FrozenCell(Record):
     schedule: tuple[int, ...]
     seeds: tuple[int, ...]
     top1: tuple[Percent, ...]  # after the last epoch: no choice made on the test set
-    time_ratios: tuple[tuple[float, ...], ...]  # per epoch but the first, to the same run's baseline of that seed
+    # per epoch but the first, to the same run's baseline of that seed; empty where times were not frozen
+    time_ratios: tuple[tuple[float, ...], ...]
     tokens: tuple[int, ...]
     saved_activations: Bytes
 
@@ -53,8 +54,11 @@ class Frozen(Record):
         return {(cell.model, cell.strategy): cell for cell in self.cells}
 
 
-def freeze(rows: Mapping[Path, Row]) -> Frozen:
-    """Freeze rows that may stand side by side. Raises InputError unless every cell has enough seeds and a baseline."""
+def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
+    """Freeze rows that may stand side by side, with their times or without, where the machine was not theirs alone.
+
+    Raises InputError unless every cell has enough seeds and a baseline.
+    """
     first = next(iter(rows.values()))
     groups: dict[tuple[str, str], list[Path]] = {}
     for path, row in rows.items():
@@ -78,7 +82,7 @@ def freeze(rows: Mapping[Path, Row]) -> Frozen:
                 schedule=group[0].cell.schedule,
                 seeds=seeds,
                 top1=tuple(row.metrics.last.top1 for row in group),
-                time_ratios=tuple(time_ratios(path, rows) for path in paths),
+                time_ratios=tuple(time_ratios(path, rows) for path in paths) if times else (),
                 tokens=group[0].tokens.measured,
                 saved_activations=group[0].memory.saved_activations,
             )

@@ -48,6 +48,9 @@ def add_parser(commands: Any) -> None:
         "--equals", type=Path, metavar="FOLDER", help="experiment to whose accuracy the rows' must be shown to be equal"
     )
     what.add_argument("--freeze", type=Path, metavar="FILE", help="write the rows as the baseline, three seeds or more")
+    parser.add_argument(
+        "--without-times", action="store_true", help="freeze no times: the machine was shared while the rows were made"
+    )
     parser.add_argument("--junit", type=Path, metavar="FILE", help="also write the outcome as JUnit XML")
     parser.add_argument(
         "--time-margin",
@@ -63,7 +66,7 @@ def add_parser(commands: Any) -> None:
 def _main(args: argparse.Namespace) -> int:
     rows = read_rows(args.rows)
     if args.freeze:
-        frozen = baseline.freeze(rows)
+        frozen = baseline.freeze(rows, times=not args.without_times)
         with atomic_file(args.freeze) as file:
             file.write(frozen.model_dump_json() + "\n")
         print(f"{args.freeze}: {len(frozen.cells)} cells of {len(rows)} rows")
