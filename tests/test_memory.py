@@ -1,0 +1,34 @@
+"""What a training step frees stays mapped."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+STEPS = """
+import resource, sys, torch
+from famba import step
+from famba.bench import cell_of
+from famba.calibrate import running
+from famba.config import Architecture
+
+if sys.argv[1] == "give back":
+    step.keep_freed_memory = lambda: None
+shape = Architecture(embed_dim=192, depth=2, img_size=160)
+_, run, _ = running(cell_of(shape, (0, 0), 8), torch.device("cpu"), "chunked", 10)
+run(), run()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+run(), run()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str) -> int:
+    done = subprocess.run([sys.executable, "-c", STEPS, how], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="glibc's malloc only")
+def test_a_step_takes_the_pages_that_the_one_before_it_left():
+    assert faults("keep") < faults("give back") / 3
