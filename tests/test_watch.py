@@ -39,6 +39,11 @@ def written(path: Path, content: str | bytes, ago: float) -> None:
         os.utime(touched, (NOW - ago, NOW - ago))
 
 
+def of_eight_epochs() -> Cell:
+    grid = experiment()
+    return experiment(recipe=grid.recipe.model_copy(update={"epochs": 8}).model_dump()).cell_by_id(CELL)
+
+
 def epochs(n: int) -> list[dict[str, float]]:
     return [
         {"epoch": e, "top1": 50.0 + e, "train_s": 8.0, "evaluation_s": 2.0, "images_per_s": 123.4} for e in range(n)
@@ -124,7 +129,7 @@ def test_a_line_of_an_earlier_run_does_not_count(folder):
 
 
 def test_the_checkpoint_tells_between_the_lines(folder):
-    cell = experiment().cell_by_id(CELL)
+    cell = of_eight_epochs()
     written(folder / "checkpoint.pt", checkpoint(cell, done=3), ago=4)
     assert cell_state(folder, NOW) == CellState(
         CELL, "training", 4, 8, 123.4, 300.0, 52.0, left_s=50 - 4, whole_s=31.5 + 50, quiet_s=4
@@ -167,7 +172,7 @@ def test_a_checkpoint_runs_no_code(folder, tmp_path):
 
 
 def test_silence_is_quiet_but_an_evaluation_may_be_long(folder):
-    cell = experiment().cell_by_id(CELL)
+    cell = of_eight_epochs()
     written(folder / "checkpoint.pt", checkpoint(cell, done=3), ago=QUIET_S + 1)
     state = cell_state(folder, NOW)
     assert (state.kind, state.left_s) == ("quiet", 50)  # no time has been worked off
