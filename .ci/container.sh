@@ -72,7 +72,7 @@ for options in -n "--cores all"; do
 done
 say "without the image: $said"
 
-timeout -s KILL 600 envs/build.sh cpu >"$LOG" 2>&1 || { cat "$LOG" >&2; fail "envs/build.sh cpu"; }
+timeout -s KILL 1500 envs/build.sh cpu >"$LOG" 2>&1 || { cat "$LOG" >&2; fail "envs/build.sh cpu"; }
 grep "^check: " "$LOG"
 tail -n 1 "$LOG"
 labels=$(apptainer inspect --labels "$IMAGE")
