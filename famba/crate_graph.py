@@ -231,7 +231,7 @@ def _version(there: Environment, citation: Mapping[str, Any]) -> str:
 def _package_url(name: str, version: str) -> str:
     if name == "python":
         return f"https://www.python.org/downloads/release/python-{version.replace('.', '')}/"
-    return f"https://pypi.org/project/{name}/{version.partition('+')[0]}/"
+    return f"pkg:pypi/{name}@{version.partition('+')[0]}"  # purl: the package, wherever it is fetched from
 
 
 def _containers(experiment: Experiment, rows: Iterable[Row]) -> list[Entity]:
