@@ -91,7 +91,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class StepCost:
-    """One optimiser step.
+    """One optimiser step, or a process's share of it.
 
     Attributes:
         layers: of one image.
@@ -189,8 +189,15 @@ def parameter_count(architecture: Architecture, classes: int, channels: int = 3)
 
 
 def step_cost(cell: Cell, classes: int, device: str = "cpu", scan: str = "cpu", channels: int = 3) -> StepCost:
-    """An optimiser step of a cell. `device`: "cpu" or "cuda"; `scan`: the backend, which decides what is kept."""
-    return cost(cell.architecture, cell.schedule, cell.recipe, classes, device, scan, channels)
+    """A process's share of an optimiser step of a cell. `device`: "cpu" or "cuda"; `scan`: which decides what is kept.
+
+    What the processes send each other, the sum of their gradients, is not counted.
+    """
+    share = cell.recipe.global_batch // cell.processes
+    settings = cell.recipe.model_copy(
+        update={"global_batch": share, "micro_batch": min(cell.recipe.micro_batch, share)}
+    )
+    return cost(cell.architecture, cell.schedule, settings, classes, device, scan, channels)
 
 
 def cost(

@@ -34,11 +34,12 @@ DATASETS: dict[str, tuple[int, int, tuple[int, int, int], int]] = {
 # kernel where no graph replays them.
 ASSUMED_SHARE = 0.5
 LAUNCH_S = 5e-6
+_SHARED = "processes: {}, each on a device of its own; what they send each other is left out"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one cell; seconds, bytes, hours of the whole device (a GPU, or a machine's CPU)."""
+    """Of one cell: seconds, bytes of each process, and hours of all of its devices (GPUs, or a machine's CPU)."""
 
     cell: str
     model: str
@@ -57,16 +58,19 @@ class Prediction:
 
 
 def predict(cell: Cell, step: StepCost, calibration: Calibration, workers: int) -> Prediction:
-    """A cell's time and memory. `workers`: processes that load images beside the training; 0: it loads them itself."""
+    """A cell's time and memory.
+
+    `workers`: processes that load images beside each that trains; 0: those load them themselves.
+    """
     train, test, _, _ = DATASETS[cell.dataset]
     settings = cell.recipe
     compute = calibration.step_s(step)
-    data = (calibration.data_s or 0.0) * settings.global_batch
+    data = (calibration.data_s or 0.0) * step.images
     beside = workers > 0 and settings.augmentation == "timm"
     step_s = max(compute, data / workers) if beside else compute + data
     steps = steps_per_epoch(train, settings)
     # raw and averaged weights, after every epoch
-    evaluation = 2 * calibration.evaluation_s(step, test)
+    evaluation = 2 * calibration.evaluation_s(step, test) / cell.processes
     cell_s = settings.epochs * (steps * step_s + evaluation)
     trace = [layer.tokens for layer in step.layers]
     return Prediction(
@@ -80,7 +84,7 @@ def predict(cell: Cell, step: StepCost, calibration: Calibration, workers: int) 
         step_s=step_s,
         images_per_s=settings.global_batch / step_s,
         cell_s=cell_s,
-        hours=cell_s / 3600,
+        hours=cell_s * cell.processes / 3600,
         saved_per_image=step.saved_per_image,
         peak_bytes=step.peak_bytes,
         limit="data" if step_s > compute and beside else "training",
@@ -109,6 +113,8 @@ def plan(experiment: Experiment, device: str) -> tuple[list[Prediction], list[st
         f"assumed: a step takes {ASSUMED_SHARE:.0%} of its bound, and never waits for data; scan {backend}",
     ]
     _, _, _, classes = DATASETS[experiment.dataset]
+    if experiment.processes > 1:
+        notes.append(_SHARED.format(experiment.processes))
     cells = experiment.cells()
     return [predict(cell, step_cost(cell, classes, "cuda", backend), calibration, 1) for cell in cells], notes
 
@@ -129,7 +135,10 @@ def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
     ]
     if any_of_them.data_s is None:
         notes.append("data: timm is not installed, so loading it is left out; pip install 'famba[paper]'")
-    workers = min(experiment.recipe.workers, len(os.sched_getaffinity(0)))
+    if experiment.processes > 1:
+        notes.append(_SHARED.format(experiment.processes))
+    on_each_node = experiment.processes // experiment.nodes
+    workers = min(experiment.recipe.workers, max(1, len(os.sched_getaffinity(0)) // on_each_node))
     predictions = [
         predict(cell, step_cost(cell, classes, device.type, choice.name), found[cell.model], workers)
         for cell in experiment.cells()

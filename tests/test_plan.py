@@ -57,6 +57,17 @@ def test_a_cell_takes_its_epochs_of_steps_and_evaluations():
     assert made.limit == "training"
 
 
+def test_processes_share_a_step_and_each_costs_its_hours():
+    alone = paper_experiment()
+    together = alone.model_copy(update={"processes": 4})
+    (one, *_), (four, *_), (_, notes) = plan(alone, "a100")[0], plan(together, "a100")[0], plan(together, "a100")
+    assert one.step_s / 4 < four.step_s < one.step_s / 2  # the update is each process's own
+    assert four.hours == pytest.approx(four.cell_s * 4 / 3600)
+    assert four.images_per_s == pytest.approx(512 / four.step_s)
+    assert "processes: 4" in notes[-1]
+    assert "left out" in notes[-1]
+
+
 def test_a_slow_loader_sets_the_pace():
     cell = paper_experiment().cells()[0]  # timm, 512 images a step
     calibration = Calibration(RATES, 1.0, 0.0, 1.0, 1.0, 1.0, data_s=10.0)
