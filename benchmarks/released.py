@@ -37,7 +37,7 @@ class Released(nn.Module):
         place = torch.full((len(hidden), 1, 1), model.cls_index, device=hidden.device)
         for block in model.blocks:
             residual = hidden if residual is None else residual + hidden
-            hidden = block.norm(residual)
+            hidden, _ = block.norm(residual)
             if block.fused:
                 merge, place = tome(hidden, block.fused, place)
                 hidden, residual = merge(hidden), merge(residual)

@@ -23,7 +23,7 @@ from famba.config import ARCHITECTURES, Architecture, Cell, Experiment
 from famba.cost import LayerCost, Work, step_cost
 from famba.device import environment, pick_device
 from famba.fusion import match
-from famba.model import RMSNorm
+from famba.model import AddNorm
 from famba.record import atomic_file
 from famba.roofline import Probe, Rates, interleaved_s
 
@@ -113,7 +113,7 @@ def layer_runs(cell: Cell, device: torch.device, backend: str) -> Runs:
     conv_runs = _both_ways(lambda: scan.causal_conv(x, weight, bias, backend), (x, weight, bias))
 
     hidden, residual = leaf(batch, tokens, d), leaf(batch, tokens, d, kind=fp32)
-    norm = RMSNorm(d).to(device)
+    norm = AddNorm(d).to(device)
     metric = hidden.detach()
 
     def fuse() -> tuple[Tensor, Tensor]:
@@ -141,7 +141,7 @@ def layer_runs(cell: Cell, device: torch.device, backend: str) -> Runs:
         # forward, and for each product the gradients of its two factors
         "GEMMs": (_there_and_back(products, (hidden, u, y, *weights)), plain.gemms.forward * (3 * batch)),
         "norm": (
-            _there_and_back(lambda: [norm(residual + hidden)], (residual, hidden, norm.weight)),
+            _there_and_back(lambda: norm(residual, hidden), (residual, hidden, norm.weight)),
             plain.norm.both * batch,
         ),
         "fusion": (_there_and_back(fuse, (hidden, residual)), fusing.fusion.both * batch),

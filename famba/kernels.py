@@ -35,7 +35,10 @@ def _struct(name: str, **kinds: str) -> type[ctypes.Structure]:
 
 
 _NormArgs = _struct(
-    "NormArgs", sizes="rows dim slices threads", real="eps", pointers="x weight out rstd partial dx dweight"
+    "NormArgs",
+    sizes="rows dim slices threads bf16",
+    real="eps",
+    pointers="x weight added total out rstd partial dx dweight",
 )
 _MatchArgs = _struct("MatchArgs", sizes="batch tokens dim r threads", pointers="metric cls source target kept tome")
 _GroupArgs = _struct("GroupArgs", sizes="batch tokens r", pointers="places source target cls group cls_after size")
@@ -46,25 +49,42 @@ def _run(name: str, args: ctypes.Structure) -> None:
     getattr(library(), name)(ctypes.byref(args))
 
 
-def norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """x (..., C), weight (C), float32 -> x / rms(x) * weight, 1 / rms(x) (..., 1)."""
+def norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The norm of x, or of x + added.
+
+    Args:
+        x, weight: (..., C) and (C), float32. added: as x, float32 or bfloat16.
+
+    Returns:
+        sum / rms(sum) * weight, 1 / rms(sum) (..., 1), and the sum itself; x where nothing is added.
+    """
     x, weight = x.contiguous(), weight.contiguous()
+    total = x
+    if added is not None:
+        added = added.contiguous()
+        total = torch.empty_like(x)
     out, rstd = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1)
-    rows, dim = rstd.numel(), x.shape[-1]
-    pointers = (t.data_ptr() for t in (x, weight, out, rstd))
-    _run("norm_forward", _NormArgs(rows, dim, 1, torch.get_num_threads(), eps, *pointers))
-    return out, rstd
+    bf16 = added is not None and added.dtype == torch.bfloat16
+    pointers = (x.data_ptr(), weight.data_ptr(), _address(added), total.data_ptr(), out.data_ptr(), rstd.data_ptr())
+    _run("norm_forward", _NormArgs(rstd.numel(), x.shape[-1], 1, torch.get_num_threads(), bf16, eps, *pointers))
+    return out, rstd, total
 
 
-def norm_backward(dout: Tensor, x: Tensor, weight: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of x and weight."""
-    dout, x, weight = dout.contiguous(), x.contiguous(), weight.contiguous()
-    dx, dweight = torch.empty_like(x), torch.empty_like(weight)
-    rows, dim = rstd.numel(), x.shape[-1]
-    partial = x.new_empty(min(_NORM_SLICES, rows), dim)
+def norm_backward(
+    dout: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the sum and of the weight, from those of the norm and, unless it is None, of the sum."""
+    dout, total, weight = dout.contiguous(), total.contiguous(), weight.contiguous()
+    dtotal = None if dtotal is None else dtotal.contiguous()
+    dx, dweight = torch.empty_like(total), torch.empty_like(weight)
+    rows, dim = rstd.numel(), total.shape[-1]
+    partial = total.new_empty(min(_NORM_SLICES, rows), dim)
     slices = len(partial)
-    pointers = (t.data_ptr() for t in (x, weight, dout, rstd, partial, dx, dweight))
-    _run("norm_backward", _NormArgs(rows, dim, slices, torch.get_num_threads(), 0.0, *pointers))
+    pointers = (
+        total.data_ptr(), weight.data_ptr(), _address(dtotal), None, dout.data_ptr(), rstd.data_ptr(),
+        partial.data_ptr(), dx.data_ptr(), dweight.data_ptr(),
+    )  # fmt: skip
+    _run("norm_backward", _NormArgs(rows, dim, slices, torch.get_num_threads(), 0, 0.0, *pointers))
     return dx, dweight
 
 

@@ -31,35 +31,57 @@ class RMSNorm(nn.Module):
         """(..., dim) -> the same shape."""
         weight = self.weight.to(x.dtype)
         normed: Tensor = (
-            _Norm.apply(x, weight, self.eps)
+            _Norm.apply(x, None, weight, self.eps)[0]
             if x.device.type == "cpu"
             else nn.functional.rms_norm(x, x.shape[-1:], weight, self.eps)
         )
         return normed.to(self.weight.dtype)
 
 
+class AddNorm(RMSNorm):
+    """The norm of a stream to which the output of the layer before is added, if there is one."""
+
+    def forward(self, stream: Tensor, output: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """(..., dim) each -> the norm of their sum in the weight's type, and the sum in the stream's."""
+        if output is None:
+            return super().forward(stream), stream
+        if stream.device.type != "cpu":
+            stream = stream + output
+            return super().forward(stream), stream
+        normed, stream = _Norm.apply(stream, output, self.weight.to(stream.dtype), self.eps)
+        return normed.to(self.weight.dtype), stream
+
+
 class _Norm(torch.autograd.Function):
-    """The norm on a CPU, where torch composes it and keeps its result as well as its input: keeps x and 1 / rms(x)."""
+    """The norm of x, or of x + added, and that sum, on a CPU: where torch composes it and keeps its result as well.
+
+    Kept are the sum and 1 / rms. The gradient of the sum is added to the norm's own in the same pass.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor | None]:
+        ctx.added = None if added is None else added.dtype
         if kernels.take(x):
-            out, rstd = kernels.norm(x, weight, eps)
+            out, rstd, total = kernels.norm(x, added, weight, eps)
         else:
-            rstd = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
-            out = x * rstd * weight
-        ctx.save_for_backward(x, weight, rstd)
-        return out
+            total = x if added is None else x + added
+            rstd = torch.rsqrt(total.square().mean(dim=-1, keepdim=True) + eps)
+            out = total * rstd * weight
+        ctx.save_for_backward(total, weight, rstd)
+        return out, None if added is None else total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, weight, rstd = ctx.saved_tensors
-        if kernels.take(x):
-            return *kernels.norm_backward(dout, x, weight, rstd), None
-        unit, along = x * rstd, dout * weight
-        dx = (along - unit * (along * unit).mean(dim=-1, keepdim=True)) * rstd
-        return dx, (dout * unit).flatten(0, -2).sum(dim=0), None
+    def backward(ctx: Any, dout: Tensor, dtotal: Tensor | None) -> tuple[Tensor | None, ...]:
+        total, weight, rstd = ctx.saved_tensors
+        if kernels.take(total):
+            dx, dweight = kernels.norm_backward(dout, dtotal, total, weight, rstd)
+        else:
+            unit, along = total * rstd, dout * weight
+            dx = (along - unit * (along * unit).mean(dim=-1, keepdim=True)) * rstd
+            dx = dx if dtotal is None else dx + dtotal
+            dweight = (dout * unit).flatten(0, -2).sum(dim=0)
+        return dx, None if ctx.added is None else dx.to(ctx.added), dweight, None
 
 
 class Block(nn.Module):
@@ -71,20 +93,19 @@ class Block(nn.Module):
 
     def __init__(self, mixer: Mixer, embed_dim: int, fused: int, order: str) -> None:
         super().__init__()
-        self.norm = RMSNorm(embed_dim)
+        self.norm = AddNorm(embed_dim)
         self.mixer = mixer
         self.fused = fused
         self.order = order
 
     def forward(
-        self, hidden: Tensor, residual: Tensor | None, cls: int | Tensor
+        self, hidden: Tensor | None, residual: Tensor, cls: int | Tensor
     ) -> tuple[Tensor, Tensor, int | Tensor]:
-        """hidden, residual (B, T, embed_dim) and the class token's index -> the same, with T - r tokens."""
-        if residual is None:
-            residual = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        else:
-            residual = residual + hidden
-        hidden = self.norm(residual)
+        """hidden, residual (B, T, embed_dim) and the class token's index -> the same, with T - r tokens.
+
+        `hidden` is what the block before has put out; the first block has none before it.
+        """
+        hidden, residual = self.norm(residual, hidden)
         if self.fused:
             pairs = match(hidden, self.fused, protected=cls)
             hidden, residual = pairs.merge(hidden, self.order), pairs.merge(residual, self.order)
@@ -194,14 +215,15 @@ class VisionMamba(nn.Module):
         cls_token = self.cls_token.expand(len(hidden), -1, -1)
         hidden = torch.cat([hidden[:, : self.cls_index], cls_token, hidden[:, self.cls_index :]], dim=1)
         hidden = hidden + self.pos_embed  # (B, T, C)
-        # the first block's residual stream is its input alone
-        residual = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+        residual = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         cls: int | Tensor = self.cls_index
+        out: Tensor | None = None
         for block in self.blocks:
-            hidden, residual, cls = block(hidden, residual, cls)
+            out, residual, cls = block(out, residual, cls)
         # the class token alone goes on; the norm is per token, so it may be taken first
-        row = torch.arange(len(hidden), device=hidden.device)
-        return self.head(self.norm_f(residual[row, cls] + hidden[row, cls]))
+        row = torch.arange(len(residual), device=residual.device)
+        token = residual[row, cls] if out is None else residual[row, cls] + out[row, cls]
+        return self.head(self.norm_f(token))
 
 
 def vim_tiny(

@@ -33,7 +33,7 @@ def token_record(model: VisionMamba, images: Tensor, autocast: Autocast) -> Toke
         for layer, block in enumerate(model.blocks)
         for handle in (
             block.register_forward_pre_hook(watch.enter),
-            block.norm.register_forward_hook(lambda _, __, hidden, layer=layer: watch.see(layer, hidden)),
+            block.norm.register_forward_hook(lambda _, __, made, layer=layer: watch.see(layer, made[0])),
         )
     ]
     try:

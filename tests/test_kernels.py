@@ -9,7 +9,7 @@ from torch import Tensor
 from famba import kernels
 from famba.fusion import _groups, _pairs, match
 from famba.mixer import Mixer
-from famba.model import RMSNorm
+from famba.model import AddNorm, RMSNorm
 from famba.scan import build, cpu
 from famba.scan.build import BuildError
 
@@ -85,6 +85,44 @@ def test_norm_without_a_compiler():
 def test_norm_in_float64_passes_gradcheck():
     norm = RMSNorm(6).double()
     assert torch.autograd.gradcheck(norm, random(2, 3, 6, dtype=torch.float64).requires_grad_())
+
+
+def add_normed(dtype: torch.dtype, added: torch.dtype) -> list[Tensor]:
+    """The norm of a sum and the sum, and all gradients; in float64 from torch's own operators."""
+    norm = AddNorm(40)
+
+    def ours(stream: Tensor, output: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.func.functional_call(norm, {"weight": weight}, (stream, output))
+
+    def torchs(stream: Tensor, output: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        total = stream + output
+        return torch.nn.functional.rms_norm(total, total.shape[-1:], weight, norm.eps), total
+
+    values = random(2, 65, 40), random(2, 65, 40, seed=1).to(added), random(40, seed=2)
+    inputs = [x.to(dtype if x.dtype != torch.bfloat16 or dtype == torch.float64 else x.dtype) for x in values]
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    out = (torchs if dtype == torch.float64 else ours)(*inputs)
+    grads = [random(2, 65, 40, seed=seed).to(x.dtype) for seed, x in enumerate(out, 3)]
+    return [x.detach().double() for x in (*out, *torch.autograd.grad(out, inputs, grads))]
+
+
+@pytest.mark.usefixtures("instruction_set")
+def test_add_and_norm_on_every_instruction_set():
+    fp32, fp64 = torch.float32, torch.float64
+    assert_near(add_normed(fp32, fp32), add_normed(fp64, fp32), 1e-6)
+
+
+@needs_kernels
+def test_a_bfloat16_output_is_added_to_a_float32_stream():
+    found, exact = (add_normed(dtype, torch.bfloat16) for dtype in (torch.float32, torch.float64))
+    rounded = found.pop(3), exact.pop(3)  # the output's gradient comes in its own type
+    assert_near(found, exact, 1e-6)
+    assert_near(rounded[:1], rounded[1:], 4e-3)
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_add_and_norm_without_a_compiler():
+    assert_near(add_normed(torch.float32, torch.float32), add_normed(torch.float64, torch.float32), 1e-6)
 
 
 def test_norm_keeps_its_input_and_one_number_a_row():

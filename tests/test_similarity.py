@@ -114,7 +114,7 @@ def test_without_a_partner_there_is_no_best_match():
 def test_maps_are_the_similarity_of_patches(monkeypatch, images):
     of = model("baseline")
     hidden = []
-    of.blocks[0].norm.register_forward_hook(lambda _, __, out: hidden.append(out.detach()))
+    of.blocks[0].norm.register_forward_hook(lambda _, __, out: hidden.append(out[0].detach()))
     record = token_record(of, images, nullcontext)
     assert record.layers.tolist() == [0, 1, 3, 4, 6, 7]
     assert len(record.layers) == MAPS
