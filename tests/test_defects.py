@@ -4,20 +4,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
+from defects import (
+    REAL,
+    Patch,
+    class_token_fused,
+    learning_rate_wrong,
+    nothing_fused,
+    order_scrambled,
+    residual_merge_dropped,
+)
 from test_train import MICRO
 
-from famba import fusion, measure, recipe
 from famba.cli import main
 from famba.config import Experiment
 from famba.errors import CheckFailed
-from famba.fusion import Match
 from famba.judge import baseline, gate
 from famba.judge.summary import read_rows
 from famba.train import Training
-
-Patch = pytest.MonkeyPatch
-REAL = {"match": fusion.match, "merge": Match.merge, "places": Match._places, "lr": recipe.learning_rate}
 
 
 def train(folder: Path, strategies: list[str], seeds: list[int]) -> list[Path]:
@@ -43,56 +46,6 @@ def frozen(good, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("frozen") / "micro.json"
     assert main(["check", "--freeze", str(path), *map(str, good)]) == 0
     return path
-
-
-class _Unprotected(Match):
-    """A match that lost sight of the class token; it goes where its group goes."""
-
-    def protected_in(self, order: str) -> torch.Tensor:
-        group = self._rows(order)[0].view(len(self.kept), self.tokens)
-        first = torch.arange(len(group)) * self.kept.shape[1]
-        return group.gather(1, self.cls[:, None])[:, 0] - first
-
-
-def class_token_fused(patch: Patch) -> None:
-    def match(hidden: torch.Tensor, r: int, protected: int | torch.Tensor) -> Match:
-        found = REAL["match"](hidden, r, None)
-        cls = torch.as_tensor(protected).expand(len(hidden))
-        return _Unprotected(found.source, found.target, found.kept, found.tome, found.tokens, cls)
-
-    patch.setattr("famba.model.match", match)
-
-
-def residual_merge_dropped(patch: Patch) -> None:
-    """The residual stream, which is merged second, is cut to length instead."""
-    merged = set()
-
-    def merge(self: Match, x: torch.Tensor, order: str = "sequence") -> torch.Tensor:
-        if id(self) in merged:
-            merged.remove(id(self))
-            return x[:, : self.tokens - self.r]
-        merged.add(id(self))
-        return REAL["merge"](self, x, order)
-
-    patch.setattr(Match, "merge", merge)
-
-
-def order_scrambled(patch: Patch) -> None:
-    def places(self: Match, order: str) -> torch.Tensor:
-        kept = REAL["places"](self, order)
-        return kept[:, torch.randperm(kept.shape[1], generator=torch.Generator().manual_seed(kept.shape[1]))]
-
-    patch.setattr(Match, "_places", places)
-
-
-def nothing_fused(patch: Patch) -> None:
-    """As the released code does, and the trace that would tell is taken from the schedule."""
-    patch.setattr("famba.model.match", lambda hidden, r, protected: REAL["match"](hidden, 0, protected))
-    patch.setattr(measure, "checked_tokens", lambda model, device: model.scheduled_tokens)
-
-
-def learning_rate_wrong(patch: Patch) -> None:
-    patch.setattr(recipe, "learning_rate", lambda settings, epoch: REAL["lr"](settings, epoch) / 10)
 
 
 @pytest.mark.slow

@@ -1,0 +1,129 @@
+"""Defects planted into a training, as the regression gate must catch them.
+
+`python tests/defects.py ROW...` shows that it does: of rows of the smoke grid it prints, in Markdown, the gate's table,
+and its table after each defect, with the fused cells of the first model trained again under it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+
+from famba import fusion, measure, recipe
+from famba.cli import main
+from famba.fusion import Match
+from famba.record import read_row
+from famba.train import Training
+
+Patch = pytest.MonkeyPatch
+REAL = {"match": fusion.match, "merge": Match.merge, "places": Match._places, "lr": recipe.learning_rate}
+FROZEN = Path(__file__).parent.parent / "results" / "baselines" / "smoke.json"
+
+
+class _Unprotected(Match):
+    """A match that lost sight of the class token; it goes where its group goes."""
+
+    def protected_in(self, order: str) -> torch.Tensor:
+        group = self._rows(order)[0].view(len(self.kept), self.tokens)
+        first = torch.arange(len(group)) * self.kept.shape[1]
+        return group.gather(1, self.cls[:, None])[:, 0] - first
+
+
+def class_token_fused(patch: Patch) -> None:
+    def match(hidden: torch.Tensor, r: int, protected: int | torch.Tensor) -> Match:
+        found = REAL["match"](hidden, r, None)
+        cls = torch.as_tensor(protected).expand(len(hidden))
+        return _Unprotected(found.source, found.target, found.kept, found.tome, found.tokens, cls)
+
+    patch.setattr("famba.model.match", match)
+
+
+def residual_merge_dropped(patch: Patch) -> None:
+    """The residual stream, which is merged second, is cut to length instead."""
+    merged = set()
+
+    def merge(self: Match, x: torch.Tensor, order: str = "sequence") -> torch.Tensor:
+        if id(self) in merged:
+            merged.remove(id(self))
+            return x[:, : self.tokens - self.r]
+        merged.add(id(self))
+        return REAL["merge"](self, x, order)
+
+    patch.setattr(Match, "merge", merge)
+
+
+def order_scrambled(patch: Patch) -> None:
+    def places(self: Match, order: str) -> torch.Tensor:
+        kept = REAL["places"](self, order)
+        return kept[:, torch.randperm(kept.shape[1], generator=torch.Generator().manual_seed(kept.shape[1]))]
+
+    patch.setattr(Match, "_places", places)
+
+
+def nothing_fused(patch: Patch) -> None:
+    """As the released code does, and the trace that would tell is taken from the schedule."""
+    patch.setattr("famba.model.match", lambda hidden, r, protected: REAL["match"](hidden, 0, protected))
+    patch.setattr(measure, "checked_tokens", lambda model, device: model.scheduled_tokens)
+
+
+def learning_rate_wrong(patch: Patch) -> None:
+    patch.setattr(recipe, "learning_rate", lambda settings, epoch: REAL["lr"](settings, epoch) / 10)
+
+
+DEFECTS: dict[str, Callable[[Patch], None]] = {
+    "The class token is fused with others": class_token_fused,
+    "The residual stream is cut instead of merged": residual_merge_dropped,
+    "The order of the tokens is scrambled by every fusion": order_scrambled,
+    "Nothing is fused, and the trace is silenced": nothing_fused,
+    "The learning rate is a tenth": learning_rate_wrong,
+}
+
+
+def gate(rows: list[Path]) -> str:
+    """What the gate prints of rows, the lines that hold counted instead of shown if any does not."""
+    said, error = StringIO(), StringIO()
+    with redirect_stdout(said), redirect_stderr(error):
+        status = main(["check", "--against", str(FROZEN), *map(str, rows)])
+    lines = said.getvalue().splitlines()
+    if status:
+        failed = [line for line in lines[2:] if line.endswith("| regression |")]
+        lines = [*lines[:2], *failed, "", f"and {len(lines) - 2 - len(failed)} lines that hold."]
+    last = f"`{error.getvalue().strip()}`: exit status {status}." if status else f"Exit status {status}."
+    return "\n".join([*lines, "", last, ""])
+
+
+def trained_again(defect: Callable[[Patch], None], rows: list[Path], folder: Path) -> list[Path]:
+    """The rows, those of the first model trained anew under the defect; where it is one of fusion, only fused cells."""
+    known = {path: read_row(path) for path in rows}
+    model = next(iter(known.values())).cell.model
+    paths = []
+    with pytest.MonkeyPatch.context() as patch:
+        defect(patch)
+        for path, row in known.items():
+            if row.cell.model != model or (row.cell.strategy == "baseline" and defect is not learning_rate_wrong):
+                paths.append(path)
+                continue
+            torch.manual_seed(0)
+            Training(row.cell, folder / row.cell.id, Path("data")).run()
+            paths.append(folder / row.cell.id / "row.json")
+    return paths
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="rows of the smoke grid (row.json)")
+    given = parser.parse_args().rows
+    print(f"## A good run\n\n{gate(given)}")
+    for title, planted in DEFECTS.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            with redirect_stdout(sys.stderr):
+                after = trained_again(planted, given, Path(scratch))
+            print(f"## {title}\n\n{gate(after)}", flush=True)
