@@ -79,7 +79,7 @@ def best_match(results: Results, records: Records) -> Figure:
         style.title(axes, model)
         style.tidy(axes)
     shown = [path for model in results.models for path in _paths(results, model, _reference(results, model))]
-    lowest = min(np.nanmin(records[path].best_match) for path in shown)
+    lowest = min(axes.dataLim.ymin for axes in grid)  # of the lines and their bands
     grid[0].set_ylim(min(lowest - 0.02, 0.9), 1)  # a cosine's largest; small differences are to look small
     named = list(dict.fromkeys(results.rows[path].cell.strategy for path in shown))
     style.legend(figure, [h for h in style.strategy_handles(results) if h.get_label() in named])

@@ -7,13 +7,22 @@ from collections import Counter
 from famba.judge.tables import SMOKE_NOTE, tex
 from famba.judge.verdicts import Verdict, Verdicts
 
-NOTE = (
+_NOTE = (
     "Mean over n seeds with its 95 % interval (Student t), of the comparison on which the verdict turns; effect size: "
-    "distance from the published number in standard deviations of one seed. Accuracies are the best epoch's on the "
-    "test set, as the published ones are. Reproduced, not reproduced: shown at the 5 % level; inconclusive: neither "
-    "is; not tested: these rows are not of the kind that the claim is about."
+    "distance from the claimed number in standard deviations of one seed. {accuracies} Reproduced, not reproduced: "
+    "shown at the 5 % level; inconclusive: neither is; not tested: these rows are not of the kind that the claim is "
+    "about."
 )
+_ACCURACIES = {
+    "best": "Accuracies are the best epoch's on the test set, as the published ones are.",
+    "last": "Accuracies are the last epoch's.",
+}
 _HEAD = ("claim", "verdict", "mean [95 %]", "n", "effect", "why")
+
+
+def note(verdicts: Verdicts) -> str:
+    """How to read the table."""
+    return _NOTE.format(accuracies=_ACCURACIES[verdicts.accuracy])
 
 
 def counted(verdicts: Verdicts) -> str:
@@ -24,22 +33,22 @@ def counted(verdicts: Verdicts) -> str:
 
 def markdown(verdicts: Verdicts, what: str) -> str:
     """A Markdown table, with what was run and how to read it. Ends in a newline."""
-    note = [f"**{SMOKE_NOTE}.**", ""] if verdicts.watermark else []
+    smoke = [f"**{SMOKE_NOTE}.**", ""] if verdicts.watermark else []
     lines = [_HEAD, tuple("---" for _ in _HEAD), *map(_entries, verdicts.verdicts)]
     table = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
-    return "\n".join([*note, f"Run: {what}.", "", *table, "", NOTE, ""])
+    return "\n".join([*smoke, f"Run: {what}.", "", *table, "", note(verdicts), ""])
 
 
 def latex(verdicts: Verdicts, what: str) -> str:
     """A floating table that needs the package booktabs. Ends in a newline."""
-    note = rf"\textbf{{{SMOKE_NOTE}.}} " if verdicts.watermark else ""
+    smoke = rf"\textbf{{{SMOKE_NOTE}.}} " if verdicts.watermark else ""
     wide = r">{\raggedright\arraybackslash}p{0.3\textwidth}"
     return "\n".join(
         [
             r"% needs \usepackage{array,booktabs}",
             r"\begin{table*}[t]",
             r"\centering\footnotesize",
-            rf"\caption{{{note}Run: {tex(what)}. {tex(NOTE)}}}",
+            rf"\caption{{{smoke}Run: {tex(what)}. {tex(note(verdicts))}}}",
             r"\label{tab:verdicts}",
             rf"\begin{{tabular}}{{@{{}}{wide}llrr{wide}@{{}}}}",
             r"\toprule",

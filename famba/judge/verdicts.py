@@ -64,6 +64,7 @@ class Verdicts(Record):
     version: Literal[1] = 1
     watermark: Literal["SMOKE"] | None
     alpha: float
+    accuracy: Literal["best", "last"]  # the epoch whose top-1 was judged
     verdicts: list[Verdict]
     noise: list[Noise]
 
@@ -79,7 +80,9 @@ def judge(ledger: Ledger, rows: Sequence[Row], noise: Sequence[Noise]) -> Verdic
             continue
         decision, parts = decide(claim, ledger, grid)
         verdicts.append(_told(claim, ledger, str(decision), parts))
-    return Verdicts(watermark=rows[0].watermark, alpha=ALPHA, verdicts=verdicts, noise=list(noise))
+    return Verdicts(
+        watermark=rows[0].watermark, alpha=ALPHA, accuracy=ledger.accuracy, verdicts=verdicts, noise=list(noise)
+    )
 
 
 def _not_testable(claim: Claim, rows: Sequence[Row], grid: Grid) -> str | None:

@@ -112,7 +112,7 @@ def html(report: Report) -> str:
         "script": Markup(script),
         "claims": evidence.claims(report.verdicts, report.ledger),
         "counts": evidence.counts(report.verdicts),
-        "verdict_note": verdict_tables.NOTE,
+        "verdict_note": verdict_tables.note(report.verdicts),
         "verdict_copies": {
             "LaTeX": verdict_tables.latex(report.verdicts, report.described),
             "CSV": evidence.as_csv(report.verdicts, report.ledger),

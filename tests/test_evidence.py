@@ -1,0 +1,29 @@
+"""The committed evidence: its rows keep the rules, and the verdicts beside them are what those rows give."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from famba.cli import main
+
+ROOT = Path(__file__).parent.parent
+LEDGERS = {"fashion-mnist-small": "fashion-mnist-claims.yaml"}
+FOLDERS = sorted((ROOT / "results" / "evidence").iterdir())
+
+
+def test_every_experiment_there_has_its_ledger():
+    assert {folder.name for folder in FOLDERS} == LEDGERS.keys()
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_the_rows_give_these_verdicts(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    rows = sorted(map(str, Path("cells").glob("*/row.json")))
+    assert main(["check", "--rules", *rows]) == 0
+    assert main(["judge", "--out", str(tmp_path), "--claims", str(ROOT / "config" / LEDGERS[folder.name]), *rows]) == 0
+    for name in ("summary.csv", "tables/summary.md", "tables/verdicts.md"):
+        assert (tmp_path / name).read_text() == (folder / name).read_text(), name
+    made, kept = (json.loads((where / "claims.json").read_text()) for where in (tmp_path, folder))
+    assert [(v["id"], v["verdict"]) for v in made["verdicts"]] == [(v["id"], v["verdict"]) for v in kept["verdicts"]]
+    assert made["verdicts"][0]["mean"] == pytest.approx(kept["verdicts"][0]["mean"])
