@@ -12,7 +12,7 @@ TOKENS, CHANNELS = 197, 192
 
 def ours(hidden, residual, r):
     pairs = match(hidden.detach(), r, protected=TOKENS // 2)
-    return pairs.merge(hidden), pairs.merge(residual)
+    return pairs.merge_all([hidden, residual])
 
 
 def tome(hidden, residual, r):

@@ -116,9 +116,9 @@ def layer_runs(cell: Cell, device: torch.device, backend: str) -> Runs:
     norm = AddNorm(d).to(device)
     metric = hidden.detach()
 
-    def fuse() -> tuple[Tensor, Tensor]:
+    def fuse() -> tuple[Tensor, ...]:
         pairs = match(metric, FUSED, protected=tokens // 2)
-        return pairs.merge(hidden), pairs.merge(residual)
+        return pairs.merge_all([hidden, residual])
 
     weights = [leaf(2 * inner, d), leaf(2, inner, rank + 2 * n), leaf(2, rank, inner), leaf(d, inner)]
     y = leaf(batch, tokens, inner)

@@ -6,6 +6,7 @@ ToMe's bipartite soft matching (facebookresearch/ToMe af95e4b, tome/merge.py:20-
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -69,12 +70,18 @@ class Match:
         Raises:
             ValueError: x does not have the matched shape, or the order is unknown.
         """
-        if x.shape[:2] != (self.kept.shape[0], self.tokens):
-            raise ValueError(f"matched ({self.kept.shape[0]}, {self.tokens}, ...), got {tuple(x.shape)} to merge")
+        return self.merge_all([x], order)[0]
+
+    def merge_all(self, xs: Sequence[Tensor], order: str = "sequence") -> tuple[Tensor, ...]:
+        """Fuse the tokens of several tensors alike, as `merge` does each: hidden states and residual stream."""
+        for x in xs:
+            if x.shape[:2] != (self.kept.shape[0], self.tokens):
+                raise ValueError(f"matched ({self.kept.shape[0]}, {self.tokens}, ...), got {tuple(x.shape)} to merge")
         if self.r == 0 and order == "sequence":
-            return x
+            return tuple(xs)
         group, size, _ = self._rows(order)
-        return _Merge.apply(x, self._places(order), self.source, group, size)
+        merged: tuple[Tensor, ...] = _Merge.apply(self._places(order), self.source, group, size, *xs)
+        return merged
 
     @cached_property
     def _row_cache(self) -> dict[str, tuple[Tensor, Tensor, Tensor | None]]:
@@ -116,33 +123,44 @@ def _groups(
 
 
 class _Merge(torch.autograd.Function):
-    """Mean of groups of rows: the forward adds r rows to the kept ones, the backward is one gather.
+    """Means of groups of rows: the forward adds r rows to the kept ones, the backward is one gather.
 
     Written over rows of the flattened batch because index_select and index_add move whole rows, where gather and
     scatter_reduce, which ToMe uses, would need an index per element.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, places: Tensor, source: Tensor, group: Tensor, size: Tensor, *xs: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(group, size)
-        if kernels.take(x, cpu.DTYPES):
-            return kernels.merge(x, places, source, group, size)
-        batch, tokens, channels = x.shape
-        flat, source_rows = x.reshape(batch * tokens, channels), _as_rows(source, tokens)
-        out = flat.index_select(0, _as_rows(places, tokens))
-        out.index_add_(0, group[source_rows], flat.index_select(0, source_rows))
-        out /= size.to(out.dtype)
-        return out.view(batch, -1, channels)
+        return tuple(
+            (kernels.merge if kernels.take(x, cpu.DTYPES) else _means)(x, places, source, group, size) for x in xs
+        )
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         group, size = ctx.saved_tensors
-        if kernels.take(grad, cpu.DTYPES):
-            return kernels.merge_backward(grad, group, size), None, None, None, None
-        batch, remaining, channels = grad.shape
-        shared = grad.reshape(batch * remaining, channels) / size.to(grad.dtype)
-        return shared.index_select(0, group).view(batch, -1, channels), None, None, None, None
+        shared = ((kernels.merge_backward if kernels.take(g, cpu.DTYPES) else _shares)(g, group, size) for g in grads)
+        return None, None, None, None, *shared
+
+
+def _means(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor) -> Tensor:
+    """See `kernels.merge`."""
+    batch, tokens, channels = x.shape
+    flat, source_rows = x.reshape(batch * tokens, channels), _as_rows(source, tokens)
+    out = flat.index_select(0, _as_rows(places, tokens))
+    out.index_add_(0, group[source_rows], flat.index_select(0, source_rows))
+    out /= size.to(out.dtype)
+    return out.view(batch, -1, channels)
+
+
+def _shares(grad: Tensor, group: Tensor, size: Tensor) -> Tensor:
+    """See `kernels.merge_backward`."""
+    batch, remaining, channels = grad.shape
+    shared = grad.reshape(batch * remaining, channels) / size.to(grad.dtype)
+    return shared.index_select(0, group).view(batch, -1, channels)
 
 
 def match(metric: Tensor, r: int, protected: int | Tensor | None = None) -> Match:

@@ -108,7 +108,7 @@ class Block(nn.Module):
         hidden, residual = self.norm(residual, hidden)
         if self.fused:
             pairs = match(hidden, self.fused, protected=cls)
-            hidden, residual = pairs.merge(hidden, self.order), pairs.merge(residual, self.order)
+            hidden, residual = pairs.merge_all([hidden, residual], self.order)
             cls = cast(Tensor, pairs.protected_in(self.order))
         return self.mixer(hidden), residual, cls
 

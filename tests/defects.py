@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -24,7 +24,7 @@ from famba.record import read_row
 from famba.train import Training
 
 Patch = pytest.MonkeyPatch
-REAL = {"match": fusion.match, "merge": Match.merge, "places": Match._places, "lr": recipe.learning_rate}
+REAL = {"match": fusion.match, "merge": Match.merge_all, "places": Match._places, "lr": recipe.learning_rate}
 FROZEN = Path(__file__).parent.parent / "results" / "baselines" / "smoke.json"
 
 
@@ -47,17 +47,13 @@ def class_token_fused(patch: Patch) -> None:
 
 
 def residual_merge_dropped(patch: Patch) -> None:
-    """The residual stream, which is merged second, is cut to length instead."""
-    merged = set()
+    """The residual stream is cut to length instead."""
 
-    def merge(self: Match, x: torch.Tensor, order: str = "sequence") -> torch.Tensor:
-        if id(self) in merged:
-            merged.remove(id(self))
-            return x[:, : self.tokens - self.r]
-        merged.add(id(self))
-        return REAL["merge"](self, x, order)
+    def merge_all(self: Match, xs: Sequence[torch.Tensor], order: str) -> tuple[torch.Tensor, ...]:
+        hidden, residual = xs
+        return REAL["merge"](self, [hidden], order)[0], residual[:, : self.tokens - self.r]
 
-    patch.setattr(Match, "merge", merge)
+    patch.setattr(Match, "merge_all", merge_all)
 
 
 def order_scrambled(patch: Patch) -> None:
