@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from famba.errors import CheckFailed
-from famba.model import VisionMamba
+from famba.model import Block, VisionMamba
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -50,6 +51,53 @@ def checked_tokens(model: VisionMamba, device: torch.device) -> tuple[int, ...]:
     if measured != model.scheduled_tokens:
         raise CheckFailed(f"tokens per layer: the schedule says {model.scheduled_tokens}, the model does {measured}")
     return measured
+
+
+def check_fusion(model: VisionMamba, device: torch.device) -> None:
+    """Hold every fusion of a forward pass to what must be left as it is, from outside of it.
+
+    A token that is not fused has the same hidden state and the same residual after the fusion as before it, bit for
+    bit; the class token is one of them; and in the order "sequence" they stand as they stood. Seen on random images,
+    whose tokens are all different. Raises CheckFailed.
+    """
+    before: list[tuple[Tensor, Tensor]] = []
+    after: list[Tensor] = []
+
+    def check(block: Block, inputs: tuple[Any, ...], outputs: tuple[Any, ...], layer: int) -> None:
+        (hidden, residual), merged, cls, (_, merged_residual, cls_after) = before[-1], after[-1], inputs[2], outputs
+        if not block.fused:
+            return
+        for image in range(len(hidden)):
+            same = (merged[image, :, None] == hidden[image]).all(dim=-1)  # (T - r, T)
+            now, then = same.nonzero().unbind(1)
+            wrong = ""
+            place, old = (int(torch.as_tensor(index).expand(len(hidden))[image]) for index in (cls_after, cls))
+            if not same[place, old]:
+                wrong = "the class token is not left alone"
+            elif not torch.equal(merged_residual[image, now], residual[image, then]):
+                wrong = "the residual stream is not fused as the hidden states are"
+            elif block.order == "sequence" and bool((then.diff() <= 0).any()):
+                wrong = "the tokens' order is lost"
+            elif len(then) < hidden.shape[1] - 2 * block.fused:
+                wrong = f"{hidden.shape[1] - len(then)} tokens are changed to fuse {block.fused}"
+            if wrong:
+                raise CheckFailed(f"fusion in layer {layer}: {wrong}")
+
+    hooks = [
+        hook
+        for layer, block in enumerate(model.blocks)
+        for hook in (
+            block.norm.register_forward_hook(lambda _, __, made: before.append(made)),
+            block.mixer.register_forward_hook(lambda _, inputs, __: after.append(inputs[0])),
+            block.register_forward_hook(partial(check, layer=layer)),
+        )
+    ]
+    try:
+        with torch.no_grad():
+            model(_images(model, 2, device))
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def saved_activation_bytes(model: VisionMamba, device: torch.device, autocast: Autocast) -> int:

@@ -113,6 +113,7 @@ class Training:
         self.test_images = EvalLoader(self.dataset, cell.recipe, size, self.device, *share)
         self.history = History(started=_now())
         self.tokens = measure.checked_tokens(self.model, self.device)
+        measure.check_fusion(self.model, self.device)
         self.saved_activations = measure.saved_activation_bytes(self.model, self.device, self._autocast)
 
     def run(self) -> Row:

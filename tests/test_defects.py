@@ -4,9 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from defects import (
-    REAL,
     Patch,
+    checks_silenced,
     class_token_fused,
     learning_rate_wrong,
     nothing_fused,
@@ -15,11 +16,14 @@ from defects import (
 )
 from test_train import MICRO
 
+from famba import measure
 from famba.cli import main
 from famba.config import Experiment
 from famba.errors import CheckFailed
 from famba.judge import baseline, gate
 from famba.judge.summary import read_rows
+from famba.model import VisionMamba
+from famba.schedule import strategy
 from famba.train import Training
 
 
@@ -72,6 +76,7 @@ def test_a_planted_defect_is_caught(
 ):
     with monkeypatch.context() as patch:
         defect(patch)
+        checks_silenced(patch)
         rows = train(tmp_path, strategies, [0, 1, 2])
     # what fusion does leaves the unfused cells as they are, to the last bit
     rows += [path for path in good if "baseline" in path.parent.name and "baseline" not in strategies]
@@ -83,12 +88,37 @@ def test_a_planted_defect_is_caught(
     assert any(line.verdict == "regression" for line in gate.compare(one, baseline.read(frozen), time_margin=1000))
 
 
+@pytest.mark.parametrize("name", ["all", "interleaved", "lower", "upper"])
+@pytest.mark.parametrize(
+    ("defect", "said"),
+    [
+        (class_token_fused, "the class token is not left alone"),
+        (residual_merge_dropped, "the residual stream is not fused as the hidden states are"),
+        (order_scrambled, "the tokens' order is lost"),
+    ],
+)
+def test_no_training_starts_with_a_wrong_fusion(defect, said, name, monkeypatch):
+    model, cpu = VisionMamba(16, 12, 10, 32, 4, fusion=strategy(name, 12, 65)), torch.device("cpu")
+    measure.check_fusion(model, cpu)
+    defect(monkeypatch)
+    with pytest.raises(CheckFailed, match=said):
+        measure.check_fusion(model, cpu)
+
+
+@pytest.mark.parametrize("order", ["sequence", "tome"])
+@pytest.mark.parametrize("cls_position", ["middle", "head"])
+def test_a_right_fusion_passes_however_it_orders_tokens(order, cls_position):
+    model = VisionMamba(16, 6, 10, 32, 4, cls_position=cls_position, fusion=(9, 0, 30, 5, 1, 2), order=order)
+    measure.check_fusion(model, torch.device("cpu"))
+
+
 @pytest.mark.slow
 def test_fusing_nothing_is_caught_three_times(good, frozen, tmp_path, monkeypatch):
     """By the training itself; with its check put out, by the saved activations; in settings, by the schedule."""
     unfused = [path for path in good if "baseline" in path.parent.name]
     with monkeypatch.context() as patch:
         nothing_fused(patch)
+        checks_silenced(patch)
         rows = train(tmp_path / "silent", ["all"], [0])
     assert check(rows + unfused, frozen) == 1
     lines = gate.compare(read_rows(rows + unfused), baseline.read(frozen), time_margin=1000)
@@ -96,7 +126,7 @@ def test_fusing_nothing_is_caught_three_times(good, frozen, tmp_path, monkeypatc
         "vim_micro-all"
     ]
     with monkeypatch.context() as patch:
-        patch.setattr("famba.model.match", lambda hidden, r, protected: REAL["match"](hidden, 0, protected))
+        nothing_fused(patch)
         with pytest.raises(CheckFailed, match="tokens per layer: the schedule says"):
             train(tmp_path / "trace", ["all"], [0])
     with monkeypatch.context() as patch:
