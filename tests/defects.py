@@ -89,15 +89,17 @@ DEFECTS: dict[str, Callable[[Patch], None]] = {
 }
 
 
-def gate(rows: list[Path]) -> str:
-    """What the gate prints of rows, the lines that hold counted instead of shown if any does not."""
+def gate(rows: list[Path], whole: bool = False) -> str:
+    """What the gate prints of rows; unless the whole is wanted, only the lines that fail."""
     said, error = StringIO(), StringIO()
     with redirect_stdout(said), redirect_stderr(error):
         status = main(["check", "--against", str(FROZEN), "--time-margin", "0.5", *map(str, rows)])
-    lines = said.getvalue().splitlines()
-    if status:
-        failed = [line for line in lines[2:] if line.endswith("| regression |")]
-        lines = [*lines[:2], *failed, "", f"and {len(lines) - 2 - len(failed)} lines that hold."]
+    lines = [line for line in said.getvalue().splitlines() if line]
+    if not whole:
+        head, body = lines[:2], [line for line in lines[2:] if line.startswith("|")]
+        failed = [line for line in body if line.endswith("| regression |")]
+        held = f"{len(body) - len(failed)} lines hold."
+        lines = [*head, *failed, "", held] if failed else [held]
     last = f"`{error.getvalue().strip()}`: exit status {status}." if status else f"Exit status {status}."
     return "\n".join([*lines, "", last, ""])
 
@@ -142,7 +144,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="rows of the smoke grid (row.json)")
     given = parser.parse_args().rows
-    print(f"{INTRODUCTION}\n## A good run\n\n{gate(given)}")
+    print(f"{INTRODUCTION}\n## A good run\n\n{gate(given, whole=True)}")
     for title, planted in DEFECTS.items():
         with tempfile.TemporaryDirectory() as scratch:
             with redirect_stdout(sys.stderr):
