@@ -38,7 +38,7 @@ def one_direction(backend, precision="fp32"):
 def bench_against_other_scans(versus, backend, precision):
     """`reference` is the loop over time steps, over `unbind` and with plain autograd."""
     references = {name: one_direction(name, precision) for name in ("chunked", "reference")}
-    versus(one_direction(backend, precision), references, rounds=9, slow=("reference",))
+    versus(one_direction(backend, precision), references, rounds=9)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
