@@ -87,17 +87,10 @@ def _cell(experiment: Experiment, wildcards: Any) -> Cell:
     return experiment.cell(wildcards.model, wildcards.strategy, int(wildcards.seed))
 
 
-def _share(cell: Cell) -> Cell:
-    """What one process of a cell works on: its part of each global batch."""
-    part = cell.recipe.model_copy(update={"global_batch": cell.recipe.global_batch // cell.processes})
-    return cell.model_copy(update={"recipe": part})
-
-
 def _memory_mb(experiment: Experiment, wildcards: Any) -> int:
     """Host memory on each node."""
     if experiment.device == "cpu":
-        share = _share(_cell(experiment, wildcards))
-        process = _CPU_PROCESS_MB + HEADROOM * step_cost(share, classes=100).peak_bytes / 1e6
+        process = _CPU_PROCESS_MB + HEADROOM * step_cost(_cell(experiment, wildcards), classes=100).peak_bytes / 1e6
     else:
         process = _GPU_PROCESS_MB + _WORKER_MB * experiment.recipe.workers
     return math.ceil(process * experiment.processes / experiment.nodes)
@@ -118,5 +111,5 @@ def _minutes(workflow: Any, experiment: Experiment, gpu: str, wildcards: Any) ->
     known = next((name for name in PROFILES if name in gpu.lower()), ASSUMED_GPU)
     calibration = assumed(cell.recipe.precision, known, cell.recipe.cuda_graphs)
     backend = "triton" if cell.scan == "auto" else cell.scan
-    step = step_cost(_share(cell), DATASETS[cell.dataset][-1], "cuda", backend)
+    step = step_cost(cell, DATASETS[cell.dataset][-1], "cuda", backend)
     return math.ceil(HEADROOM * predict(cell, step, calibration, workers=1).cell_s / 60) + START_MINUTES

@@ -49,7 +49,7 @@ def test_four_gpus_take_a_quarter_of_the_time_and_four_times_the_rest():
     assert four["mem_mb"] == 4 * one["mem_mb"]
     assert cluster.threads(paper_experiment(processes=4)) == 4 * 9  # a training and its eight loading processes
     alone, together = (limit - cluster.START_MINUTES for limit in (one["runtime"], four["runtime"]))
-    assert alone / 4 < together < alone / 2  # the test set is predicted as if one did it all
+    assert alone / 4 < together < alone / 2  # the update of the weights is each process's own
     assert "nodes" not in four
 
 
