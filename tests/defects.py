@@ -132,7 +132,8 @@ def trained_again(defect: Callable[[Patch], None], rows: list[Path], folder: Pat
 INTRODUCTION = """# What the regression gate catches
 
 `famba check --against results/baselines/smoke.json --time-margin 0.5` on the demo's rows, one seed against three frozen
-ones, as CI runs it: first as they are, then with one model trained again under each planted defect. Made by
+ones as in CI (which gives times yet more room): first as they are, then with one model trained again under each planted
+defect. Made by
 
 ```
 python tests/defects.py results/smoke/cells/*/row.json >docs/gate.md
