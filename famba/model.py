@@ -17,6 +17,7 @@ from famba import kernels
 from famba.errors import InputError
 from famba.fusion import match, strategy, tokens_per_layer
 from famba.mixer import Mixer
+from famba.scan import cpu
 
 
 class RMSNorm(nn.Module):
@@ -61,7 +62,7 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor | None]:
         ctx.added = None if added is None else added.dtype
-        if kernels.take(x):
+        if kernels.take(x) and (added is None or added.dtype in cpu.DTYPES):
             out, rstd, total = kernels.norm(x, added, weight, eps)
         else:
             total = x if added is None else x + added

@@ -87,6 +87,9 @@ def test_norm_in_float64_passes_gradcheck():
     assert torch.autograd.gradcheck(norm, random(2, 3, 6, dtype=torch.float64).requires_grad_())
 
 
+HALVES = [torch.bfloat16, torch.float16]
+
+
 def add_normed(dtype: torch.dtype, added: torch.dtype) -> list[Tensor]:
     """The norm of a sum and the sum, and all gradients; in float64 from torch's own operators."""
     norm = AddNorm(40)
@@ -99,7 +102,7 @@ def add_normed(dtype: torch.dtype, added: torch.dtype) -> list[Tensor]:
         return torch.nn.functional.rms_norm(total, total.shape[-1:], weight, norm.eps), total
 
     values = random(2, 65, 40), random(2, 65, 40, seed=1).to(added), random(40, seed=2)
-    inputs = [x.to(dtype if x.dtype != torch.bfloat16 or dtype == torch.float64 else x.dtype) for x in values]
+    inputs = [x if x.dtype in HALVES and dtype != torch.float64 else x.to(dtype) for x in values]
     inputs = [x.detach().requires_grad_() for x in inputs]
     out = (torchs if dtype == torch.float64 else ours)(*inputs)
     grads = [random(2, 65, 40, seed=seed).to(x.dtype) for seed, x in enumerate(out, 3)]
@@ -112,9 +115,9 @@ def test_add_and_norm_on_every_instruction_set():
     assert_near(add_normed(fp32, fp32), add_normed(fp64, fp32), 1e-6)
 
 
-@needs_kernels
-def test_a_bfloat16_output_is_added_to_a_float32_stream():
-    found, exact = (add_normed(dtype, torch.bfloat16) for dtype in (torch.float32, torch.float64))
+@pytest.mark.parametrize("half", HALVES)  # the kernels take the one, torch the other
+def test_an_output_of_half_precision_is_added_to_a_float32_stream(half):
+    found, exact = (add_normed(dtype, half) for dtype in (torch.float32, torch.float64))
     rounded = found.pop(3), exact.pop(3)  # the output's gradient comes in its own type
     assert_near(found, exact, 1e-6)
     assert_near(rounded[:1], rounded[1:], 4e-3)
