@@ -34,7 +34,6 @@ DATASETS: dict[str, tuple[int, int, tuple[int, int, int], int]] = {
 # kernel where no graph replays them.
 ASSUMED_SHARE = 0.5
 LAUNCH_S = 5e-6
-_SHARED = "processes: {}, each on a device of its own; what they send each other is left out"
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,15 @@ def plan(experiment: Experiment, device: str) -> tuple[list[Prediction], list[st
 
     Raises InputError when a measurement is asked for and the experiment's device or scan is not here.
     """
-    if device == "measure":
-        return _measured(experiment)
+    predictions, notes = _measured(experiment) if device == "measure" else _calculated(experiment, device)
+    if experiment.processes > 1:
+        notes.append(
+            f"processes: {experiment.processes}, each on a device of its own; what they send each other is left out"
+        )
+    return predictions, notes
+
+
+def _calculated(experiment: Experiment, device: str) -> tuple[list[Prediction], list[str]]:
     recipe = experiment.recipe
     calibration = assumed(recipe.precision, device, recipe.cuda_graphs)
     backend = "triton" if experiment.scan == "auto" else experiment.scan
@@ -113,8 +119,6 @@ def plan(experiment: Experiment, device: str) -> tuple[list[Prediction], list[st
         f"assumed: a step takes {ASSUMED_SHARE:.0%} of its bound, and never waits for data; scan {backend}",
     ]
     _, _, _, classes = DATASETS[experiment.dataset]
-    if experiment.processes > 1:
-        notes.append(_SHARED.format(experiment.processes))
     cells = experiment.cells()
     return [predict(cell, step_cost(cell, classes, "cuda", backend), calibration, 1) for cell in cells], notes
 
@@ -135,8 +139,6 @@ def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
     ]
     if any_of_them.data_s is None:
         notes.append("data: timm is not installed, so loading it is left out; pip install 'famba[paper]'")
-    if experiment.processes > 1:
-        notes.append(_SHARED.format(experiment.processes))
     on_each_node = experiment.processes // experiment.nodes
     workers = min(experiment.recipe.workers, max(1, len(os.sched_getaffinity(0)) // on_each_node))
     predictions = [

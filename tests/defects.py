@@ -94,7 +94,7 @@ def gate(rows: list[Path], whole: bool = False) -> str:
     said, error = StringIO(), StringIO()
     with redirect_stdout(said), redirect_stderr(error):
         status = main(["check", "--against", str(FROZEN), "--time-margin", "0.5", *map(str, rows)])
-    lines = [line for line in said.getvalue().splitlines() if line]
+    lines = said.getvalue().splitlines()
     if not whole:
         head, body = lines[:2], [line for line in lines[2:] if line.startswith("|")]
         failed = [line for line in body if line.endswith("| regression |")]
