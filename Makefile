@@ -47,11 +47,12 @@ pull: $(INSTALLED)
 	  fi; \
 	done
 
-# set up anew when the lock has changed
-$(INSTALLED): envs/requirements.txt
+# set up anew when the lock or the package's metadata have changed
+$(INSTALLED): envs/requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "famba needs Python 3.11 or later: make PYTHON=...")'
 	@echo "Setting up .venv (two minutes, once)"
 	@$(PYTHON) -m venv .venv
 	@pip install -qq $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	@pip install -qq --no-deps --require-hashes -r envs/requirements.txt
+	@pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
