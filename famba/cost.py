@@ -20,8 +20,7 @@ _INDEX = 8
 # passes over an image's float32 pixels, reads and writes: two resamplings, two operations of RandAugment, normalising,
 # erasing a quarter of the images, mixup
 _AUGMENTATION_PASSES = 14
-# steps of time whose states fit the C++ backward's scratch, 8 states of 16 lanes at once (cpu_scan.h)
-_CPU_SCAN_STEPS = (448 << 10) // (2 * 8 * 16 * _FP32)
+_CPU_SCAN_STEPS = 448  # of time, between the states that the C++ forward pass keeps (cpu_scan.h: LONGEST_CHUNK)
 # operators that a layer's training step runs, views left out; bf16's casts included
 _OPERATORS_PER_LAYER = 70
 _OPERATORS_PER_FUSION = 45

@@ -84,6 +84,23 @@ def test_a_sequence_of_several_chunks() -> None:
 
 
 @pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("fastest", [-1e2, -1e4, 15.0])
+def test_decays_beyond_the_range_of_float32(fastest: float) -> None:
+    """One channel's states vanish in a step, or grow; those beside it are as ever."""
+    u, delta, B, C = (random(1, 1, 3, n) for n in (20, 20, 4, 4))
+    A = -random(1, 20, 4).exp()
+    A[0, 11] = fastest
+    inputs = [x.requires_grad_() for x in (u, delta.abs(), A, B, C)]
+
+    def run(backend: str, dtype: torch.dtype) -> list[Tensor]:
+        wide = [x.to(dtype) for x in inputs]
+        out = directional_scan(*wide, None, None, None, backend=backend)
+        return [x.detach().double() for x in (out, *torch.autograd.grad(out.sum(), inputs))]
+
+    assert_close(run("cpu", torch.float32), run("reference", torch.float64), 1e-4)
+
+
+@pytest.mark.usefixtures("instruction_set")
 def test_exp_is_accurate() -> None:
     x = torch.arange(-10_000, 10_001) / 1000
     y = torch.empty_like(x)

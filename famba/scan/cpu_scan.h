@@ -18,7 +18,10 @@ struct ScanArgs {
     float *dA, *dD, *dbias;
 };
 
-constexpr int64_t SCRATCH_BYTES = 448 << 10;  // of a_t and a_t h_{t-1}: half of a common L2
+// Steps of a chunk at most. a_t and a_t h_{t-1} of so many take 448 KiB at 512 bits, half of that processor's L2 cache,
+// and a quarter of it at 256 bits; what is kept between the passes is the same everywhere.
+constexpr int64_t LONGEST_CHUNK = 448;
+constexpr int64_t SMALLEST_GROUP = W < 16 ? 16 / W : 1;  // blocks: each group has a dB and a dC of its own
 
 struct Plan : Tasks {
     int64_t states;         // N rounded up to whole register blocks
@@ -26,10 +29,9 @@ struct Plan : Tasks {
     int64_t sums;           // floats per (slice, k, block): dA, dD, dbias
     int64_t reads;          // floats per (k, b): dB and dC, interleaved per step
 
-    explicit Plan(const ScanArgs& s) : Tasks(s.batch, s.dim, 1) {
+    explicit Plan(const ScanArgs& s) : Tasks(s.batch, s.dim, SMALLEST_GROUP) {
         states = (s.state + NB - 1) / NB * NB;
-        const int64_t longest = SCRATCH_BYTES / int64_t(2 * NB * W * sizeof(float));
-        chunks = std::max<int64_t>(1, (s.length + longest - 1) / longest);
+        chunks = std::max<int64_t>(1, (s.length + LONGEST_CHUNK - 1) / LONGEST_CHUNK);
         chunk = (s.length + chunks - 1) / chunks;
         sums = (states + 2) * W;
         reads = s.length * states * 2;
@@ -46,13 +48,15 @@ struct Block {
     int64_t k, b, index, first;
     int lanes;
     const float* A;  // (N', W), see decay_rates
-    vec D, bias;
+    vec D, bias, fastest;  // fastest: the largest |A'| of each channel
 
     Block(const ScanArgs& s, const Plan& plan, const float* rates, int64_t k, int64_t b, int64_t index)
         : s(s), k(k), b(b), index(index), first(index * W), lanes(int(std::min<int64_t>(W, s.dim - first))),
           A(rates + (k * plan.blocks + index) * plan.states * W),
           D(s.D ? load(s.D + k * s.dim + first, lanes) : vec{}),
-          bias(s.bias ? load(s.bias + k * s.dim + first, lanes) : vec{}) {}
+          bias(s.bias ? load(s.bias + k * s.dim + first, lanes) : vec{}), fastest{} {
+        for (int64_t n = 0; n < plan.states; n++) fastest = larger(fastest, magnitude(get(A + n * W)));
+    }
 
     Rows<T> rows(const Stream& x) const {
         return k == 0 ? Rows<T>{x.row<T>(k, b, 0) + first, x.l}
@@ -61,6 +65,13 @@ struct Block {
     // The same for what the kernel keeps of the block, (L, W) in natural order.
     Rows<float> rows(float* x) const {
         return k == 0 ? Rows<float>{x, W} : Rows<float>{x + (s.length - 1) * W, -W};
+    }
+    // Whether the powers of all decays are moderate, see exp2_of_product; `largest`: |Δ| over the steps in question.
+    bool moderate(vec largest) const {
+        const ivec within = largest * fastest <= LARGEST_POWER;
+        int32_t all = -1;
+        for (int i = 0; i < W; i++) all &= within[i];
+        return all;
     }
     ALWAYS_INLINE vec delta(const T* from, vec& slope) const {
         const vec raw = load(from, lanes) + bias;

@@ -48,15 +48,13 @@ struct Backward {
         std::memset(carry, 0, plan.states * W * sizeof(float));
         for (int64_t c = plan.chunks - 1; c >= 0; c--) {
             const int64_t start = c * plan.chunk, stop = std::min(start + plan.chunk, s.length);
-            prepare(block, start, stop);
+            const vec largest = prepare(block, start, stop);
             for (int64_t n0 = 0; n0 < plan.states; n0 += NB) {
-                if (n0 == 0) {
-                    way_there(block, c, start, stop, n0, next.rows(s.u), next.rows(s.delta));
-                    way_back(block, start, stop, n0, block.rows(s.du), block.rows(s.ddelta));
-                } else {
-                    way_there(block, c, start, stop, n0, next.rows(s.z), next.rows(s.out));
-                    way_back(block, start, stop, n0, block.rows(s.dz), block.rows(s.u));
-                }
+                const Rows<T> soon = next.rows(n0 == 0 ? s.u : s.z), soon_too = next.rows(n0 == 0 ? s.delta : s.out);
+                block.moderate(largest) ? way_there<true>(block, c, start, stop, n0, soon, soon_too)
+                                        : way_there<false>(block, c, start, stop, n0, soon, soon_too);
+                n0 == 0 ? way_back(block, start, stop, n0, block.rows(s.du), block.rows(s.ddelta))
+                        : way_back(block, start, stop, n0, block.rows(s.dz), block.rows(s.u));
             }
             finish(block, start, stop);
         }
@@ -77,9 +75,11 @@ struct Backward {
         }
     }
 
-    ALWAYS_INLINE void prepare(const Block<T>& block, int64_t start, int64_t stop) {
+    // Returns the largest |Δ| of each channel.
+    ALWAYS_INLINE vec prepare(const Block<T>& block, int64_t start, int64_t stop) {
         const Rows<T> delta_rows = block.rows(s.delta), u_rows = block.rows(s.u);
         const Rows<float> y_rows = block.rows(y);
+        vec largest{};
         for (int64_t t = start; t < stop; t++) {
             float* step = steps + (t - start) * STEP * W;
             vec slope;
@@ -88,10 +88,13 @@ struct Backward {
             put(step + X * W, delta * u);
             put(step + SLOPE * W, slope);
             put(y_rows[t], block.k == 0 ? block.D * u : get(y_rows[t]) + block.D * u);
+            largest = larger(largest, magnitude(delta));
         }
+        return largest;
     }
 
     // Rebuilds the states n0 … n0 + NB of a chunk; leaves the path behind, adds to y and dC.
+    template <bool MODERATE>
     ALWAYS_INLINE void way_there(const Block<T>& block, int64_t c, int64_t start, int64_t stop, int64_t n0,
                                  Rows<T> soon, Rows<T> soon_too) {
         const Rows<float> y_rows = block.rows(y), dy_rows = block.rows(dy);
@@ -109,7 +112,7 @@ struct Backward {
             for (int four = 0; four < NB; four += 4) {
                 vec a[4], product[4];  // the exponentials first: side by side, they wait less for each other
 #pragma GCC unroll 4
-                for (int i = 0; i < 4; i++) a[i] = exp2(delta * get(A + (four + i) * W));
+                for (int i = 0; i < 4; i++) a[i] = exp2_of_product<MODERATE>(delta, get(A + (four + i) * W));
 #pragma GCC unroll 4
                 for (int i = 0; i < 4; i++) {
                     const int n = four + i;

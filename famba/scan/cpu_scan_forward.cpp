@@ -37,17 +37,22 @@ struct Forward {
             if (c > 0 && s.checkpoints)
                 std::memcpy(s.checkpoints + plan.checkpoint(s, block.k, block.b, block.index, c), h,
                             plan.states * W * sizeof(float));
-            prepare(block, start, stop);
-            for (int64_t n0 = 0; n0 < plan.states; n0 += NB)
-                n0 == 0 ? walk(block, start, stop, n0, next.rows(s.u), next.rows(s.delta))
-                        : walk(block, start, stop, n0, block.rows(s.z), block.rows(s.out));
+            const vec largest = prepare(block, start, stop);
+            for (int64_t n0 = 0; n0 < plan.states; n0 += NB) {
+                const Rows<T> soon = n0 == 0 ? next.rows(s.u) : block.rows(s.z);
+                const Rows<T> soon_too = n0 == 0 ? next.rows(s.delta) : block.rows(s.out);
+                block.moderate(largest) ? walk<true>(block, start, stop, n0, soon, soon_too)
+                                        : walk<false>(block, start, stop, n0, soon, soon_too);
+            }
         }
         if (block.k + 1 == s.directions) finish(block);
     }
 
-    ALWAYS_INLINE void prepare(const Block<T>& block, int64_t start, int64_t stop) {
+    // Returns the largest |Δ| of each channel.
+    ALWAYS_INLINE vec prepare(const Block<T>& block, int64_t start, int64_t stop) {
         const Rows<T> delta_rows = block.rows(s.delta), u_rows = block.rows(s.u);
         const Rows<float> y_rows = block.rows(y);
+        vec largest{};
         for (int64_t t = start; t < stop; t++) {
             vec slope;
             const vec delta = block.delta(delta_rows[t], slope), u = load(u_rows[t], block.lanes);
@@ -55,10 +60,13 @@ struct Forward {
             put(step, delta);
             put(step + W, delta * u);
             put(y_rows[t], block.k == 0 ? block.D * u : get(y_rows[t]) + block.D * u);
+            largest = larger(largest, magnitude(delta));
         }
+        return largest;
     }
 
     // The states n0 … n0 + NB of a chunk; adds to y.
+    template <bool MODERATE>
     ALWAYS_INLINE void walk(const Block<T>& block, int64_t start, int64_t stop, int64_t n0, Rows<T> soon,
                             Rows<T> soon_too) {
         const Rows<float> y_rows = block.rows(y);
@@ -71,7 +79,7 @@ struct Forward {
             vec even = get(y_rows[t]), odd{};
 #pragma GCC unroll 8
             for (int n = 0; n < NB; n++) {
-                const vec a = exp2(delta * get(A + n * W));
+                const vec a = exp2_of_product<MODERATE>(delta, get(A + n * W));
                 state[n] = a * state[n] + x * B[n];
                 (n % 2 ? odd : even) += state[n] * C[n];
             }

@@ -42,6 +42,8 @@ struct bfloat16 {
 
 inline vec splat(float x) { return vec{} + x; }
 
+constexpr float LARGEST_POWER = 126.0f;  // of 2, whose reciprocal is a normal number too
+
 #if defined(__AVX512F__)
 // 2^(i/32)
 struct Roots {
@@ -53,9 +55,23 @@ struct Roots {
 inline const Roots roots;
 #endif
 
+// The larger and the smaller of two lanes; y where x is no number, so a y that is none stays none.
+#if defined(__AVX512F__)
+inline vec larger(vec x, vec y) { return (vec)_mm512_max_ps((__m512)x, (__m512)y); }
+inline vec smaller(vec x, vec y) { return (vec)_mm512_min_ps((__m512)x, (__m512)y); }
+#elif defined(__AVX2__)
+inline vec larger(vec x, vec y) { return (vec)_mm256_max_ps((__m256)x, (__m256)y); }
+inline vec smaller(vec x, vec y) { return (vec)_mm256_min_ps((__m256)x, (__m256)y); }
+#else
+inline vec larger(vec x, vec y) { return x > y ? x : y; }
+inline vec smaller(vec x, vec y) { return x < y ? x : y; }
+#endif
+
+inline vec magnitude(vec x) { return (vec)((ivec)x & 0x7fffffff); }
+
+#if defined(__AVX512F__)
 // 2^x for finite x, relative error below 2e-7; at most 2e-38 below float's range, at least 8e37 above it.
 inline vec exp2(vec x) {
-#if defined(__AVX512F__)
     asm("" : "+v"(x));  // a product stays one: made into fused multiply-adds it would be formed twice, and adders idle
     // 2^x = 2^⌊n⌋ 2^(n-⌊n⌋) 2^r: n is x rounded to a multiple of 1/32, its fraction looks up a root
     const vec shifted = x + 393216.0f;  // 1.5 * 2^18: the last five bits are the fraction of n
@@ -64,18 +80,39 @@ inline vec exp2(vec x) {
     const vec root = (vec)_mm512_permutex2var_ps(low, (__m512i)shifted, high);
     const vec p = root * r * (r * 2.402287177e-01f + 6.931573416e-01f) + root;  // |r| <= 1/64: 2^r to 5.3e-8
     return (vec)_mm512_scalef_ps((__m512)p, (__m512)n);
+}
 #else
-    x = x < -126.0f ? splat(-126.0f) : x;
-    x = x > 126.0f ? splat(126.0f) : x;
-    const vec shifted = x + 12582912.0f;  // 1.5 * 2^23: the integer part lands in the low bits
-    const vec r = x - (shifted - 12582912.0f);
-    vec p = r * 1.326472721e-03f + 9.671512812e-03f;  // |r| <= 1/2: 2^r to 9.2e-8
+constexpr float TO_INTEGER = 12582912.0f;  // 1.5 * 2^23: the integer part of what is added lands in the low bits
+
+// 2^(n + r) where `shifted` is TO_INTEGER + n, |r| <= 1/2 and |n| <= 126: relative error below 2e-7.
+inline vec power(vec shifted, vec r) {
+    vec p = r * 1.326472721e-03f + 9.671512812e-03f;  // 2^r to 9.2e-8
     p = p * r + 5.550733745e-02f;
     p = p * r + 2.402224208e-01f;
     p = p * r + 6.931469776e-01f;
     p = p * r + 1.0f;
     return (vec)((ivec)p + ((ivec)shifted << 23));
+}
+
+// 2^x for finite x, as above.
+inline vec exp2(vec x) {
+    x = smaller(splat(LARGEST_POWER), larger(splat(-LARGEST_POWER), x));
+    const vec shifted = x + TO_INTEGER;
+    return power(shifted, x - (shifted - TO_INTEGER));
+}
 #endif
+
+// 2^(x y), the decay of a state. MODERATE: no |x y| is above LARGEST_POWER, so that nothing needs a limit, and without
+// AVX-512 the product need not be formed: it disappears in two multiply-adds.
+template <bool MODERATE>
+inline vec exp2_of_product(vec x, vec y) {
+#if !defined(__AVX512F__)
+    if (MODERATE) {
+        const vec shifted = x * y + TO_INTEGER;
+        return power(shifted, x * y - (shifted - TO_INTEGER));
+    }
+#endif
+    return exp2(x * y);
 }
 
 constexpr float LOG2E = 1.442695041f;
@@ -121,10 +158,11 @@ inline void add_lane_sums(const vec (&folded)[NB / 4], float* acc) {
     *reinterpret_cast<loose_sums*>(acc) += (loose_sums)eight;
 }
 #elif defined(__AVX2__)
-inline vec fold(const vec (&p)[4]) {
-    const __m256 ab = _mm256_hadd_ps((__m256)p[0], (__m256)p[1]);
-    const __m256 cd = _mm256_hadd_ps((__m256)p[2], (__m256)p[3]);
-    return (vec)_mm256_hadd_ps(ab, cd);
+inline vec fold(const vec (&p)[4]) {  // as above; a blend runs where a shuffle cannot
+    const __m256 a = (__m256)p[0], b = (__m256)p[1], c = (__m256)p[2], d = (__m256)p[3];
+    const __m256 ab = _mm256_add_ps(_mm256_blend_ps(a, b, 0xcc), _mm256_shuffle_ps(a, b, 0x4e));
+    const __m256 cd = _mm256_add_ps(_mm256_blend_ps(c, d, 0xcc), _mm256_shuffle_ps(c, d, 0x4e));
+    return (vec)_mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x88), _mm256_shuffle_ps(ab, cd, 0xdd));
 }
 inline void add_lane_sums(const vec (&folded)[NB / 4], float* acc) {
     const __m256 parts = (__m256)folded[0];
