@@ -75,8 +75,8 @@ class Match:
     def merge_all(self, xs: Sequence[Tensor], order: str = "sequence") -> tuple[Tensor, ...]:
         """Fuse the tokens of several tensors alike, as `merge` does each: hidden states and residual stream."""
         for x in xs:
-            if x.shape[:2] != (self.kept.shape[0], self.tokens):
-                raise ValueError(f"matched ({self.kept.shape[0]}, {self.tokens}, ...), got {tuple(x.shape)} to merge")
+            if x.ndim != 3 or x.shape[:2] != (self.kept.shape[0], self.tokens):
+                raise ValueError(f"matched ({self.kept.shape[0]}, {self.tokens}, C), got {tuple(x.shape)} to merge")
         if self.r == 0 and order == "sequence":
             return tuple(xs)
         group, size, _ = self._rows(order)
@@ -177,24 +177,38 @@ def match(metric: Tensor, r: int, protected: int | Tensor | None = None) -> Matc
             in whichever set it falls. None: no token is protected.
 
     Raises:
-        ValueError: metric is not (B, T, C), r is negative, or the protected index lies outside the sequence.
+        ValueError: metric is not (B, T, C), r is negative, or a protected index lies outside the sequence (indices on
+            a GPU are taken as they are).
     """
     if metric.ndim != 3:
         raise ValueError(f"metric must be (B, T, C), got {tuple(metric.shape)}")
     if r < 0:
         raise ValueError(f"r must not be negative, got {r}")
     batch, tokens, _ = metric.shape
-    place = protected if isinstance(protected, int) else None
+    place = None if protected is None or isinstance(protected, Tensor) else int(protected)
     if place is not None and not 0 <= place < tokens:
         raise ValueError(f"protected token {place} lies outside a sequence of {tokens}")
     r = capped(r, tokens, protected is not None, place)
     cls = None
-    if protected is not None:
-        cls = torch.as_tensor(protected, dtype=torch.long, device=metric.device).expand(batch)
+    if isinstance(protected, Tensor):
+        cls = _class_tokens(protected, batch, tokens).to(metric.device)
+    elif place is not None:  # filled on the device: a copy from the host could not be captured in a CUDA graph
+        cls = torch.full((batch,), place, dtype=torch.long, device=metric.device)
     # in at least float32, under autocast too: bfloat16 similarities tie and would pair the wrong tokens
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
     pairs = kernels.match if kernels.take(metric) else _pairs
     return Match(*pairs(metric, r, cls), tokens, cls)
+
+
+def _class_tokens(protected: Tensor, batch: int, tokens: int) -> Tensor:
+    """One index per sequence, (B,) int64, checked where that does not mean to wait for a GPU."""
+    if protected.is_floating_point() or protected.shape not in ((), (1,), (batch,)):
+        raise ValueError(
+            f"protected must be one index or ({batch},) of them, got {protected.dtype} {tuple(protected.shape)}"
+        )
+    if protected.device.type == "cpu" and not ((protected >= 0) & (protected < tokens)).all():
+        raise ValueError(f"protected tokens {protected.tolist()} lie outside sequences of {tokens}")
+    return protected.to(torch.long).expand(batch)
 
 
 @torch.no_grad()

@@ -28,14 +28,14 @@ class Recomputed:
     """
 
     def __init__(self) -> None:
-        self._sources: dict[int, _Source] = {}  # by address of the storage
+        self._sources: dict[int, _Source] = {}  # by address of the storage object
         self._hooks = saved_tensors_hooks(self._pack, _unpack)
 
     def make(self, make: Make) -> Tensor:
         """make(), to be made again when the backward pass asks for it."""
         tensor = make()
         if torch.is_grad_enabled():
-            self._sources[tensor.untyped_storage().data_ptr()] = _Source(make, tensor.device.type)
+            self._sources[tensor.untyped_storage()._cdata] = _Source(make, tensor.device.type)
         return tensor
 
     def __enter__(self) -> Recomputed:
@@ -49,7 +49,7 @@ class Recomputed:
         self._sources.clear()  # an address may belong to another tensor from here on
 
     def _pack(self, tensor: Tensor) -> Any:
-        source = self._sources.get(tensor.untyped_storage().data_ptr())
+        source = self._sources.get(tensor.untyped_storage()._cdata)
         if source is None:
             return tensor
         source.uses += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +18,8 @@ from famba.model import VisionMamba
 Batch = tuple[Tensor, Tensor]  # images (m, 3, S, S), soft targets (m, classes)
 
 _WARMUP_RUNS = 3  # on a side stream before a capture, as torch.cuda.graph asks: libraries settle their workspaces
+# of what is forbidden during a capture, only what this thread does: data loaders pin memory in threads of their own
+_CAPTURE_MODE = "thread_local"
 
 
 class Step:
@@ -107,18 +110,20 @@ class CapturedStep(Step):
         for parameter, grad in zip(self.parameters, self._grads, strict=True):
             parameter.grad = grad  # static memory that the graphs add into and clear
         before = self._state()
-        untouched = {address: value.clone() for address, value in before.items()}
+        untouched = {address: value.cpu() for address, value in before.items()}  # the peak of memory is to be a step's
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        with torch.cuda.stream(side), warnings.catch_warnings():
+            # AdamW warns of a captured optimiser that runs without a capture, as it must here
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
             for _ in range(_WARMUP_RUNS):
                 self._accumulate()
                 self._apply()
         torch.cuda.current_stream().wait_stream(side)
         self._backward_graph, self._update_graph = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._backward_graph):
+        with torch.cuda.graph(self._backward_graph, capture_error_mode=_CAPTURE_MODE):
             self._accumulate()
-        with torch.cuda.graph(self._update_graph):
+        with torch.cuda.graph(self._update_graph, capture_error_mode=_CAPTURE_MODE):
             self._apply()
         with torch.no_grad():
             for address, value in self._state().items():  # in place: the graphs hold these very tensors
@@ -172,7 +177,7 @@ class CapturedForward(Forward):
                 super().__call__(self._images)
             torch.cuda.current_stream().wait_stream(side)
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            with torch.cuda.graph(self._graph, capture_error_mode=_CAPTURE_MODE):
                 self._logits = super().__call__(self._images)
         self._images[: len(images)].copy_(images)
         self._graph.replay()

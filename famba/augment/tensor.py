@@ -125,8 +125,9 @@ def erase(images: Tensor, probability: float, generator: torch.Generator, noise:
     fits = (box_height < height) & (box_width < width)
     box_height, box_width = _first(fits, (box_height, box_width), (0, 0))
     top, left = _place(height - box_height, generator), _place(width - box_width, generator)
-    inside = _between(height, top, box_height)[:, :, None] & _between(width, left, box_width)[:, None, :]
-    inside = inside[:, None].to(images.device, non_blocking=True)  # (b, 1, H, W)
+    # the mask is made where the images are: as a copy from here it would take 1.6 MB for a batch of 128
+    boxes = torch.stack((top, box_height, left, box_width)).to(images.device, non_blocking=True)
+    inside = _between(height, boxes[0], boxes[1])[:, None, :, None] & _between(width, boxes[2], boxes[3])[:, None, None]
     there = rows.to(images.device, non_blocking=True)
     pixels = torch.randn((len(rows), *images.shape[1:]), generator=noise, device=images.device)
     images[there] = torch.where(inside, pixels, images[there])

@@ -39,7 +39,8 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     try:
         kernels()
     except (ImportError, OSError) as error:  # OSError: a library the extension was linked with is missing
-        return f"needs mamba-ssm and causal-conv1d built for this torch ({str(error).splitlines()[0]})"
+        reason = str(error).partition("\n")[0]
+        return f"needs mamba-ssm and causal-conv1d built for this torch ({reason})"
     return None
 
 
