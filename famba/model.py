@@ -165,16 +165,21 @@ class VisionMamba(nn.Module):
         scan: str = "auto",
     ) -> None:
         super().__init__()
-        if img_size < patch_size or (stride is None and img_size % patch_size):
+        sizes = {"embed_dim": embed_dim, "depth": depth, "num_classes": num_classes, "patch_size": patch_size}
+        sizes |= {"channels": channels, "d_state": d_state, "d_conv": d_conv, "expand": expand}
+        stride, given = (patch_size, {}) if stride is None else (stride, {"stride": stride})
+        for name, size in (sizes | given).items():
+            if size < 1:
+                raise InputError(f"{name} must be at least 1, found {size}")
+        if img_size < patch_size or (not given and img_size % patch_size):
             raise InputError(f"img_size {img_size} is not a multiple of patch_size {patch_size}")
-        stride = stride or patch_size
         if cls_position not in ("middle", "head"):
             raise InputError(f"cls_position must be 'middle' or 'head', found {cls_position!r}")
         if order not in ("sequence", "tome"):
             raise InputError(f"order must be 'sequence' or 'tome', found {order!r}")
         self.schedule = strategy(fusion, depth) if isinstance(fusion, str) else tuple(fusion)
-        if len(self.schedule) != depth or any(r < 0 for r in self.schedule):
-            raise InputError(f"fusion needs {depth} counts, one per layer, none negative; found {self.schedule}")
+        if len(self.schedule) != depth or any(r != int(r) or r < 0 for r in self.schedule):
+            raise InputError(f"fusion needs {depth} whole numbers, one per layer, none below 0; found {self.schedule}")
         patches = ((img_size - patch_size) // stride + 1) ** 2
         self.cls_index = patches // 2 if cls_position == "middle" else 0
         self.patch_embed = PatchEmbed(img_size, patch_size, stride, channels, embed_dim)

@@ -164,6 +164,11 @@ def test_bfloat16_tokens_are_matched_in_float32():
         (lambda: match(torch.ones(1, 4, 3), 1, protected=4), "outside"),
         (lambda: match(torch.ones(1, 4, 3), 1).merge(torch.ones(1, 5, 3)), "matched"),
         (lambda: match(torch.ones(1, 4, 3), 1).merge(torch.ones(1, 4, 3), "shuffled"), "order"),
+        (lambda: match(torch.ones(2, 5, 3), 1, torch.tensor([1, 10**12])), "lie outside sequences of 5"),
+        (lambda: match(torch.ones(2, 5, 3), 1, torch.tensor([1, 2, 3])), r"one index or \(2,\) of them"),
+        (lambda: match(torch.ones(2, 5, 3), 1, torch.tensor([1.0, 2.0])), "torch.float32"),
+        (lambda: match(torch.ones(2, 5, 3), 1, np.int64(9)), "lies outside a sequence of 5"),
+        (lambda: match(torch.ones(2, 5, 3), 1).merge(torch.ones(2, 5)), r"matched \(2, 5, C\)"),
     ],
 )
 def test_wrong_arguments_are_refused(call, message):

@@ -1,6 +1,8 @@
 """The model against the official one's golden arrays, its published sizes, and its initialisation."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +150,11 @@ def test_residual_stays_float32_under_autocast(scan):
         ({"cls_position": "end"}, "cls_position must be 'middle' or 'head', found 'end'"),
         ({"order": "random"}, "order must be 'sequence' or 'tome'"),
         ({"fusion": "uper"}, "did you mean 'upper'"),
-        ({"fusion": (1, 2)}, "fusion needs 4 counts"),
+        ({"fusion": (1, 2)}, "fusion needs 4 whole numbers"),
+        ({"fusion": (0, 0, 0, 1.5)}, "fusion needs 4 whole numbers"),
+        ({"stride": 0}, "stride must be at least 1, found 0"),
+        ({"patch_size": 0}, "patch_size must be at least 1, found 0"),
+        ({"d_conv": 0}, "d_conv must be at least 1, found 0"),
     ],
 )
 def test_sizes_that_do_not_fit_are_one_clear_error(kwargs, message):
@@ -159,3 +165,17 @@ def test_sizes_that_do_not_fit_are_one_clear_error(kwargs, message):
 def test_an_image_of_another_size_is_refused():
     with pytest.raises(ValueError, match="takes 32 x 32"):
         micro()(torch.randn(1, 3, 64, 64))
+
+
+def test_public_names_need_no_import_of_their_own():
+    code = "import famba; famba.fusion.strategy('upper'); famba.scan.selective_scan; famba.vim_tiny"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler's own
+def test_a_compiled_model_is_the_same_model():
+    """torch.compile cannot see into the C++ kernels, so others run; no segmentation fault."""
+    model = famba.VisionMamba(16, 2, num_classes=5, img_size=16, patch_size=4, fusion=(0, 2))
+    images = torch.randn(2, 3, 16, 16)
+    compiled = torch.compile(model, backend="eager")
+    torch.testing.assert_close(compiled(images), model(images), rtol=1e-4, atol=1e-5)

@@ -17,7 +17,7 @@ def test_a_wrong_shape_names_the_tensor_and_both_shapes() -> None:
     with pytest.raises(ValueError, match="3 directions"):
         causal_conv(torch.zeros(1, 4, 3), torch.zeros(3, 3, 4), torch.zeros(3, 3))
     u = torch.zeros(1, 5, 4)
-    with pytest.raises(ValueError, match="groups do not divide 5 channels"):
+    with pytest.raises(ValueError, match="groups that divide 5 channels"):
         selective_scan(u, u, torch.zeros(5, 2), torch.zeros(1, 2, 2, 4), torch.zeros(1, 2, 2, 4))
 
 

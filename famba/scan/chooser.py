@@ -70,7 +70,8 @@ def choose(device: torch.device | str, dtype: torch.dtype = torch.float32, reque
 
     `auto` takes the fastest that can run. Raises InputError if `requested` is unknown or cannot run here.
     """
-    return _choose(torch.device(device), dtype, requested)
+    chosen = _choose.__wrapped__ if torch.compiler.is_compiling() else _choose  # other backends run then
+    return chosen(torch.device(device), dtype, requested)
 
 
 @functools.cache

@@ -21,6 +21,8 @@ DTYPES = (torch.float32, torch.bfloat16)
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cpu":
         return f"runs on the CPU, not on {device.type}"
+    if torch.compiler.is_compiling():
+        return "is C++ that torch.compile cannot see into"
     if dtype not in DTYPES:
         return f"takes float32 and bfloat16, not {str(dtype).removeprefix('torch.')}"
     try:

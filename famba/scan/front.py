@@ -34,8 +34,11 @@ def selective_scan(
         B = B.unsqueeze(1)
     if C.dim() == 3:
         C = C.unsqueeze(1)
-    if B.dim() != 4 or dim % B.shape[1]:
-        raise ValueError(f"selective_scan: B has shape {tuple(B.shape)}, its groups do not divide {dim} channels")
+    if B.dim() != 4 or B.shape[1] < 1 or dim % B.shape[1]:
+        raise ValueError(
+            f"selective_scan: B has shape {tuple(B.shape)}, expected (batch, state, length), "
+            f"or (batch, groups, state, length) with groups that divide {dim} channels"
+        )
     groups, state = B.shape[1], A.shape[-1]
     _expect("selective_scan", "delta", delta, (batch, dim, length))
     _expect("selective_scan", "A", A, (dim, state))
@@ -81,6 +84,8 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, backend: str = "auto") 
             f"causal_conv: x {tuple(x.shape)} and weight {tuple(weight.shape)}, "
             "expected (batch, length, dim) and (directions, dim, width)"
         )
+    if weight.shape[2] < 1:
+        raise ValueError("causal_conv: a weight of width 0")
     directions, dim = weight.shape[0], x.shape[2]
     _expect_directions("causal_conv", directions)
     _expect("causal_conv", "weight", weight, (directions, dim, weight.shape[2]))
