@@ -1,8 +1,8 @@
 """What a cell costs by arithmetic: operations, traffic and kept activations, from the architecture and the schedule.
 
-Everything is counted for the algorithm as the mixer runs it (convolution and delta made again in the backward pass, the
-scan's states rebuilt), each operator reading its inputs and writing its outputs once. What a device makes of the
-counts is roofline.py's business.
+Everything is counted for the algorithm as the mixer runs it (convolution, delta and gate made again in the backward
+pass, the scan's states rebuilt), each operator reading its inputs and writing its outputs once. What a device makes of
+the counts is roofline.py's business.
 """
 
 from __future__ import annotations
@@ -273,9 +273,9 @@ def _layer(a: Architecture, entering: int, tokens: int, precision: str, device: 
     conv = Pass(conv_forward * tokens, (conv_forward + conv_backward) * tokens)
     states = k * inner * n
     streams = e * (2 * k * inner + 2 * k * n + inner)  # u, delta, B, C, z; backward, also their gradients
-    scan_work = Pass(
-        Work(other_flops=9 * states, exps=states + k * inner + inner, moved=streams + e * inner) * tokens,
-        Work(other_flops=22 * states, exps=states + k * inner + inner, moved=2 * streams + e * inner) * tokens,
+    scan_work = Pass(  # the sum before the gate is kept: written and read; what left the gate is made again
+        Work(other_flops=9 * states, exps=states + k * inner + inner, moved=streams + 2 * e * inner) * tokens,
+        Work(other_flops=20 * states, exps=states + k * inner + inner, moved=2 * streams + 3 * e * inner) * tokens,
     )
     fusion, saved = Pass(Work(), Work()), 0
     if tokens < entering:
@@ -285,7 +285,7 @@ def _layer(a: Architecture, entering: int, tokens: int, precision: str, device: 
         fusion = Pass(matching + merge, merge)
         saved = _INDEX * entering + _FP32 * tokens  # the group of each token, the size of each group
     saved += _saved_by_norm(entering, d)
-    saved += e * tokens * (d + 2 * inner + read + inner)  # the mixer's input, x and z, delta B C, the gated output
+    saved += e * tokens * (d + 2 * inner + read + inner)  # the mixer's input, x and z, dt B C, before the gate
     return LayerCost(entering, tokens, norm, fusion, gemms, conv, scan_work, saved + _saved_by_scan(a, tokens, e, scan))
 
 

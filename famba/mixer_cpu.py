@@ -4,7 +4,7 @@ The same arithmetic as `mixer.Mixer.forward`, in the same order, over the C++ ke
 out, gradients are made where they are wanted: those of x and z in one tensor, those of dt, B and C in another, a
 product added to what is there; and a layer is one node of autograd's graph instead of forty. mamba's own
 `mamba_inner_fn` (state-spaces/mamba, selective_scan_interface.py) does the same for one direction. Like there,
-convolution and delta are made again in the backward pass.
+convolution and delta are made again in the backward pass, and so is the gate: what is kept is the sum before it.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class _Mix(torch.autograd.Function):
         x, z = xz.chunk(2, dim=-1)
         u = conv_forward(x, conv, conv_bias)  # (2, B, T, D)
         projected = torch.bmm(u.flatten(1, 2), x_proj.mT)  # (2, B T, R)
-        y, checkpoints = scan_forward(_scanned(u, projected, to_dt, A, D, z, dt_bias), softplus=True)  # (B, T, D)
+        gated, kept = scan_forward(_scanned(u, projected, to_dt, A, D, z, dt_bias), softplus=True)  # (B, T, D)
         weights = in_proj, out_proj, conv, conv_bias, x_proj, to_dt, dt_bias, A, D
-        ctx.save_for_backward(hidden, xz, projected, y, checkpoints, *weights)
-        return (_rows(y) @ out_proj.t()).view_as(hidden)
+        ctx.save_for_backward(hidden, xz, projected, *kept, *weights)
+        return (_rows(gated) @ out_proj.t()).view_as(hidden)
 
     @staticmethod
     @once_differentiable
@@ -58,13 +58,14 @@ class _Mix(torch.autograd.Function):
         scanned = _scanned(u, projected, to_dt, A, D, z, dt_bias)
 
         dout = _rows(dout)
-        dout_proj = (dout.t() @ _rows(y)) / 2
-        dy = (dout @ out_proj).view_as(y)
+        dgated, gated = (dout @ out_proj).view_as(y), torch.empty_like(y)
         dxz, dprojected = torch.empty_like(xz), torch.empty_like(projected)
         dx, dz = dxz.chunk(2, dim=-1)
         ddt, dB, dC = _parts(dprojected, u, A)
         du, ddelta, dA, dD, ddt_bias = (torch.empty_like(t) for t in (u, u, A, D, dt_bias))
-        scan_backward(dy, scanned, checkpoints, True, (du, ddelta, dA, dB, dC, dD, dz, ddt_bias))
+        grads = du, ddelta, dA, dB, dC, dD, dz, ddt_bias
+        scan_backward(dgated, scanned, (y, checkpoints), True, grads, again=gated)
+        dout_proj = (dout.t() @ _rows(gated)) / 2
 
         ddelta = ddelta.flatten(1, 2)
         # dt is narrow: products with it on the left run up to seven times as fast as with it on the right
@@ -78,8 +79,8 @@ class _Mix(torch.autograd.Function):
         dhidden = (_rows(dxz) @ in_proj).view_as(hidden)
 
         both = dconv.unsqueeze(2), dconv_bias, dx_proj, dto_dt, ddt_bias, dA * A, dD  # A = -exp(A_log)
-        grads = (din_proj, dout_proj, *(grad for pair in both for grad in pair.unbind()))
-        return dhidden, *(grad.to(dtype) for grad, dtype in zip(grads, ctx.types, strict=True))
+        dweights = (din_proj, dout_proj, *(grad for pair in both for grad in pair.unbind()))
+        return dhidden, *(grad.to(dtype) for grad, dtype in zip(dweights, ctx.types, strict=True))
 
 
 def _rows(x: Tensor) -> Tensor:

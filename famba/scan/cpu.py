@@ -64,7 +64,7 @@ class _ScanArgs(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("directions", "batch", "length", "dim", "state")),
         *((name, ctypes.c_int64) for name in ("bf16", "softplus", "threads")),
-        *((name, _Stream) for name in ("u", "delta", "B", "C", "z", "out")),
+        *((name, _Stream) for name in ("u", "delta", "B", "C", "z", "out", "y", "again")),
         *((name, ctypes.c_void_p) for name in ("A", "D", "bias", "checkpoints", "partial")),
         *((name, _Stream) for name in ("du", "ddelta", "dB", "dC", "dz")),
         *((name, ctypes.c_void_p) for name in ("dA", "dD", "dbias")),
@@ -100,14 +100,16 @@ def _pointer(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
-def _scan_args(inputs: Sequence[Tensor | None], softplus: bool, out: Tensor) -> _ScanArgs:
+def _scan_args(
+    inputs: Sequence[Tensor | None], softplus: bool, out: Tensor, y: Tensor | None, again: Tensor | None = None
+) -> _ScanArgs:
     """`inputs` as `_Scan.forward` has them: u, delta, A, B, C, D, z, bias."""
     u, delta, A, B, C, D, z, bias = inputs
     assert u is not None
     assert A is not None
     directions, batch, length, dim = u.shape
     sizes = (directions, batch, length, dim, A.shape[2], u.dtype == torch.bfloat16, softplus, torch.get_num_threads())
-    streams = (_stream(x) for x in (u, delta, B, C, z, out))
+    streams = (_stream(x) for x in (u, delta, B, C, z, out, y, again))
     return _ScanArgs(*sizes, *streams, *(_pointer(x) for x in (A, D, bias)))
 
 
@@ -118,32 +120,39 @@ def _room(args: _ScanArgs) -> tuple[int, int]:
     return checkpoints.value, partial.value
 
 
-def scan_forward(inputs: Sequence[Tensor | None], softplus: bool) -> tuple[Tensor, Tensor]:
-    """The scan and the states that its backward pass wants (none, unless the sequence is long).
+def scan_forward(inputs: Sequence[Tensor | None], softplus: bool) -> tuple[Tensor, tuple[Tensor | None, Tensor]]:
+    """The scan, and what its backward pass wants: the sum of the directions before the gate, and states of the past.
 
     `inputs` are u, delta, A, B, C, D, z, bias as `chooser.Backend.scan` describes them, features contiguous, A, D and
-    bias wholly. So they are in `scan_backward`, and its `grads`, which are written to, in the same order.
+    bias wholly. So they are in `scan_backward`, and its `grads`, which are written to, in the same order. Without a
+    gate there is no sum to keep; a sequence that is not long has no states.
     """
-    u, A = inputs[0], inputs[2]
+    u, A, z = inputs[0], inputs[2], inputs[6]
     assert u is not None
     assert A is not None
     out = u.new_empty(u.shape[1:])  # (B, L, D)
-    args = _scan_args(inputs, softplus, out)
+    y = None if z is None else torch.empty_like(out)
+    args = _scan_args(inputs, softplus, out, y)
     checkpoints = A.new_empty(_room(args)[0])
     args.checkpoints = _pointer(checkpoints)
     library().scan_forward(ctypes.byref(args))
-    return out, checkpoints
+    return out, (y, checkpoints)
 
 
 def scan_backward(
     dout: Tensor,
     inputs: Sequence[Tensor | None],
-    checkpoints: Tensor,
+    kept: tuple[Tensor | None, Tensor],
     softplus: bool,
     grads: Sequence[Tensor | None],
+    again: Tensor | None = None,
 ) -> None:
-    """Write the gradients of all inputs of `scan_forward` into `grads`."""
-    args = _scan_args(inputs, softplus, dout)
+    """Write the gradients of all inputs of `scan_forward` into `grads`, and what it returned into `again`.
+
+    `kept` is as it was returned there. Without a gate `again` must be None.
+    """
+    y, checkpoints = kept
+    args = _scan_args(inputs, softplus, dout, y, again)
     partial = checkpoints.new_empty(_room(args)[1])
     args.checkpoints, args.partial = _pointer(checkpoints), _pointer(partial)
     du, ddelta, dA, dB, dC, dD, dz, dbias = grads
@@ -169,17 +178,17 @@ class _Scan(torch.autograd.Function):
         A, D, delta_bias = (None if x is None else x.contiguous() for x in (A, D, delta_bias))  # type: ignore[assignment]
         u, delta, B, C, z = (_dense(x) for x in (u, delta, B, C, z))  # type: ignore[assignment]
         inputs = (u, delta, A, B, C, D, z, delta_bias)
-        out, checkpoints = scan_forward(inputs, softplus)
-        ctx.save_for_backward(*inputs, checkpoints)
+        out, kept = scan_forward(inputs, softplus)
+        ctx.save_for_backward(*inputs, *kept)
         ctx.softplus = softplus
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, checkpoints = ctx.saved_tensors
+        *inputs, y, checkpoints = ctx.saved_tensors
         grads = [None if x is None else x.new_empty(x.shape) for x in inputs]
-        scan_backward(_dense(dout), inputs, checkpoints, ctx.softplus, grads)  # type: ignore[arg-type]
+        scan_backward(_dense(dout), inputs, (y, checkpoints), ctx.softplus, grads)  # type: ignore[arg-type]
         return (*grads, None)
 
 

@@ -8,10 +8,11 @@
 //
 // The work is cut by sizes alone and partial sums are added in a fixed order: the result does not depend on threads.
 //
-// What bounds it: per vector of exponentials, the two walks make 15 multiplications or multiply-adds (4 for a_t, 4 + 7
-// for the formulae), 5 operations on adders for a_t, and 3 + 3 on adders and shuffles for the sums over d. At 512 bits
-// Zen 4 starts one of the first kind per cycle, so 15 cycles at best; exp_rate.cpp's loop is bound by adders at 6.
-// Measured there with all data in the caches: 25 cycles, 20 of them in the walks.
+// What bounds it: per vector of exponentials, the two walks make 14 multiplications or multiply-adds at 512 bits and 17
+// at 256 (4 and 7 for a_t, 3 + 7 for the formulae), 5 and 2 operations on adders for a_t, and 3 + 3 on adders, shuffles
+// and blends for the sums over d. A core starts one of the first kind per cycle at best. Measured with all data in the
+// caches: on Zen 4 25 cycles, 20 of them in the walks, when these also rebuilt y; on Zen 1, whose multiply-adds take
+// the adders' registers from them, 43.
 
 #include "cpu_scan.h"
 
@@ -31,15 +32,15 @@ struct Backward {
     float* carry;          // (N', W): a g of the first step of the later chunk
     float* steps;          // (chunk, STEP, W)
     float* path;           // (chunk, NB, 2, W): a_t and a_t h_{t-1}
-    float *dy, *y, *gate;  // (L, W) each, natural order; y is rebuilt for the gate's gradient, gate is σ(z)
+    float *dy, *gate;      // (L, W) each, natural order; gate is σ(z)
 
     static int64_t room(const ScanArgs& s, const Plan& plan) {
-        return s.directions * plan.reads + plan.states * W + plan.chunk * (STEP + 2 * NB) * W + 3 * s.length * W;
+        return s.directions * plan.reads + plan.states * W + plan.chunk * (STEP + 2 * NB) * W + 2 * s.length * W;
     }
     Backward(const ScanArgs& s, const Plan& plan, int64_t b, float* dreads, float* sums, float* work)
         : s(s), plan(plan), b(b), dreads(dreads), sums(sums), reads(work), carry(reads + s.directions * plan.reads),
           steps(carry + plan.states * W), path(steps + plan.chunk * STEP * W), dy(path + plan.chunk * 2 * NB * W),
-          y(dy + s.length * W), gate(y + s.length * W) {
+          gate(dy + s.length * W) {
         gather_reads<T>(s, plan, b, reads);
     }
 
@@ -78,7 +79,6 @@ struct Backward {
     // Returns the largest |Δ| of each channel.
     ALWAYS_INLINE vec prepare(const Block<T>& block, int64_t start, int64_t stop) {
         const Rows<T> delta_rows = block.rows(s.delta), u_rows = block.rows(s.u);
-        const Rows<float> y_rows = block.rows(y);
         vec largest{};
         for (int64_t t = start; t < stop; t++) {
             float* step = steps + (t - start) * STEP * W;
@@ -87,27 +87,26 @@ struct Backward {
             put(step + DELTA * W, delta);
             put(step + X * W, delta * u);
             put(step + SLOPE * W, slope);
-            put(y_rows[t], block.k == 0 ? block.D * u : get(y_rows[t]) + block.D * u);
             largest = larger(largest, magnitude(delta));
         }
         return largest;
     }
 
-    // Rebuilds the states n0 … n0 + NB of a chunk; leaves the path behind, adds to y and dC.
+    // Rebuilds the states n0 … n0 + NB of a chunk; leaves the path behind, adds to dC.
     template <bool MODERATE>
     ALWAYS_INLINE void way_there(const Block<T>& block, int64_t c, int64_t start, int64_t stop, int64_t n0,
                                  Rows<T> soon, Rows<T> soon_too) {
-        const Rows<float> y_rows = block.rows(y), dy_rows = block.rows(dy);
+        const Rows<float> dy_rows = block.rows(dy);
         const float *A = block.A + n0 * W, *BC = reads + block.k * plan.reads + n0;
         float* dC = dread(block, n0) + plan.states;
         vec h[NB];
         const int64_t before = plan.checkpoint(s, block.k, b, block.index, c) + n0 * W;
         for (int n = 0; n < NB; n++) h[n] = c == 0 ? vec{} : get(s.checkpoints + before + n * W);
         for (int64_t t = start; t < stop; t++) {
-            const float *B = BC + t * 2 * plan.states, *C = B + plan.states, *step = steps + (t - start) * STEP * W;
+            const float *B = BC + t * 2 * plan.states, *step = steps + (t - start) * STEP * W;
             float* path_t = path + (t - start) * 2 * NB * W;
             const vec delta = get(step + DELTA * W), x = get(step + X * W), dy_t = get(dy_rows[t]);
-            vec even = get(y_rows[t]), odd{}, folded[NB / 4];
+            vec folded[NB / 4];
 #pragma GCC unroll 2
             for (int four = 0; four < NB; four += 4) {
                 vec a[4], product[4];  // the exponentials first: side by side, they wait less for each other
@@ -120,12 +119,10 @@ struct Backward {
                     put(path_t + 2 * n * W, a[i]);
                     put(path_t + (2 * n + 1) * W, kept);
                     h[n] = kept + x * B[n];
-                    (n % 2 ? odd : even) += h[n] * C[n];
                     product[i] = h[n] * dy_t;
                 }
                 folded[four / 4] = fold(product);
             }
-            put(y_rows[t], even + odd);
             add_lane_sums(folded, dC + t * 2 * plan.states);
             soon.prefetch(t);
             soon_too.prefetch(t);
@@ -198,12 +195,14 @@ struct Backward {
 
     ALWAYS_INLINE void close_gate(const Block<T>& block) {
         const Rows<T> dout_rows = block.rows(s.out), z_rows = block.rows(s.z), dz_rows = block.rows(s.dz);
-        const Rows<float> y_rows = block.rows(y), gate_rows = block.rows(gate);
+        const Rows<T> y_rows = block.rows(s.y), again_rows = block.rows(s.again);
+        const Rows<float> gate_rows = block.rows(gate);
         for (int64_t t = 0; t < s.length; t++) {
             const vec dout = load(dout_rows[t], block.lanes), z = load(z_rows[t], block.lanes);
-            const vec open = get(gate_rows[t]);
+            const vec open = get(gate_rows[t]), y = load(y_rows[t], block.lanes);
             // SiLU'(z) = σ(z) (1 + z (1 - σ(z)))
-            store(dz_rows[t], dout * get(y_rows[t]) * open * (1.0f + z * (1.0f - open)), block.lanes);
+            store(dz_rows[t], dout * y * open * (1.0f + z * (1.0f - open)), block.lanes);
+            if (s.again.data) store(again_rows[t], y * (z * open), block.lanes);
         }
     }
 

@@ -93,6 +93,11 @@ struct Forward {
     ALWAYS_INLINE void finish(const Block<T>& block) {
         for (int64_t l = 0; l < s.length; l++) {
             vec result = get(y + l * W);
+            if (s.y.data) {  // in the streams' type, so that the backward pass finds what the gate has seen
+                T* kept = s.y.row<T>(0, block.b, l) + block.first;
+                store(kept, result, block.lanes);
+                result = load(kept, block.lanes);
+            }
             if (s.z.data) {
                 const vec z = load(s.z.row<T>(0, block.b, l) + block.first, block.lanes);
                 result *= z * sigmoid(z);
