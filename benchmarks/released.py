@@ -2,8 +2,8 @@
 
 mamba-ssm's kernels on channels-first tensors, one call per direction on a flipped copy, two gates, ToMe's gather and
 scatter_reduce for the merge of hidden states and residual, each operator launched on its own, in fp32. The fusion is
-the one that the paper describes (block placement), which the released code has commented out. On a CPU, for rehearsal,
-this package's kernels take the places of mamba-ssm's.
+the one that the paper describes (block placement), which the released code has commented out. Where mamba-ssm is not
+installed, torch's convolution and this package's scan take the places of its kernels: `kernels` says which ran.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from torch.nn import functional as F
 
 from famba.mixer import Mixer
 from famba.model import VisionMamba
-from famba.scan import selective_scan
+from famba.scan import mamba_ssm, selective_scan
+
+
+def kernels(device: torch.device) -> str:
+    """Whose kernels run on this device."""
+    reason = mamba_ssm.unavailable(device, torch.float32)
+    return "mamba-ssm's" if reason is None else f"torch's convolution and famba's scan: mamba_ssm {reason}"
 
 
 class Released(nn.Module):
@@ -70,7 +76,7 @@ def direction(mixer: Mixer, xz: Tensor, suffix: str, A_log: str, D: str) -> Tens
 def causal_conv(x: Tensor, conv: nn.Module) -> Tensor:
     """SiLU of the depthwise causal convolution, (B, D, T)."""
     weight, bias = conv.weight, conv.bias
-    if x.is_cuda:
+    if mamba_ssm.unavailable(x.device, x.dtype) is None:
         from causal_conv1d import causal_conv1d_fn  # noqa: PLC0415
 
         return causal_conv1d_fn(x, weight[:, 0], bias, activation="silu")
@@ -79,7 +85,7 @@ def causal_conv(x: Tensor, conv: nn.Module) -> Tensor:
 
 def scanned(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor) -> Tensor:
     """y ⊙ SiLU(z), (B, D, T)."""
-    if x.is_cuda:
+    if mamba_ssm.unavailable(x.device, x.dtype) is None:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # noqa: PLC0415
 
         return selective_scan_fn(x, delta, A, B, C, D.float(), z=z, delta_bias=bias.float(), delta_softplus=True)

@@ -46,18 +46,23 @@ class Part:
 Runs = dict[str, tuple[Callable[[], Any], Work]]
 
 
-def cell_of(architecture: Architecture, schedule: Sequence[int], batch: int, **recipe: Any) -> Cell:
-    """A training of one micro-batch per step, from an experiment of a single cell; `recipe`: its other settings."""
+def cell_of(architecture: Architecture, schedule: str | Sequence[int], batch: int, **recipe: Any) -> Cell:
+    """A training of one micro-batch per step, from an experiment of a single cell; `recipe`: its other settings.
+
+    `schedule`: tokens to fuse at each layer, or the name of a strategy, scaled to the architecture.
+    """
+    name = schedule if isinstance(schedule, str) else "bench"
     sizes = dict.fromkeys(("global_batch", "mixup_batch", "micro_batch"), batch)
     grid = {
         "experiment": "bench",
         "protocol": "smoke",
         "dataset": "cifar100",
         "models": {"bench": architecture.model_dump()},
-        "strategies": ["bench"],
-        "schedules": {"bench": tuple(schedule)},
+        "strategies": [name],
+        "schedules": {} if name == schedule else {name: tuple(schedule)},
+        "fusion": {"budget": "proportional"},
         "seeds": [0],
-        "recipe": {"augmentation": "tensor", **sizes, **recipe},
+        "recipe": {"augmentation": "tensor", "min_lr": 0.0, **sizes, **recipe},
     }
     return Experiment.from_config(grid, "bench").cells()[0]
 
@@ -73,7 +78,9 @@ def bench(
     # the step is run on images that are there already
     without_data = counted.work + counted.augmentation * -counted.images
     parts["whole step"] = step, without_data
-    seconds = interleaved_s({**probe.runs, **{name: run for name, (run, _) in parts.items()}}, device, rounds)
+    runs = {**probe.runs, **{name: run for name, (run, _) in parts.items()}}
+    # a step launches its kernels as training does; its parts are timed as those of a captured one
+    seconds = interleaved_s(runs, device, rounds, queued=set(parts) - {"whole step"})
     rates = probe.rates(seconds)
     return rates, [_part(name, seconds[name], work, rates) for name, (_, work) in parts.items()]
 

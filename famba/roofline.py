@@ -10,7 +10,7 @@ import ctypes
 import functools
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from famba.scan import build
 
 CALCULATED = "calculated, not measured"
 MEASURED = "measured"
+_QUEUEING_CYCLES = 20_000_000  # of a GPU's clock: ten milliseconds, in which the host launches a thousand kernels
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,17 @@ PROFILES = {
 }
 
 
-def elapsed_s(run: Callable[[], Any], device: torch.device) -> float:
-    """Seconds that one call takes on the device, from an idle queue to its end."""
+def elapsed_s(run: Callable[[], Any], device: torch.device, queued: bool = False) -> float:
+    """Seconds that one call takes on the device, from an idle queue to its end.
+
+    `queued`: its kernels wait in the queue before the first one starts, so that nothing of the host's time counts, as
+    in a captured graph; for runs of at most some hundred kernels.
+    """
     if device.type == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize(device)
+        if queued:
+            torch.cuda._sleep(_QUEUEING_CYCLES)
         start.record()
         run()
         end.record()
@@ -69,15 +76,22 @@ def elapsed_s(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def interleaved_s(
-    runs: dict[str, Callable[[], Any]], device: torch.device, rounds: int, warm_up: int = 1
+    runs: dict[str, Callable[[], Any]],
+    device: torch.device,
+    rounds: int,
+    warm_up: int = 1,
+    queued: Collection[str] = (),
 ) -> dict[str, float]:
-    """Median seconds of each, one after the other in every round, so that a slow minute meets them all alike."""
+    """Median seconds of each, one after the other in every round, so that a slow minute meets them all alike.
+
+    `queued`: the names of those that `elapsed_s` is to time without the host.
+    """
     for run in [run for run in runs.values() for _ in range(warm_up)]:
         run()
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            times[name].append(elapsed_s(run, device))
+            times[name].append(elapsed_s(run, device, name in queued))
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
@@ -91,8 +105,8 @@ class Probe:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         a, b = (torch.rand(side, side, device=device, dtype=dtype) for _ in range(2))
         c = torch.empty_like(a)
-        # far beyond the last cache
-        source = torch.zeros((1 if small else 256 if cuda else 32) << 20, device=device)
+        # far beyond the last cache, and no zeros: chips move those for less
+        source = torch.rand((1 if small else 256 if cuda else 32) << 20, device=device)
         target = torch.empty_like(source)
         self._work: dict[str, tuple[Callable[[], Any], float]] = {
             "gemm": (lambda: torch.mm(a, b, out=c), 2 * side**3),

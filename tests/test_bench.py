@@ -1,5 +1,7 @@
 """`famba bench` on a toy model: every part runs, is counted, and reaches the table and the file."""
 
+import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -80,14 +82,48 @@ def test_a_size_that_does_not_divide_is_one_line(capsys):
     assert error.count("\n") == 1
 
 
+# the GPU's script
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("gpu")
+
+
 @pytest.mark.slow
 def test_the_gpu_script_rehearses_on_a_cpu(tmp_path):
     """All sections run; at toy sizes on a CPU the speed targets mean nothing, correctness does."""
     out = tmp_path / "gpu.json"
     command = [sys.executable, "benchmarks/gpu.py", "--device", "cpu", "--quick", "--out", str(out)]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, check=True)
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
     found = json.loads(out.read_text())
-    failed = {name: made["failed"] for name, made in found.items() if isinstance(made, dict) and "failed" in made}
-    assert not failed
+    for made in found.values():
+        assert not isinstance(made, dict) or not {"failed", "cut"} & made.keys(), made
     assert found["verdicts"]["correct"]["met"]
+    assert all(verdict["met"] is not None for verdict in found["verdicts"].values())
     assert found["whole_model"]["released"]["logits"] < 1e-5
+
+
+def test_a_section_that_is_cut_off_says_so(gpu):
+    args = argparse.Namespace(device="cpu", quick=True)
+    assert gpu.run_section("prediction", 0.1, args) == {"cut": "after 0.1 s"}
+
+
+def test_a_section_that_fails_says_why(gpu):
+    args = argparse.Namespace(device="meta", quick=True)  # argparse would not let it through
+    made = gpu.run_section("prediction", 60, args)
+    assert "invalid choice: 'meta'" in made["failed"]
+
+
+def test_a_target_whose_section_was_lost_has_no_verdict(gpu):
+    lost = gpu.verdicts({"scan": {"name": "triton"}, "strategies": {"cut": "after 80 s"}})
+    assert all(verdict["met"] is None for verdict in lost.values())
+    assert set(lost) == {"correct", *gpu.TARGETS}
+    half = {"vim_tiny": {"images_per_s": 9000.0, "evaluation_ms_per_image": 0.05, "data_adds": 0.01}, "cut": "after"}
+    whole = {"scan": {"name": "triton"}, "throughput": half, "extrapolation": gpu.extrapolation({"throughput": half})}
+    verdicts = gpu.verdicts(whole)
+    assert verdicts["vim_tiny_images_per_s"]["met"]
+    assert verdicts["vim_tiny_300_epochs_minutes"]["met"]
+    assert verdicts["vim_small_images_per_s"]["met"] is None
+    assert verdicts["data_adds"]["met"] is None
