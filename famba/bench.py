@@ -62,7 +62,7 @@ def cell_of(architecture: Architecture, schedule: str | Sequence[int], batch: in
         "schedules": {} if name == schedule else {name: tuple(schedule)},
         "fusion": {"budget": "proportional"},
         "seeds": [0],
-        "recipe": {"augmentation": "tensor", "min_lr": 0.0, **sizes, **recipe},
+        "recipe": {"augmentation": "tensor", "min_lr": 0.0, "eval_resize": None, **sizes, **recipe},
     }
     return Experiment.from_config(grid, "bench").cells()[0]
 

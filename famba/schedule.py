@@ -74,6 +74,15 @@ def tokens_per_layer(schedule: Sequence[int], tokens: int, cls_index: int | None
     return (*trace, tokens)
 
 
+def beyond_cap(schedule: Sequence[int], tokens: int, cls_index: int | None) -> tuple[int, int, int] | None:
+    """(layer, tokens asked for, tokens that can be fused) of the first layer that asks for more than can be."""
+    trace = tokens_per_layer(schedule, tokens, cls_index)
+    for layer, (asked, before, after) in enumerate(zip(schedule, (tokens, *trace), trace, strict=False)):
+        if before - after != asked:
+            return layer, asked, before - after
+    return None
+
+
 def capped(r: int, tokens: int, has_cls: bool, place: int | None) -> int:
     """r, at most half of the unprotected tokens.
 

@@ -1,4 +1,5 @@
-"""Write the published JSON schemas: `python -m famba.schemas` after a change of config.py, record.py or ledger.py."""
+"""Write the published JSON schemas: `python -m famba.schemas` after a change of settings.py, config.py, record.py or
+ledger.py."""
 
 from __future__ import annotations
 

@@ -17,14 +17,17 @@ from famba.record import read_row
 TRAIN, TEST = 16, 8
 ONE_STEP = {
     "experiment": "one_step",
-    "protocol": "paper",
+    "protocol": "custom",
     "dataset": "cifar100",
     "models": ["vim_tiny"],
     "strategies": ["upper"],
     "seeds": [0],
     "device": "cpu",
-    "recipe": {"epochs": 1, "global_batch": 16, "mixup_batch": 16, "micro_batch": 8, "eval_batch": 8, "workers": 1},
-}
+    "recipe": {
+        "epochs": 1, "warmup_epochs": 0, "global_batch": 16, "mixup_batch": 16, "micro_batch": 8, "eval_batch": 8,
+        "workers": 1,
+    },
+}  # fmt: skip
 ROW = "results/one_step/cells/vim_tiny-upper-s0/row.json"
 
 

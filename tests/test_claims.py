@@ -14,6 +14,7 @@ from famba.config import Experiment
 from famba.errors import InputError
 from famba.judge.claims import Samples, decide, grid_of
 from famba.judge.ledger import Claim, Test, load
+from famba.judge.ledger import of_rows as ledger_of_rows
 from famba.judge.noise import noise_floor
 from famba.judge.verdicts import Verdict, judge
 from famba.record import Row, read_row, write_row
@@ -234,7 +235,7 @@ def test_one_seed_is_inconclusive_and_says_so():
         ({"dataset": "fashion-mnist"}, "all", "needs the official cifar100"),
         ({"recipe": {"epochs": 30}}, "all", "recipe.epochs is 30, the protocol's 300"),
         ({"recipe": {"micro_batch": 32, "workers": 2}}, "none", ""),
-        ({"models": {"vim_tiny": {"embed_dim": 64}}}, "all", "the architecture is not the published vim_tiny"),
+        ({"models": {"vim_tiny": {"embed_dim": 64}}}, "all", "models.vim_tiny.embed_dim is 64, the protocol's 192"),
         ({"device": "cpu"}, {"memory-drops", "vim_tiny-interleaved-time"}, "needs a cuda device"),
         ({"strategies": ["baseline", "upper"]}, {"vim_tiny-interleaved-top1"}, "no rows of Vim-Ti interleaved"),
     ],
@@ -319,14 +320,12 @@ def test_judge_writes_claims_and_tables(tmp_path, capsys):
 def test_the_noise_floor_is_measured(tmp_path):
     """Seed spread pooled over strategies; repeats of the same seeds apart from it."""
     rows = write_grid(tmp_path, paper_experiment(strategies=["baseline", "upper"]))
-    again = []
     for path in rows[:3]:  # Vim-Ti baseline: the same seeds, each 0.2 points higher
         data = json.loads(path.read_text())
         data["metrics"]["best"]["top1"] += 0.2
-        again.append(tmp_path / "again" / path.parent.name / "row.json")
-        write_row(Row.model_validate(data), again[-1])
-    out = ["judge", "--out", str(tmp_path), "--repeats", *map(str, again), "--"]
-    assert main([*out, *map(str, rows)]) == 0
+        write_row(Row.model_validate(data), tmp_path / "again" / path.parent.name / "row.json")
+    # rows behind the option stay rows
+    assert main(["judge", "--out", str(tmp_path), "--repeats", str(tmp_path / "again"), *map(str, rows)]) == 0
     floor = {
         (noise["model"], noise["quantity"]): noise
         for noise in json.loads((tmp_path / "claims.json").read_text())["noise"]
@@ -342,8 +341,37 @@ def test_the_noise_floor_is_measured(tmp_path):
 def test_a_repeat_of_other_settings_is_refused(tmp_path, capsys):
     rows = write_grid(tmp_path, experiment(seeds=[0]))
     other = write_grid(tmp_path / "other", experiment(seeds=[1]))
-    assert main(["judge", "--out", str(tmp_path), "--repeats", str(other[0]), "--", *map(str, rows)]) == 2
+    assert main(["judge", "--out", str(tmp_path), "--repeats", str(tmp_path / "other"), *map(str, rows)]) == 2
     assert "repeats no cell of the rows given" in capsys.readouterr().err
+    assert main(["judge", "--out", str(tmp_path), "--repeats", str(other[0]), *map(str, rows)]) == 2
+    assert f"{other[0]}: no cells/*/row.json here; name the folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("named", "ledger"),
+    [
+        (None, "config/claims.yaml"),  # no such file
+        ("mine", "own.yaml"),
+        ("another", "config/claims.yaml"),  # the file is of another experiment
+    ],
+)
+def test_rows_are_judged_by_the_ledger_of_their_experiment(tmp_path, monkeypatch, capsys, named, ledger):
+    """Without --claims, from a checkout in which config/mine.yaml names a ledger, or does not."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir()
+    paper = yaml.safe_load((ROOT / "config" / "claims.yaml").read_text())
+    (tmp_path / "config" / "claims.yaml").write_text(yaml.safe_dump(paper | {"claims": paper["claims"][:1]}))
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(paper | {"claims": paper["claims"][1:3]}))
+    grid = experiment(experiment="mine", seeds=[0], strategies=["baseline", "upper"])
+    rows = write_grid(tmp_path, grid)
+    if named:
+        settings = grid.model_dump(mode="json") | {"experiment": named, "claims": "own.yaml"}
+        (tmp_path / "config" / "mine.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    assert ledger_of_rows(rows) == Path(ledger)
+    assert main(["judge", "--out", "judged", *map(str, rows)]) == 0
+    assert f"4 lines from 4 rows; {'2 claims' if ledger == 'own.yaml' else '1 claim'} not tested" in (
+        capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(

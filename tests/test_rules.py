@@ -73,16 +73,6 @@ def test_a_broken_rule_names_rule_row_and_reason(tmp_path, capsys, rule, part, c
     assert f"1 of 100 checks failed: {rule} of vim_tiny-upper-s0" in said.err
 
 
-def test_the_recipe_is_the_protocols(tmp_path):
-    cell = paper_experiment(recipe={"epochs": 299, "micro_batch": 64}).cells()[0]
-    assert rules.recipe_deviation(cell) == "recipe.epochs is 299, the protocol's 300"
-    fast = paper_experiment(protocol="fast", recipe={"precision": "bf16", "augmentation": "tensor"}).cells()[0]
-    assert rules.recipe_deviation(fast) is None
-    assert rules.recipe_deviation(fast.model_copy(update={"protocol": "paper"})) is not None
-    own = paper_experiment(schedules={"upper": (1,) * 24}).cell("vim_tiny", "upper", 0)
-    assert "not the published upper" in rules.recipe_deviation(own)
-
-
 def test_every_seed_has_its_baseline_and_every_strategy_its_seed(tmp_path):
     paths = write_grid(tmp_path, experiment(models={"vim_a": {"embed_dim": 8}}))
     without = [path for path in paths if path.parent.name != "vim_a-baseline-s1"]

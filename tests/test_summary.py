@@ -144,7 +144,7 @@ def test_settings_that_differ_are_never_pooled(tmp_path):
     other = experiment(seeds=[1])
     for change, what in (
         ({"recipe": {**other.recipe.model_dump(), "epochs": 3}}, rf"recipe\.epochs \({other.recipe.epochs} and 3\)"),
-        ({"protocol": "paper"}, "protocol"),
+        ({"protocol": "custom"}, "protocol"),
         ({"models": {"vim_tiny_mini": {"embed_dim": 32, "depth": 8}}}, r"architecture\.depth of vim_tiny_mini"),
     ):
         more = write_grid(tmp_path / what[:6], experiment(seeds=[1], **change))

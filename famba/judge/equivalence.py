@@ -21,8 +21,8 @@ from scipy import stats
 
 from famba.config import Cell
 from famba.errors import InputError
-from famba.judge.rules import FREE_OF
 from famba.judge.statistics import ALPHA, Spread, holm, pooled_spread
+from famba.protocol import FREE_OF
 from famba.record import Row
 
 NOISE = 1.96

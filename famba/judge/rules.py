@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from famba.config import ARCHITECTURES, Cell, Fusion, Recipe
 from famba.errors import InputError
 from famba.judge.baseline import read_epochs
+from famba.protocol import FREE_OF, deviation
 from famba.record import Row
-from famba.schedule import STRATEGIES, strategy, tokens_per_layer
+from famba.schedule import tokens_per_layer
 
-# settings of the recipe that change speed or memory and not what is computed
-_FREE = {"micro_batch", "eval_batch", "workers"}
-FREE_OF = {"paper": _FREE, "fast": _FREE | {"precision", "augmentation", "cuda_graphs"}}
 _RATE_TOLERANCE = 0.1  # data waits and logging between steps belong to the training time, not to a step
 
 
@@ -56,23 +53,6 @@ class Beside:
             raise NotApplicable
 
 
-def recipe_deviation(cell: Cell) -> str | None:
-    """The first setting in which a cell departs from the published experiment; `custom` ones do not claim to be it."""
-    if cell.protocol == "custom":
-        return None
-    allowed = FREE_OF.get(cell.protocol, _FREE)
-    for name, value in Recipe():
-        if name not in allowed and getattr(cell.recipe, name) != value:
-            return f"recipe.{name} is {getattr(cell.recipe, name)}, the protocol's {value}"
-    if cell.fusion != Fusion():
-        return "fusion is not the protocol's (order sequence, budget paper)"
-    if cell.model in ARCHITECTURES and cell.architecture != ARCHITECTURES[cell.model]:
-        return f"the architecture is not the published {cell.model}"
-    if cell.strategy in STRATEGIES and cell.schedule != strategy(cell.strategy, cell.architecture.depth):
-        return f"the schedule is not the published {cell.strategy}"
-    return None
-
-
 def seed(at: Beside) -> str | None:
     """A fused cell has the unfused one of the same model and seed beside it, and a baseline every strategy's seed."""
     cell = at.row.cell
@@ -85,9 +65,7 @@ def seed(at: Beside) -> str | None:
 def trace(at: Beside) -> str | None:
     """The tokens measured at every layer are those that the schedule gives, worked out anew."""
     architecture = at.row.cell.architecture
-    patches = architecture.tokens - 1
-    cls = patches // 2 if architecture.cls_position == "middle" else 0
-    expected = tokens_per_layer(at.row.cell.schedule, architecture.tokens, cls)
+    expected = tokens_per_layer(at.row.cell.schedule, architecture.tokens, architecture.cls_index)
     measured = at.row.tokens.measured
     return None if measured == expected else f"measured {measured}, the schedule gives {expected}"
 
@@ -99,10 +77,10 @@ def data(at: Beside) -> str | None:
 
 
 def protocol(at: Beside) -> str | None:
-    """Recipe, architecture, fusion and schedule are the protocol's; micro_batch, eval_batch and workers are free, and
-    under `fast` precision, augmentation and cuda_graphs."""
+    """Data set, recipe, architecture, fusion and schedule are the protocol's; micro_batch, eval_batch and workers are
+    free, and under `fast` precision, augmentation and cuda_graphs."""
     at.only_formal()
-    return recipe_deviation(at.row.cell)
+    return deviation(at.row.cell)
 
 
 def exclusive(at: Beside) -> str | None:

@@ -9,9 +9,9 @@ from typing import Literal
 from famba.judge.claims import Comparison, Grid, comparisons, decide, grid_of, region, scaled, unscaled
 from famba.judge.ledger import Claim, Ledger
 from famba.judge.noise import Noise
-from famba.judge.rules import recipe_deviation
 from famba.judge.statistics import ALPHA, Evidence, dominates, interval
 from famba.judge.tables import model_name
+from famba.protocol import deviation
 from famba.record import Record, Row
 
 VerdictName = Literal["reproduced", "not reproduced", "inconclusive", "not tested"]
@@ -91,7 +91,7 @@ def _not_testable(claim: Claim, rows: Sequence[Row], grid: Grid) -> str | None:
     machine = f"{row.environment.world_size} × {row.environment.device}"
     models = {model for test in claim.tests for model in test.models}
     models |= set(claim.trade_off.models if claim.trade_off else [])
-    deviation = next(filter(None, (recipe_deviation(r.cell) for r in rows if r.cell.model in models)), None)
+    departs = next(filter(None, (deviation(r.cell) for r in rows if r.cell.model in models)), None)
     compared = list(comparisons(claim, grid))
     gpus = needs.gpus in (None, row.environment.world_size)
     reasons = (
@@ -104,7 +104,7 @@ def _not_testable(claim: Claim, rows: Sequence[Row], grid: Grid) -> str | None:
             row.cell.protocol not in needs.protocols,
             f"needs the protocol {' or '.join(needs.protocols)}; these rows follow {row.cell.protocol}",
         ),
-        (deviation, f"these rows are not of the published settings: {deviation}"),
+        (departs, f"these rows are not of the published settings: {departs}"),
         (
             needs.device_kind not in (None, row.environment.device_kind),
             f"needs a {needs.device_kind} device; these rows are of {machine}",

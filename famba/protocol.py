@@ -1,0 +1,55 @@
+"""What the published protocols ask of a training: `paper` and `fast` are the released experiment, setting by setting.
+
+The one place that knows. An experiment that claims a protocol and departs from it is refused before it trains
+(requirements.py); `famba check --rules` and the verdicts ask the same of rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from famba.schedule import STRATEGIES, strategy
+from famba.settings import ARCHITECTURES, Fusion, Recipe
+
+if TYPE_CHECKING:
+    from famba.config import Cell
+
+DATASET = "cifar100"
+# settings of the recipe that change speed or memory and not what is computed
+_FREE = {"micro_batch", "eval_batch", "workers"}
+FREE_OF = {"paper": _FREE, "fast": _FREE | {"precision", "augmentation", "cuda_graphs"}}
+
+
+def deviation(cell: Cell) -> str | None:
+    """The first setting in which a cell departs from the protocol that it claims, with both values.
+
+    None for `smoke` and `custom` ones, which claim none. Seeds, devices, processes and scan backends are free, and so
+    are models and strategies under names of their own: they stand beside the published ones and are not taken for them.
+    """
+    if cell.protocol not in FREE_OF:
+        return None
+    for key, found, published in _published(cell):
+        if found != published:
+            return f"{key} is {_shown(found)}, the protocol's {_shown(published)}"
+    return None
+
+
+def _published(cell: Cell) -> Iterator[tuple[str, Any, Any]]:
+    """(key, the cell's value, the protocol's) of all that the protocol settles."""
+    yield "dataset", cell.dataset, DATASET
+    for name, value in Recipe():
+        if name not in FREE_OF[cell.protocol]:
+            yield f"recipe.{name}", getattr(cell.recipe, name), value
+    for name, value in Fusion():
+        yield f"fusion.{name}", getattr(cell.fusion, name), value
+    for name, value in ARCHITECTURES.get(cell.model, cell.architecture):
+        yield f"models.{cell.model}.{name}", getattr(cell.architecture, name), value
+    if cell.strategy in STRATEGIES:
+        yield f"schedule of {cell.strategy}", cell.schedule, strategy(cell.strategy, cell.architecture.depth)
+
+
+def _shown(value: Any) -> str:
+    """As a YAML file has it."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,80 @@
+"""What a training has to fulfil before anything is spent on it, beyond the range of each setting by itself.
+
+Experiments and cells are held to it where they enter (config.py). Rows are not: what has been trained stays readable.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from famba import protocol
+from famba.schedule import STRATEGIES, beyond_cap
+from famba.settings import Recipe
+from famba.wording import count
+
+if TYPE_CHECKING:
+    from famba.config import Cell
+
+_NUMBER = r"\d+(?:\.\d+)?"
+# what timm's rand_augment_transform (1.0.31) and famba/augment/randaugment.py read; held to both by a test
+RAND_AUGMENT = {
+    "timm": rf"rand(?:-(?:m\d+|n\d+|inc\d+|mmax\d+|mstd{_NUMBER}|p{_NUMBER}|t\w+))*",
+    "tensor": rf"rand-m{_NUMBER}(?:-mstd{_NUMBER})?(?:-p{_NUMBER})?-inc1",
+}
+
+
+def unmet(cell: Cell) -> str | None:
+    """The first thing that is wrong, beginning with its key; None if the cell can be trained as written."""
+    return next(_problems(cell), None)
+
+
+def _problems(cell: Cell) -> Iterator[str]:
+    yield from _of_recipe(cell.recipe)
+    img_size, resize = cell.architecture.img_size, cell.recipe.eval_resize
+    if resize is not None and resize < img_size:
+        yield (
+            f"recipe.eval_resize: {resize} is less than the {img_size} pixels of {cell.model}; "
+            f"set at least that, or null for the image size itself"
+        )
+    yield from _of_schedule(cell)
+    if deviation := protocol.deviation(cell):
+        yield f"{deviation} ({cell.protocol}): set it so, or protocol: custom, which claims no published experiment"
+
+
+def _of_recipe(recipe: Recipe) -> Iterator[str]:
+    if recipe.warmup_epochs > recipe.epochs:
+        yield f"recipe.warmup_epochs: {recipe.warmup_epochs} of only {count(recipe.epochs, 'epoch')}"
+    if recipe.min_lr > recipe.peak_lr:
+        yield (
+            f"recipe.min_lr: {recipe.min_lr:g} is above the peak of {recipe.peak_lr:.3g} "
+            f"(lr {recipe.lr:g} at a global_batch of {recipe.global_batch} instead of 512)"
+        )
+    low, high = recipe.crop_scale
+    if low > high:
+        yield f"recipe.crop_scale: [{low:g}, {high:g}] is not [least, largest] share of the image"
+    written = RAND_AUGMENT[recipe.augmentation]
+    if recipe.rand_augment is not None and not re.fullmatch(written, recipe.rand_augment):
+        yield (
+            f"recipe.rand_augment: {recipe.rand_augment!r} is no RandAugment that augmentation {recipe.augmentation} "
+            "knows; write it like rand-m9-mstd0.5-inc1, or null for none"
+        )
+
+
+def _of_schedule(cell: Cell) -> Iterator[str]:
+    """Half of a layer's tokens can be fused at most: a schedule that asks for more would be another one in the end.
+
+    Not so of `budget: proportional`, whose shares are meant as far as they go.
+    """
+    published = cell.strategy in STRATEGIES
+    found = beyond_cap(cell.schedule, cell.architecture.tokens, cell.architecture.cls_index)
+    if found is None or (published and cell.fusion.budget == "proportional"):
+        return
+    layer, asked, possible = found
+    what = "fusion.budget: paper's" if published else f"schedules.{cell.strategy}:"
+    instead = "; fusion: {budget: proportional} scales it" if published else ""
+    yield (
+        f"{what} {cell.strategy} asks for {asked} tokens in layer {layer} of {cell.model}, "
+        f"where {possible} can be fused, half of those that are left{instead}"
+    )

@@ -1,0 +1,135 @@
+"""The settings of a training: its model, its fusion, its recipe. Each value is held to its type and range here.
+
+What settings ask of each other is in requirements.py, what a published protocol asks of them in protocol.py. No torch
+here: Snakemake reads them at every start.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Protocol = Literal["paper", "fast", "smoke", "custom"]  # custom: an experiment of your own, no claim about the paper
+DatasetName = Literal["cifar100", "fashion-mnist", "digits"]
+
+
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"Input should be a number, found {value}")
+    return value
+
+
+# YAML reads 5e-4 as a text, so that a real number may be one; `true` is none
+_NUMBER = BeforeValidator(_no_truth_value)
+Positive = Annotated[float, Field(gt=0), _NUMBER]
+NonNegative = Annotated[float, Field(ge=0), _NUMBER]
+Fraction = Annotated[float, Field(ge=0, le=1), _NUMBER]
+Decay = Annotated[float, Field(ge=0, lt=1), _NUMBER]  # of AdamW's moments: at 1 they would divide by zero
+Count = Annotated[int, Field(ge=1, strict=True)]
+Whole = Annotated[int, Field(ge=0, strict=True)]
+Size = Annotated[int, Field(ge=1, le=2**16, strict=True)]  # of a model: beyond, no machine holds it
+Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # no hyphen: cell ids are <model>-<strategy>-s<seed>
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, an unknown key is an error, and so is a number that is not finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Architecture(Settings):
+    """A Vision Mamba (paper-facts §3). `embed_dim` in channels, `img_size` and `patch_size` in pixels."""
+
+    embed_dim: Size
+    depth: Size = 24
+    img_size: Size = 224
+    patch_size: Size = 16
+    stride: Size | None = None  # between patches; null: patch_size
+    d_state: Size = 16
+    d_conv: Size = 4
+    expand: Size = 2
+    cls_position: Literal["middle", "head"] = "middle"
+
+    @model_validator(mode="after")
+    def _patches_divide(self) -> Architecture:
+        if self.img_size < self.patch_size or (self.stride is None and self.img_size % self.patch_size):
+            raise ValueError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
+        return self
+
+    @property
+    def tokens(self) -> int:
+        """Length of the token sequence, class token included."""
+        return ((self.img_size - self.patch_size) // (self.stride or self.patch_size) + 1) ** 2 + 1
+
+    @property
+    def cls_index(self) -> int:
+        """Where the class token enters the sequence."""
+        return (self.tokens - 1) // 2 if self.cls_position == "middle" else 0
+
+
+ARCHITECTURES = {
+    "vim_tiny": Architecture(embed_dim=192),  # 6,974,308 parameters at 100 classes
+    "vim_small": Architecture(embed_dim=384),  # 25,450,084
+}
+
+
+class Fusion(Settings):
+    """How tokens are fused (paper-facts §2).
+
+    `budget: paper` takes the paper's tokens per layer as they are; `proportional` removes the same share of the tokens
+    from a model of another depth or sequence length, over the same part of its layers, as far as half of a layer's
+    tokens go: of few layers or tokens it may remove a little less.
+    """
+
+    order: Literal["sequence", "tome"] = "sequence"
+    budget: Literal["paper", "proportional"] = "paper"
+
+
+class Recipe(Settings):
+    """The training recipe; the defaults are the released scripts' (paper-facts §4)."""
+
+    epochs: Count = 300
+    global_batch: Count = 512
+    mixup_batch: Count = 128  # images that share one mixup draw: the released scripts' batch per GPU
+    micro_batch: Count = 128  # images per backward pass; smaller saves memory and changes nothing else
+    lr: Positive = 5e-4  # at a global batch of 512, scaled linearly to `global_batch`
+    warmup_lr: NonNegative = 1e-6
+    min_lr: NonNegative = 1e-5
+    warmup_epochs: Whole = 5
+    weight_decay: NonNegative = 0.1
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    mixup: NonNegative = 0.8
+    cutmix: NonNegative = 1.0
+    mixup_prob: Fraction = 1.0
+    mixup_switch_prob: Fraction = 0.5
+    label_smoothing: Fraction = 0.1
+    repeats: Count = 3  # repeated augmentation: views of each drawn image per epoch
+    augmentation: Literal["timm", "tensor"] = "timm"
+    crop_scale: tuple[Positive, Fraction] = (0.08, 1.0)  # least and largest share of the image
+    hflip: Fraction = 0.5
+    rand_augment: str | None = "rand-m9-mstd0.5-inc1"
+    random_erasing: Fraction = 0.25
+    eval_resize: Count | None = 256  # shorter side before the centre crop; null: the image size itself
+    eval_batch: Count = 256
+    ema_decay: Fraction = 0.99996
+    precision: Literal["fp32", "bf16"] = "fp32"
+    cuda_graphs: bool = False  # replay the step as captured graphs: the same arithmetic without its launches
+    workers: Whole = 8  # data-loading processes; the drawn samples do not depend on it
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Recipe:
+        if self.global_batch % self.mixup_batch or self.mixup_batch % self.micro_batch:
+            raise ValueError(
+                f"micro_batch {self.micro_batch} must divide mixup_batch {self.mixup_batch}, "
+                f"and that must divide global_batch {self.global_batch}"
+            )
+        return self
+
+    @property
+    def peak_lr(self) -> float:
+        """The linearly scaled learning rate."""
+        return self.lr * self.global_batch / 512

@@ -1,0 +1,50 @@
+"""One line about the first thing that is wrong with settings, with the nearest name where one is misspelt."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from famba.errors import InputError
+
+
+def validated(cls: type[Any], data: Any, source: str) -> Any:
+    """Validate, or raise one line about the first thing that is wrong."""
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        # a misspelt key before the required one that it leaves missing: its nearest name says both
+        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            key = str(first["loc"][-1])
+            message = f"unknown key{nearest(key, _fields_at(cls, first['loc'][:-1]))}"
+        else:
+            message = first["msg"].removeprefix("Value error, ")
+            if first["type"] != "value_error" and first["type"] != "missing":
+                message += f", found {first['input']!r}"
+            if first["type"] == "literal_error":
+                message += nearest(str(first["input"]), re.findall(r"'([^']+)'", first["ctx"]["expected"]), others="")
+        raise InputError(f"{source}: {where + ': ' if where else ''}{message}") from None
+
+
+def _fields_at(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Names of the keys allowed at a location inside a settings class."""
+    for part in loc:
+        field = cls.model_fields.get(str(part))
+        annotations = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        cls = next((a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)), cls)
+    return list(cls.model_fields)
+
+
+def nearest(name: str, known: Iterable[str], others: str | None = None) -> str:
+    """`; did you mean 'x'?`, or the list of what there is; `others` in its place where that has been told."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(known)}" if others is None else others
