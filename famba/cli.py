@@ -1,21 +1,27 @@
-"""The command line: `famba …` = `python -m famba …`. Exit status 0 ok, 1 a check failed, 2 bad input."""
+"""The command line: `famba …` = `python -m famba …`.
+
+Exit status 0 ok, 1 a check failed, 2 bad input or something missing here; either way one line says what, where and what
+to do.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any, NoReturn
 
 from famba import __version__
 from famba.errors import CheckFailed, InputError
 
 # command: (module with add_parser, one-line help); only the command that is called is imported
 COMMANDS = {
-    "train": ("famba.train", "train one cell of an experiment and write its result row"),
-    "judge": ("famba.judge.summary", "summarise result rows and judge the published claims on them"),
-    "check": ("famba.judge.check", "hold rows against a frozen baseline, or against the written rules"),
+    "train": ("famba.train_command", "train one cell of an experiment and write its result row"),
+    "judge": ("famba.judge.command", "summarise result rows and judge the published claims on them"),
+    "check": ("famba.judge.check", "hold rows against a frozen baseline, another protocol or the written rules"),
     "reproduce": ("famba.reproduce", "train rows again from their own record and say field by field what agrees"),
     "crate": ("famba.crate", "describe a finished experiment as an RO-Crate"),
     "figures": ("famba.figures", "draw the figures of an experiment from its rows"),
@@ -28,12 +34,31 @@ COMMANDS = {
 }
 
 
+class _Help(argparse.HelpFormatter):
+    """Breaks lines between words only: the name of a cell has hyphens, and is to be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        wrapped = textwrap.wrap(" ".join(text.split()), width - len(indent), break_on_hyphens=False)
+        return textwrap.indent("\n".join(wrapped), indent)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything here does, and not behind the usage."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": _Help, **options})
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(prog="famba", description="The reproducibility benchmark suite for Famba-V.")
+    parser = _Parser(prog="famba", description="The reproducibility benchmark suite for Famba-V.")
     parser.add_argument("--version", action="version", version=f"famba {__version__}")
-    commands = parser.add_subparsers(metavar="command", required=True)
+    parser.set_defaults(func=lambda _: parser.print_help())
+    commands = parser.add_subparsers(metavar="command")
     if argv and argv[0] in COMMANDS:
         import_module(COMMANDS[argv[0]][0]).add_parser(commands)
     else:  # help, or a name that is none: argparse answers both from the names alone
@@ -41,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             commands.add_parser(name, help=line)
     args = parser.parse_args(argv)
     try:
-        return args.func(args)
+        return args.func(args) or 0
     except (InputError, CheckFailed) as error:
         print(f"famba: error: {error}", file=sys.stderr)
         return error.exit_code

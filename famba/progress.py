@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from famba.cell_state import clock
 from famba.device import host_peak_bytes
+from famba.errors import InputError
 from famba.record import Row
 
 _REDRAW_S = 0.5  # on a terminal the line is redrawn this often
@@ -28,6 +30,8 @@ class Progress:
         self._silent = silent
         self._terminal = sys.stderr.isatty() and not silent
         self._top1: float | None = None
+        if reason := self._unwritten(""):  # known before hours are spent
+            raise InputError(f"--log {log}: cannot be written ({reason}); name another file")
         self.start(done=0)
 
     def start(self, done: int) -> None:
@@ -51,7 +55,7 @@ class Progress:
         elapsed = now - self._started
         rate = done * steps * batch / elapsed
         eta = elapsed * (self._epochs - self._first - done) / done
-        line = self._line(epoch + 1, f"ETA {_clock(eta)}", rate)
+        line = self._line(epoch + 1, f"ETA {clock(eta)}", rate)
         if self._terminal:
             self._drawn = now
             self._print(line, end="")
@@ -68,7 +72,7 @@ class Progress:
     def end(self, row: Row) -> None:
         """The cell is finished; the line stays."""
         self._top1 = row.metrics.last.top1
-        line = self._line(self._epochs, f"took {_clock(row.time.total)}", row.time.images_per_s)
+        line = self._line(self._epochs, f"took {clock(row.time.total)}", row.time.images_per_s)
         self._print(line)
         self._write_log(line)
 
@@ -89,13 +93,19 @@ class Progress:
             print(f"\r\x1b[2K{line}" if self._terminal else line, end=end, file=sys.stderr, flush=True)
 
     def _write_log(self, line: str) -> None:
-        if self._log is not None:
+        """A log that can no longer be written ends; the training does not."""
+        if reason := self._unwritten(line + "\n"):
+            self._print(f"{self._cell}: {self._log} cannot be written ({reason}); training on without it")
+            self._log = None
+
+    def _unwritten(self, text: str) -> str | None:
+        """Why the log does not take the text; None if it has, or there is none."""
+        if self._log is None:
+            return None
+        try:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-
-
-def _clock(seconds: float) -> str:
-    """h:mm:ss, or m:ss below an hour."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+                file.write(text)
+        except OSError as error:
+            return error.strerror
+        return None

@@ -168,15 +168,26 @@ def write_row(row: Row, path: Path) -> None:
 
 
 def read_row(path: Path) -> Row:
-    """Read and validate a row. Raises InputError, one line naming file and field."""
+    """Read and validate a row. Raises InputError, one line naming file and field, and what to do."""
     try:
         return Row.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot read the row ({error.strerror})") from None
+    except UnicodeDecodeError:
+        problem = "not UTF-8 text"
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: not a valid row: {where + ': ' if where else ''}{first['msg']}") from None
+        problem = f"{where + ': ' if where else ''}{first['msg']}"
+    raise InputError(f"{path}: not a valid row: {problem}; delete it and run again, which trains its cell anew")
+
+
+def rows_of(folder: Path) -> list[Path]:
+    """The rows in a folder of results, as the pipeline or `famba reproduce --out` leaves them. Raises InputError."""
+    rows = sorted([*folder.glob("cells/*/row.json"), *folder.glob("*/row.json")])
+    if not rows:
+        raise InputError(f"{folder}: no cells/*/row.json here; name the folder of an experiment that has been run")
+    return rows
 
 
 def json_schema() -> dict[str, Any]:

@@ -30,6 +30,7 @@ from famba.reproduce_compare import (
     read_result,
     shown,
 )
+from famba.wording import count
 
 
 def train_again(recorded: Result, folder: Path, data_root: Path) -> Result:
@@ -61,7 +62,7 @@ def train_again(recorded: Result, folder: Path, data_root: Path) -> Result:
     settings = {"device": there.device_kind, "scan": row.scan.backend, "processes": there.world_size}
     cell = row.cell.model_copy(update={**settings, "threads": there.threads})
     again = folder / "row.json"
-    command = ["train", "--cell", cell.model_dump_json(), "--out", str(again), "--data", str(data_root)]
+    command = ["train", "--again", "--cell", cell.model_dump_json(), "--out", str(again), "--data", str(data_root)]
     done = subprocess.run([sys.executable, "-m", "famba", *command], check=False)
     if done.returncode:
         sys.exit(done.returncode)
@@ -85,7 +86,7 @@ def report(comparison: Comparison) -> str:
             lines.append((name, shown(field.recorded), shown(field.now), field.verdict))
     for part, group in groupby(sorted(rest, key=_part), key=_part):
         n = len(list(group))
-        lines.append((f"{part} ({n} field{'' if n == 1 else 's'})", "", "", "identical"))
+        lines.append((f"{part} ({count(n, 'field')})", "", "", "identical"))
     widths = [max(len(line[i]) for line in lines) for i in range(4)]
     lines.insert(1, ("-" * widths[0], "-" * widths[1], "-" * widths[2], "-" * widths[3]))
     padded = ([text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines)
@@ -141,6 +142,8 @@ def add_parser(commands: Any) -> None:
 
 
 def _main(args: argparse.Namespace) -> int:
+    if args.others and args.out:
+        raise InputError(f"--out {args.out}: with --with nothing is trained, and so nothing to keep; leave it out")
     rows = _by_id(args.rows)
     others = _by_id(args.others) if args.others else {}
     for cell, recorded in rows.items():

@@ -1,75 +1,32 @@
-"""Train one cell: the loop, its checkpoints, its clock, and the row it ends in."""
+"""Train one cell: the loop, its clock, and the row it ends in. `famba train` is in train_command.py."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from famba import data, measure, recipe, scan
-from famba.config import Cell, Experiment
+from famba import checkpoint, data, measure, recipe, scan
+from famba.checkpoint import History
+from famba.config import Cell
 from famba.cost import forward_flops
 from famba.device import energy_joules, environment, host_peak_bytes, pick_device
-from famba.distributed import Processes, launch, processes
-from famba.errors import CheckFailed, InputError
+from famba.distributed import Processes
+from famba.errors import CheckFailed
 from famba.loader import EvalLoader, TrainLoader
 from famba.model import VisionMamba
 from famba.progress import Progress
-from famba.record import (
-    Accuracy,
-    Cost,
-    Data,
-    Memory,
-    Metrics,
-    Row,
-    Scan,
-    Time,
-    Tokens,
-    atomic_file,
-    write_epochs,
-    write_row,
-)
+from famba.record import Cost, Data, Memory, Metrics, Row, Scan, Time, Tokens, write_epochs, write_row
 from famba.similarity import token_record
 from famba.step import CapturedForward, CapturedStep, Forward, Step
 from famba.tokens import write_tokens
 
 _NAN_CHECK_STEPS = 50  # reading the loss makes the host wait for a GPU, so there it is read this often only
-
-
-@dataclass
-class History:
-    """What a training has to remember from epoch to epoch; part of its checkpoint."""
-
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    step_ms: list[float] = field(default_factory=list)
-    total_s: float = 0.0
-    warmup_s: float = 0.0
-    runs: int = 0
-    device_peak: int = 0
-    host_peak: int = 0
-    energy_joules: float | None = 0.0
-    started: str = ""
-
-    def sum(self, key: str) -> float:
-        return sum(epoch[key] for epoch in self.epochs)
-
-    def accuracy(self, epoch: dict[str, float], prefix: str = "") -> Accuracy:
-        return Accuracy(epoch=int(epoch["epoch"]), top1=epoch[f"{prefix}top1"], top5=epoch[f"{prefix}top5"])
-
-    def last(self, prefix: str = "") -> Accuracy:
-        return self.accuracy(self.epochs[-1], prefix)
-
-    def best(self, prefix: str = "") -> Accuracy:
-        """The epoch with the highest top-1, the first of equals: chosen on the test set, as the paper's number is."""
-        return self.accuracy(max(self.epochs, key=lambda epoch: epoch[f"{prefix}top1"]), prefix)
 
 
 class Training:
@@ -235,39 +192,28 @@ class Training:
 
     @property
     def _checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
+        return self.folder / checkpoint.NAME
 
     def _save(self) -> None:
-        if not self.company.first:
-            return
-        state = {
-            "cell": self.cell.model_dump_json(),
-            "data": self.dataset.identity.sha256,
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "history": asdict(self.history),
-        }
-        with atomic_file(self._checkpoint, binary=True) as file:
-            torch.save(state, file)
+        if self.company.first:
+            states = {
+                "model": self.model.state_dict(),
+                "ema": self.ema.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            checkpoint.write(self._checkpoint, self.cell, self.dataset.identity.sha256, self.history, states)
 
     def _resume(self) -> None:
-        """Take up a checkpoint of these very settings and data; one of others is set aside, with a word about it."""
+        """Take up a checkpoint of this very training; one of another is set aside, with a word about it."""
         if not self._checkpoint.exists():
             return
-        try:
-            state = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
-            same = state["cell"] == self.cell.model_dump_json() and state["data"] == self.dataset.identity.sha256
-        except Exception as error:  # torch.load raises whatever a damaged archive provokes
-            raise InputError(
-                f"{self._checkpoint}: not a readable checkpoint ({type(error).__name__}); delete it to start anew"
-            ) from None
-        if not same:
-            aside = self._checkpoint.with_name("checkpoint.other-settings.pt")
+        state = checkpoint.read(self._checkpoint, self.device)
+        parameters = set(self.model.state_dict())
+        if other := checkpoint.foreign(state, self.cell, self.dataset.identity.sha256, parameters):
             self.company.largest(0, self.device)  # by now every process has read it
             if self.company.first:
-                self._checkpoint.replace(aside)
-            self.progress.say(f"{self.cell.id}: a checkpoint of other settings is now {aside}; starting anew")
+                aside = checkpoint.set_aside(self._checkpoint)
+                self.progress.say(f"{self.cell.id}: a checkpoint of {other} is now {aside}; starting anew")
             return
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
@@ -327,43 +273,3 @@ class Training:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def add_parser(commands: Any) -> None:
-    """`famba train`."""
-    parser = commands.add_parser(
-        "train",
-        help="train one cell of an experiment and write its result row",
-        description="Train one cell. It resumes from its checkpoint if it was stopped. "
-        "Example: famba train --config config/smoke.yaml --cell vim_tiny_mini-upper-s0",
-    )
-    parser.add_argument("--config", metavar="FILE", help="experiment file that the cell belongs to")
-    parser.add_argument("--cell", required=True, metavar="ID", help="<model>-<strategy>-s<seed>, or a cell as JSON")
-    parser.add_argument("--out", type=Path, metavar="ROW", help="result row [results/<experiment>/cells/<id>/row.json]")
-    parser.add_argument("--log", type=Path, metavar="FILE", help="also write the progress there, a line a minute")
-    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="where the data sets are [data]")
-    parser.add_argument("--rendezvous", metavar="HOST:PORT", help="where the nodes of a cell that takes several meet")
-    parser.set_defaults(func=_main)
-
-
-def _main(args: argparse.Namespace) -> int:
-    if args.cell.lstrip().startswith("{"):
-        cell = Cell.from_json(args.cell)
-    elif args.config:
-        cell = Experiment.load(args.config).cell_by_id(args.cell)
-    else:
-        raise InputError(f"--cell {args.cell}: name the experiment it belongs to with --config, or give it as JSON")
-    row = args.out or Path("results", cell.experiment, "cells", cell.id, "row.json")
-    if row.name != "row.json":
-        raise InputError(f"--out {row}: a cell's row is called row.json, and its other files stand beside it")
-    device = pick_device(cell.device)
-    world = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's word
-    if world == 1 < cell.processes:
-        again = ["train", "--cell", cell.model_dump_json(), "--out", str(row), "--data", str(args.data)]
-        log = ["--log", str(args.log)] if args.log else []
-        launch([*again, *log], device, cell.processes, cell.nodes, args.rendezvous)
-    if world != cell.processes:
-        raise InputError(f"{cell.id} is for {cell.processes} processes, not {world}: set `processes` in its experiment")
-    with processes(device) as company:
-        Training(cell, row.parent, args.data, args.log, company).run()
-    return 0

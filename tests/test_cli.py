@@ -1,7 +1,9 @@
 """The command line's promises: help that is quick, exit codes, one line for bad input."""
 
+import argparse
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -33,10 +35,65 @@ def test_every_command_has_help(name, capsys):
     assert capsys.readouterr().out.startswith(f"usage: famba {name}")
 
 
-def test_an_unknown_command_is_bad_input():
-    done = famba("trian")
-    assert done.returncode == 2
-    assert "invalid choice: 'trian'" in done.stderr
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_a_command_says_the_same_of_itself_in_both_lists(name):
+    """`famba --help` imports no command, so that each line is written twice."""
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers()
+    import_module(cli.COMMANDS[name][0]).add_parser(commands)
+    (listed,) = commands._choices_actions
+    assert listed.help == cli.COMMANDS[name][1]
+
+
+@pytest.mark.parametrize("words", [[], ["data"]])
+def test_without_a_command_there_is_help(words, capsys):
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out.startswith(" ".join(["usage: famba", *words]))
+
+
+@pytest.mark.parametrize(
+    ("words", "prog", "message"),
+    [
+        (["trian"], "famba", "invalid choice: 'trian'"),
+        (["--versoin"], "famba", "--versoin"),
+        (["train"], "famba train", "required: --cell"),
+        (["train", "--cell", "x", "--agian"], "famba", "unrecognized arguments: --agian"),
+        (["data", "fetsh"], "famba data", "invalid choice: 'fetsh'"),
+        (["data", "fetch"], "famba data fetch", "required: NAME"),
+        (["check", "--rules", "--freeze", "x", "row.json"], "famba check", "not allowed with"),
+        (["check", "row.json"], "famba check", "one of the arguments --against"),
+        (
+            ["check", "--against", "b.json", "--time-margin", "nan", "row.json"],
+            "famba check",
+            "'nan' is no finite number",
+        ),
+        (["check", "--against", "b.json", "--time-margin", "inf", "row.json"], "famba check", "is no finite number"),
+        (
+            ["check", "--against", "b.json", "--time-margin", "-1", "row.json"],
+            "famba check",
+            "'-1' is no finite number",
+        ),
+        (["check", "--against", "b.json", "--time-margin", "x", "row.json"], "famba check", "is no finite number"),
+        (["bench", "--batch", "0"], "famba bench", "invalid positive integer value: '0'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(words, prog, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"{prog}: error: ")
+    assert message in said.err
+    assert said.err.endswith(f"; see {prog} --help\n")
+    assert said.err.count("\n") == 1
+
+
+def test_an_example_in_a_help_can_be_copied(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.main(["reproduce", "--help"])
+    assert "results/smoke/cells/vim_tiny_mini-upper-s0/row.json" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("error", "code"), [(InputError, 2), (CheckFailed, 1), (KeyboardInterrupt, 130)])

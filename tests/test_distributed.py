@@ -8,6 +8,7 @@ import pytest
 import torch
 from test_train import ROOT, cell, weights
 
+from famba.cell_lock import exclusive
 from famba.cli import main
 from famba.record import read_row
 
@@ -47,3 +48,9 @@ def test_several_nodes_need_a_place_to_meet(capsys, tmp_path):
 def test_another_number_of_processes_than_the_cells_is_refused(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert "is for 2 processes, not 4" in refused(capsys, tmp_path, processes=2)
+
+
+def test_a_cell_of_several_processes_is_alone_in_its_folder_too(capsys, tmp_path):
+    """Known before torchrun starts them, so that it is said once and in a line."""
+    with exclusive(tmp_path):
+        assert "another training is at work here" in refused(capsys, tmp_path, processes=2)

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from famba import progress
+from famba.errors import InputError
 
 
 class Terminal(io.StringIO):
@@ -57,6 +58,20 @@ def test_a_silent_process_says_nothing(clock, capsys, tmp_path):
     assert not (tmp_path / "log").exists()
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3725, "1:02:05")])
-def test_clock(seconds, text):
-    assert progress._clock(seconds) == text
+def test_a_log_that_cannot_be_written_is_known_before_the_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"--log .*/file/log: cannot be written \("):
+        progress.Progress("a-cell", epochs=2, log=tmp_path / "file" / "log")
+    progress.Progress("a-cell", epochs=2, log=tmp_path / "new" / "folder" / "log").say("a word")
+    assert (tmp_path / "new" / "folder" / "log").read_text() == "a word\n"
+
+
+def test_a_log_that_is_lost_on_the_way_stops_nothing(tmp_path, capsys):
+    line = progress.Progress("a-cell", epochs=2, log=tmp_path / "log")
+    (tmp_path / "log").unlink()
+    (tmp_path / "log").mkdir()
+    line.say("a word")
+    line.say("another")
+    assert capsys.readouterr().err.splitlines() == [
+        "a word", f"a-cell: {tmp_path / 'log'} cannot be written (Is a directory); training on without it", "another",
+    ]  # fmt: skip

@@ -47,15 +47,23 @@ def test_nan_is_never_a_result():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "Invalid JSON"), ("{}", "id: Field required"), (None, "cannot read")]
+    ("content", "message"),
+    [
+        (b"{", "Invalid JSON"),
+        (b"{}", "id: Field required"),
+        (b"\xff\xfe{}", "not UTF-8 text"),
+        (ROW.model_dump_json().encode()[:900], "Invalid JSON: EOF"),
+        (None, "cannot read"),
+    ],
 )
-def test_a_file_that_is_no_row(tmp_path, text, message):
+def test_a_file_that_is_no_row(tmp_path, content, message):
     path = tmp_path / "row.json"
-    if text is not None:
-        path.write_text(text)
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(InputError, match=message) as error:
         read_row(path)
     assert str(path) in str(error.value)
+    assert ("delete it and run again" in str(error.value)) == (content is not None)
     assert "\n" not in str(error.value)
 
 

@@ -82,6 +82,13 @@ def test_the_same_bits_come_out_again(row: Path, tmp_path: Path, capfd: pytest.C
     assert read_row(tmp_path / "again" / cell().id / "row.json").metrics == read_row(row).metrics
 
 
+def test_what_an_earlier_reproduction_left_is_not_taken_for_a_new_one(row: Path, tmp_path: Path) -> None:
+    again = shutil.copytree(row.parent, tmp_path / "again" / row.parent.name) / "row.json"
+    change(again, metrics__train_loss=0.0)
+    assert main(["reproduce", str(row), "--out", str(tmp_path / "again")]) == 0
+    assert read_row(again).metrics == read_row(row).metrics
+
+
 def test_another_learning_rates_result_under_this_ones_settings_is_found_out(
     row: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +151,7 @@ def test_bad_requests_are_one_line(row: Path, tmp_path: Path, capfd: pytest.Capt
         ([row, "--with", other], "none of the rows given with --with is called vim_micro-upper-s0"),
         ([other, "--with", twin], "differ in cell.recipe.lr"),
         ([row, "--out", row.parent.parent], "would be overwritten"),
+        ([row, "--with", row, "--out", tmp_path], "with --with nothing is trained"),
     ):
         assert main(["reproduce", *map(str, arguments)]) == 2
         said = capfd.readouterr().err

@@ -129,9 +129,31 @@ def test_a_checkpoint_of_other_settings_is_set_aside(finished, tmp_path, capsys)
     assert read_row(tmp_path / "row.json").time.runs == 1
 
 
+def test_every_checkpoint_that_is_set_aside_is_kept(finished, tmp_path, capsys):
+    """Twice other settings, then a checkpoint of a famba that remembers something else."""
+    weights_file = finished / "weights.pt"
+    for lr in (1e-2, 1e-3):
+        (tmp_path / "checkpoint.pt").write_bytes(weights_file.read_bytes())
+        Training(cell(lr=lr, epochs=1), tmp_path, Path("data")).run()
+    state = torch.load(weights_file, weights_only=True)
+    state["history"]["mood"] = state["history"].pop("warmup_s")
+    torch.save(state, tmp_path / "checkpoint.pt")
+    capsys.readouterr()
+    Training(cell(), tmp_path, Path("data")).run()
+    last = tmp_path / "checkpoint.other-settings-3.pt"
+    assert f"a checkpoint of another version of famba is now {last}" in capsys.readouterr().err
+    kept = [tmp_path / f"checkpoint.other-settings{number}.pt" for number in ("", "-2")]
+    assert [path.read_bytes() for path in kept] == 2 * [weights_file.read_bytes()]
+    assert torch.load(last, weights_only=True)["history"]["mood"] == state["history"]["mood"]
+    assert same(weights(finished), weights(tmp_path))
+
+
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match="not a readable checkpoint"):
+        Training(cell(), tmp_path, Path("data")).run()
+    torch.save({"cell": cell().model_dump_json(), "data": "", "model": {}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match=r"not a checkpoint \(no ema, history, optimizer\); delete it"):
         Training(cell(), tmp_path, Path("data")).run()
 
 
