@@ -57,3 +57,5 @@ rule all:
         rules.figures.output,
         rules.report.output,
         rules.crate.output,
+    message:
+        f"complete results/{EXPERIMENT.experiment}"

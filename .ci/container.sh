@@ -67,7 +67,7 @@ for options in -n "--cores all"; do
   # shellcheck disable=SC2086
   said=$(snakemake $options --use-singularity --configfile config/smoke.yaml 2>&1 | grep -v "^Using workflow") ||
     status=$?
-  [ "$status" = 1 ] && [ "$(wc -l <<<"$said")" = 1 ] && [[ $said == *"$IMAGE"*"envs/build.sh cpu makes it"* ]] ||
+  [ "$status" = 2 ] && [ "$(wc -l <<<"$said")" = 1 ] && [[ $said == *"$IMAGE"*"envs/build.sh cpu makes it"* ]] ||
     fail "without the image, exit status $status: $said"
 done
 say "without the image: $said"

@@ -55,33 +55,34 @@ after_the_demo() { # the rows are there: Snakemake has nothing to do, DVC takes 
   commit "results of the demo"
 }
 
-changed_setting() { # another schedule for `upper`: a quarter of what it fused, in the last layers
+changed_setting() { # a schedule of its own beside the published ones
   cd "$WORK/demo"
   python - <<'EOF'
 import yaml
 
 with open("config/smoke.yaml") as file:
     settings = yaml.safe_load(file)
-settings["schedules"] = {"upper": [0] * 9 + [3] * 3}
+settings["strategies"] += ["mine"]
+settings["schedules"] = {"mine": [0] * 9 + [3] * 3}
 with open("config/smoke.yaml", "w") as file:
     yaml.safe_dump(settings, file)
 EOF
   dvc params diff
   repro
-  [ "$(trained)" = 2 ] || fail "$(trained) trainings for a setting that changes two cells"
-  commit "another schedule for upper"
+  [ "$(trained)" = 2 ] || fail "$(trained) trainings for a setting that adds two cells"
+  commit "a schedule of our own"
 }
 
-differences() { # between the two commits: the parameter, and the numbers of those two cells and of no other
+differences() { # between the two commits: the parameters, and the numbers of those two cells and of no other
   cd "$WORK/demo"
   said=$(dvc params diff HEAD~1 HEAD)
   echo "$said"
-  expect "params diff" "config/smoke.yaml +schedules.upper"
+  expect "params diff" "config/smoke.yaml +schedules.mine"
   said=$(dvc metrics diff HEAD~1 HEAD --targets results/smoke/summary.json)
   echo "$said"
-  expect "metrics diff" "top1_last_percent.vim_(tiny|small)_mini.upper "
-  expect "metrics diff" "saved_activations_ratio.vim_tiny_mini.upper "
-  [ "$(grep -c summary.json <<<"$said")" = "$(grep -c '_mini.upper ' <<<"$said")" ] || fail "other cells have changed"
+  expect "metrics diff" "top1_last_percent.vim_(tiny|small)_mini.mine "
+  expect "metrics diff" "saved_activations_ratio.vim_tiny_mini.mine "
+  [ "$(grep -c summary.json <<<"$said")" = "$(grep -c '_mini.mine ' <<<"$said")" ] || fail "other cells have changed"
 }
 
 from_nothing() { # no results: the stage trains

@@ -16,6 +16,7 @@ from snakemake.settings.types import DeploymentMethod
 
 from famba.config import Cell, Experiment
 from famba.cost import step_cost
+from famba.datasets import DATASETS
 
 HEADROOM = 2.0  # of the time limit over the prediction, which is arithmetic: no GPU has confirmed it yet
 START_MINUTES = 15  # imports over a network file system, compilation of kernels, reading the data
@@ -90,7 +91,8 @@ def _cell(experiment: Experiment, wildcards: Any) -> Cell:
 def _memory_mb(experiment: Experiment, wildcards: Any) -> int:
     """Host memory on each node."""
     if experiment.device == "cpu":
-        process = _CPU_PROCESS_MB + HEADROOM * step_cost(_cell(experiment, wildcards), classes=100).peak_bytes / 1e6
+        step = step_cost(_cell(experiment, wildcards), DATASETS[experiment.dataset].classes)
+        process = _CPU_PROCESS_MB + HEADROOM * step.peak_bytes / 1e6
     else:
         process = _GPU_PROCESS_MB + _WORKER_MB * experiment.recipe.workers
     return math.ceil(process * experiment.processes / experiment.nodes)
@@ -104,12 +106,12 @@ def _minutes(workflow: Any, experiment: Experiment, gpu: str, wildcards: Any) ->
     if workflow.local_exec or not workflow.is_main_process:
         return None
     # they import torch
-    from famba.plan import DATASETS, assumed, predict  # noqa: PLC0415
+    from famba.plan import assumed, predict  # noqa: PLC0415
     from famba.roofline import PROFILES  # noqa: PLC0415
 
     cell = _cell(experiment, wildcards)
     known = next((name for name in PROFILES if name in gpu.lower()), ASSUMED_GPU)
     calibration = assumed(cell.recipe.precision, known, cell.recipe.cuda_graphs)
     backend = "triton" if cell.scan == "auto" else cell.scan
-    step = step_cost(cell, DATASETS[cell.dataset][-1], "cuda", backend)
+    step = step_cost(cell, DATASETS[cell.dataset].classes, "cuda", backend)
     return math.ceil(HEADROOM * predict(cell, step, calibration, workers=1).cell_s / 60) + START_MINUTES

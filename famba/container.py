@@ -11,18 +11,18 @@ import re
 import time
 from pathlib import Path
 
-from famba.errors import CheckFailed
+from famba.errors import InputError
 
 _STARTED = time.time()
 
 
 def require(image: str) -> None:
-    """Raises CheckFailed, one line that says how to get it, if `image` is a file and not there."""
+    """Raises InputError, one line that says how to get it, if `image` is a file and not there."""
     if "://" in image or Path(image).is_file():
         return
     own = re.fullmatch(r"envs/famba-(cpu|cuda)\.sif", image)
     get = f"envs/build.sh {own[1]} makes it (docs/containers.md)" if own else "`container` of the experiment names it"
-    raise CheckFailed(f"--use-singularity needs the image {image}, and it is not there: {get}; or leave the option out")
+    raise InputError(f"--use-singularity needs the image {image}, and it is not there: {get}; or leave the option out")
 
 
 def variables(image: str, workdir: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ import torch
 
 from famba import container
 from famba.errors import InputError
+from famba.host import cpu_name
 from famba.record import Environment
 
 PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d", "timm", "torchvision", "numpy", "scikit-learn", "pillow")
@@ -40,13 +41,13 @@ def environment(device: torch.device, world_size: int) -> Environment:
     commit, dirty = _git()
     lock = Path(os.environ.get("FAMBA_LOCK", ROOT / "envs" / "requirements.txt"))  # an image names its own
     return Environment(
-        device=torch.cuda.get_device_name(device) if cuda else _cpu_model(),
+        device=torch.cuda.get_device_name(device) if cuda else cpu_name(),
         device_kind="cuda" if cuda else "cpu",
         device_memory=torch.cuda.get_device_properties(device).total_memory if cuda else None,
         clocks_mhz={key: int(gpu[key]) for key in ("clocks.sm", "clocks.mem") if gpu.get(key, "").isdigit()} or None,
         other_processes=_other_gpu_processes(device) if cuda else None,
         driver=gpu.get("driver_version"),
-        cpu=_cpu_model(),
+        cpu=cpu_name(),
         threads=torch.get_num_threads(),
         world_size=world_size,
         python=platform.python_version(),
@@ -81,14 +82,6 @@ def _version(package: str) -> str | None:
     with suppress(metadata.PackageNotFoundError):
         return metadata.version(package)
     return None
-
-
-def _cpu_model() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _run(*command: str) -> str | None:

@@ -1,4 +1,7 @@
-"""`famba doctor`: what this machine has, what is missing, and how to get it. It never fails for what is not there."""
+"""`famba doctor`: what this machine has, what is missing, and how to get it.
+
+It never fails for what is not there; with --require that is what it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,19 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from famba.errors import CheckFailed, InputError
-from famba.host import nvidia_driver, nvidia_gpus, require_gpu
+from famba.errors import InputError
+from famba.host import cpu_name, nvidia_driver, nvidia_gpus, require_gpu
+from famba.wording import count, install
 
 PACKAGES = {  # what each is for, and how to get it where it is missing
     "torch": "make demo, which sets up the environment",
-    "mamba-ssm": "only with CUDA, for the mamba_ssm scan: pip install 'famba[cuda]', or the container",
-    "causal-conv1d": "only with CUDA, with mamba-ssm: pip install 'famba[cuda]', or the container",
+    "mamba-ssm": f"only with CUDA, for the mamba_ssm scan: {install('cuda')}, or the container",
+    "causal-conv1d": f"only with CUDA, with mamba-ssm: {install('cuda')}, or the container",
     "triton": "only with CUDA; comes with torch's CUDA build",
-    "timm": "for the paper protocol's RandAugment: pip install 'famba[paper]'",
-    "snakemake": "for the pipeline: pip install 'famba[pipeline]'",
-    "dvc": "for data and results: pip install 'famba[pipeline]'",
-    "seaborn": "for the figures: pip install 'famba[pipeline]'",
+    "timm": f"for the paper protocol's RandAugment: {install('paper')}",
+    "snakemake": f"for the pipeline: {install('pipeline')}",
+    "dvc": f"for data and results: {install('pipeline')}",
+    "seaborn": f"for the figures: {install('pipeline')}",
 }
 
 
@@ -48,7 +52,7 @@ def report(data_root: Path) -> dict[str, list[Finding]]:
 
 
 def _machine() -> Iterator[Finding]:
-    yield Finding("cpu", f"{_cpu_name()}, {_usable_cores()} of {os.cpu_count()} cores usable")
+    yield Finding("cpu", f"{cpu_name()}, {_usable_cores()} of {os.cpu_count()} cores usable")
     gpus = nvidia_gpus()
     for index, gpu in enumerate(gpus):
         yield Finding(f"gpu {index}", f"{gpu}, driver {nvidia_driver()}")
@@ -61,7 +65,7 @@ def _machine() -> Iterator[Finding]:
         return
     if torch.cuda.is_available():
         yield Finding(
-            "torch", f"{torch.__version__}, CUDA {torch.version.cuda}, sees {torch.cuda.device_count()} GPU(s)"
+            "torch", f"{torch.__version__}, CUDA {torch.version.cuda}, sees {count(torch.cuda.device_count(), 'GPU')}"
         )
     elif gpus:
         yield Finding(
@@ -122,16 +126,6 @@ def _data(root: Path) -> Iterator[Finding]:
             yield Finding(name, f"{standing}: {found.train:,} + {found.test:,} images from {found.source}")
 
 
-def _cpu_name() -> str:
-    """As Linux tells it; elsewhere, or where it does not, the architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
-
-
 def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -145,14 +139,14 @@ def _first_line(*command: str) -> str | None:
 
 
 def _require_cuda() -> None:
-    """Raises CheckFailed unless a GPU is here and this Python's torch can use it."""
+    """Raises InputError unless a GPU is here and this Python's torch can use it."""
     require_gpu()
     try:
         torch = import_module("torch")
     except ImportError as error:
-        raise CheckFailed(f"torch cannot be imported ({error}): {PACKAGES['torch']}") from None
+        raise InputError(f"torch cannot be imported ({error}): {PACKAGES['torch']}") from None
     if not torch.cuda.is_available():
-        raise CheckFailed(
+        raise InputError(
             f"{nvidia_gpus()[0]} is here, but torch {torch.__version__} cannot use it: train in the container, with "
             "--use-singularity, or install a CUDA build of torch that suits the driver"
         )
@@ -165,7 +159,7 @@ def add_parser(commands: Any) -> None:
         help="say what this machine has, what is missing, and how to get it",
         description="What this machine has, what is missing, and how to get it.",
     )
-    parser.add_argument("--require", choices=["cuda"], help="check only this, and exit with 1 if it is not there")
+    parser.add_argument("--require", choices=["cuda"], help="check only this, and exit with 2 if it is not there")
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="where the data sets are [data]")
     parser.set_defaults(func=_main)
 

@@ -1,11 +1,26 @@
-"""The GPUs of this machine as the driver tells them: no torch asked, which may be a CPU build on a host with GPUs."""
+"""This machine without torch: its CPU's name, and its GPUs as the driver tells them.
+
+torch is not asked because it may be a CPU build on a host with GPUs.
+"""
 
 from __future__ import annotations
 
+import platform
 import re
 import subprocess
+from pathlib import Path
 
-from famba.errors import CheckFailed
+from famba.errors import InputError
+
+
+def cpu_name() -> str:
+    """As Linux tells it; elsewhere, or where it does not, the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def nvidia_gpus() -> list[str]:
@@ -19,9 +34,9 @@ def nvidia_driver() -> str | None:
 
 
 def require_gpu() -> None:
-    """Raises CheckFailed, with what to do instead, on a machine without an NVIDIA GPU."""
+    """Raises InputError, with what to do instead, on a machine without an NVIDIA GPU."""
     if not nvidia_gpus():
-        raise CheckFailed(
+        raise InputError(
             "no NVIDIA GPU here (`nvidia-smi -L` lists none), and this experiment needs one: run it on a machine that "
             "has one; `make demo` needs none, and -n shows the plan"
         )

@@ -1,7 +1,7 @@
 """What the Snakefile asks of the package: the experiment, and a refusal before anything is spent.
 
 Snakemake itself answers for bad input here, so each function ends the program as the `famba` commands do: one line,
-exit status 2 for bad input, 1 for a failed check. Nothing here imports torch: a run with nothing to do stays quick.
+exit status 2. Nothing here imports torch: a run with nothing to do stays quick.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from snakemake.settings.types import DeploymentMethod
 
 from famba import container
 from famba.config import Experiment
-from famba.errors import CheckFailed, InputError
+from famba.errors import InputError
 from famba.host import require_gpu
 
 
@@ -30,10 +30,11 @@ def load_experiment(workflow: Any, config: dict[str, Any]) -> Experiment:
     files = [os.path.relpath(path) for path in workflow.configfiles]
     try:
         experiment = Experiment.from_config(config, ", ".join(dict.fromkeys(files)))
+        experiment.require_claims()
         if _containers(workflow):
             _require_container(experiment.container)
             os.environ |= container.variables(experiment.container, Path.cwd())
-    except (InputError, CheckFailed) as error:
+    except InputError as error:
         stop(error)
     return experiment
 
@@ -56,7 +57,7 @@ def require_device(workflow: Any, experiment: Experiment) -> None:
             return
         require_gpu()
         _require_cuda_torch(workflow)
-    except (InputError, CheckFailed) as error:
+    except InputError as error:
         stop(error)
 
 
@@ -66,7 +67,7 @@ def _containers(workflow: Any) -> bool:
 
 def _require_container(image: str) -> None:
     if not (shutil.which("apptainer") or shutil.which("singularity")):
-        raise CheckFailed(
+        raise InputError(
             "--use-singularity needs Apptainer, and there is none here: install it (apptainer.org/docs/admin), "
             "or leave the option out; `make demo` needs neither container nor GPU"
         )
@@ -77,10 +78,10 @@ def _require_cuda_torch(workflow: Any) -> None:
     """Without a container the host's own torch trains, and a CPU build of it sees no GPU at all."""
     version = metadata.version("torch")
     if not _containers(workflow) and version.endswith("+cpu"):
-        raise CheckFailed(f"torch {version} here is a CPU build: train in the container, with --use-singularity")
+        raise InputError(f"torch {version} here is a CPU build: train in the container, with --use-singularity")
 
 
-def stop(error: InputError | CheckFailed) -> NoReturn:
+def stop(error: InputError) -> NoReturn:
     """End the program as the `famba` commands do."""
     print(f"famba: error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)

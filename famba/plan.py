@@ -17,19 +17,15 @@ from famba import scan
 from famba.calibrate import Calibration, calibrate
 from famba.config import Cell, Experiment
 from famba.cost import StepCost, step_cost
+from famba.datasets import DATASETS
 from famba.device import pick_device
 from famba.errors import InputError
 from famba.judge.tables import time_unit
 from famba.recipe import steps_per_epoch
 from famba.record import atomic_file
 from famba.roofline import PROFILES
+from famba.wording import count, install
 
-# of the data sets: training and test images, (height, width, channels) as stored, classes
-DATASETS: dict[str, tuple[int, int, tuple[int, int, int], int]] = {
-    "cifar100": (50_000, 10_000, (32, 32, 3), 100),
-    "fashion-mnist": (60_000, 10_000, (28, 28, 1), 10),
-    "digits": (1_437, 360, (8, 8, 1), 10),
-}
 # For a device that is not here: the share of the bound that a step is assumed to reach, and the host's time to launch a
 # kernel where no graph replays them.
 ASSUMED_SHARE = 0.5
@@ -61,15 +57,14 @@ def predict(cell: Cell, step: StepCost, calibration: Calibration, workers: int) 
 
     `workers`: processes that load images beside each that trains; 0: those load them themselves.
     """
-    train, test, _, _ = DATASETS[cell.dataset]
-    settings = cell.recipe
+    sizes, settings = DATASETS[cell.dataset], cell.recipe
     compute = calibration.step_s(step)
     data = (calibration.data_s or 0.0) * step.images
     beside = workers > 0 and settings.augmentation == "timm"
     step_s = max(compute, data / workers) if beside else compute + data
-    steps = steps_per_epoch(train, settings)
+    steps = steps_per_epoch(sizes.train, settings)
     # raw and averaged weights, after every epoch
-    evaluation = 2 * calibration.evaluation_s(step, test) / cell.processes
+    evaluation = 2 * calibration.evaluation_s(step, sizes.test) / cell.processes
     cell_s = settings.epochs * (steps * step_s + evaluation)
     trace = [layer.tokens for layer in step.layers]
     return Prediction(
@@ -118,7 +113,7 @@ def _calculated(experiment: Experiment, device: str) -> tuple[list[Prediction], 
         f"device: {calibration.rates.device}, {calibration.rates.source}",
         f"assumed: a step takes {ASSUMED_SHARE:.0%} of its bound, and never waits for data; scan {backend}",
     ]
-    _, _, _, classes = DATASETS[experiment.dataset]
+    classes = DATASETS[experiment.dataset].classes
     cells = experiment.cells()
     return [predict(cell, step_cost(cell, classes, "cuda", backend), calibration, 1) for cell in cells], notes
 
@@ -126,23 +121,25 @@ def _calculated(experiment: Experiment, device: str) -> tuple[list[Prediction], 
 def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
     device = pick_device(experiment.device)
     choice = scan.choose(device, requested=experiment.scan)
-    _, _, stored, classes = DATASETS[experiment.dataset]
+    sizes = DATASETS[experiment.dataset]
     first = {
         model: experiment.cell(model, experiment.strategies[0], experiment.seeds[0]) for model in experiment.models
     }
     with _threads(experiment.threads):
-        found = {model: calibrate(cell, device, choice.name, classes, stored) for model, cell in first.items()}
+        found = {
+            model: calibrate(cell, device, choice.name, sizes.classes, sizes.stored) for model, cell in first.items()
+        }
     any_of_them = next(iter(found.values()))
     notes = [
         f"device: {any_of_them.rates.device}, {any_of_them.rates.source} just now on probes of each model's width",
         f"scan: {choice.name}, {choice.reason}",
     ]
     if any_of_them.data_s is None:
-        notes.append("data: timm is not installed, so loading it is left out; pip install 'famba[paper]'")
+        notes.append(f"data: timm is not installed, so loading it is left out; {install('paper')}")
     on_each_node = experiment.processes // experiment.nodes
     workers = min(experiment.recipe.workers, max(1, len(os.sched_getaffinity(0)) // on_each_node))
     predictions = [
-        predict(cell, step_cost(cell, classes, device.type, choice.name), found[cell.model], workers)
+        predict(cell, step_cost(cell, sizes.classes, device.type, choice.name), found[cell.model], workers)
         for cell in experiment.cells()
     ]
     return predictions, notes
@@ -185,14 +182,14 @@ def table(predictions: Sequence[Prediction], notes: Sequence[str], experiment: E
     waiting = sum(p.limit == "data" for p in predictions)
     return "\n".join(
         [
-            f"{experiment.experiment}: {len(predictions)} cells, {experiment.recipe.epochs} epochs, "
+            f"{experiment.experiment}: {count(len(predictions), 'cell')}, {count(experiment.recipe.epochs, 'epoch')}, "
             f"{experiment.recipe.precision}",
             *notes,
             "",
             *lines,
             "",
             f"total: {hours:,.1f} hours of one {_device_word(notes)}, one cell after the other"
-            + (f"; {waiting} cells wait for their data" if waiting else ""),
+            + (f"; cells that wait for their data: {waiting}" if waiting else ""),
         ]
     )
 
@@ -222,6 +219,7 @@ def add_parser(commands: Any) -> None:
 
 def _main(args: argparse.Namespace) -> int:
     experiment = Experiment.load(args.config)
+    experiment.require_claims()
     try:
         predictions, notes = plan(experiment, args.device)
     except InputError as error:

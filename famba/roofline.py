@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from famba.cost import Work
-from famba.device import _cpu_model as cpu_name
+from famba.host import cpu_name
 from famba.scan import build
 
 CALCULATED = "calculated, not measured"

@@ -14,5 +14,7 @@ rule dataset:
     # without one of its own, a handover takes every core: unknown where a cluster has them
     resources:
         download=1,
+    message:
+        "verify {wildcards.dataset}, after fetching what is missing"
     shell:
         "python -m famba data pull {wildcards.dataset} --identity {output} 2>&1 | tee {log}"

@@ -1,3 +1,6 @@
+from famba.figures import NAMES, TOKEN_NAMES
+
+
 # The figures, each as SVG and PNG; `snakemake --report` shows the SVGs with their captions.
 rule figures:
     input:
@@ -80,19 +83,7 @@ rule figures:
         ),
         png=collect(
             "<results>/figures/{figure}.png",
-            figure=[
-                "top1",
-                "time",
-                "memory",
-                "accuracy_time",
-                "accuracy_memory",
-                "tokens",
-                "strategies",
-                "curves",
-                "similarity",
-                "best_match",
-                "fused_patches",
-            ],
+            figure=[*NAMES, *TOKEN_NAMES],
         ),
     log:
         "<results>/logs/figures.log",

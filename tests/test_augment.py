@@ -259,7 +259,7 @@ def test_missing_timm_says_what_to_install(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", missing)
-    with pytest.raises(InputError, match=r"needs torchvision, .* pip install 'famba\[paper\]'"):
+    with pytest.raises(InputError, match=r"needs torchvision, .* pip install '\.\[paper\]'"):
         pil.train_transform(Recipe(), 224)
 
 

@@ -34,6 +34,12 @@ def test_all_parts_are_measured_and_bounded(precision):
     assert all(name in text for name in PARTS)
 
 
+def test_any_batch_and_size_can_be_measured():
+    """Nothing is trained: what a recipe asks of its learning rate and evaluation is no matter here."""
+    large = Architecture(embed_dim=16, depth=2, img_size=512, patch_size=16)
+    assert cell_of(large, (0, 0), 1).recipe.micro_batch == 1
+
+
 def test_the_work_of_a_part_grows_with_the_batch():
     one, four = (layer_runs(cell_of(TOY, (0, 0), batch), CPU, "chunked") for batch in (1, 4))
     for name, (_, work) in one.items():

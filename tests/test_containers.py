@@ -16,7 +16,7 @@ import torch
 
 from famba import container
 from famba.device import environment
-from famba.errors import CheckFailed
+from famba.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 ENVS = ROOT / "envs"
@@ -203,9 +203,9 @@ def test_a_scan_that_is_wrong_fails_the_check(check: ModuleType, monkeypatch: py
 
 def test_a_missing_image_comes_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckFailed, match=r"envs/famba-cuda\.sif, and it is not there: envs/build\.sh cuda makes it"):
+    with pytest.raises(InputError, match=r"envs/famba-cuda\.sif, and it is not there: envs/build\.sh cuda makes it"):
         container.require("envs/famba-cuda.sif")
-    with pytest.raises(CheckFailed, match=r"my\.sif, and it is not there: `container` of the experiment names it"):
+    with pytest.raises(InputError, match=r"my\.sif, and it is not there: `container` of the experiment names it"):
         container.require("my.sif")
     Path("my.sif").touch()
     container.require("my.sif")

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from famba import data
+from famba.cli import main
 from famba.data import fashion, sources
 from famba.data.digits import locate as locate_digits
 from famba.errors import InputError
@@ -206,6 +207,10 @@ def test_the_command_verifies_and_writes_an_identity(tmp_path: Path) -> None:
         (("verify", "cifar100"), "cifar-100-binary.tar.gz is missing: run `famba data fetch cifar100`"),
         (("verify", "cifar10"), "unknown data set 'cifar10'; the nearest known one is 'cifar100'"),
         (("fetch", "cifar100", "--url", "cs.toronto.edu"), "expected a URL that starts with http://"),
+        (("fetch", "digits", "--url", "https://example.org"), "--url: digits come with scikit-learn"),
+        (("fetch", "digits", "--kind", "python"), "--kind: digits has no archives to choose from"),
+        (("fetch", "fashion-mnist", "--kind", "binary"), "--kind: fashion-mnist has no archives"),
+        (("show", "digits", "--out", "/proc/x.png"), "/proc/x.png: cannot be written ("),
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_2(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
@@ -214,6 +219,22 @@ def test_bad_input_is_one_line_and_exit_status_2(tmp_path: Path, words: tuple[st
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+def test_an_altered_archive_is_a_failed_check_to_verify_and_bad_input_to_all_else(
+    place: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = place("binary")
+    whole = path.read_bytes()
+    for altered in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:-1]):
+        path.write_bytes(altered)
+        assert main(["data", "verify", "cifar100", "--root", str(path.parent)]) == 1
+        error = capsys.readouterr().err
+        assert "altered" in error
+        assert "`famba data fetch cifar100` replaces it" in error
+        assert error.count("\n") == 1
+        assert main(["data", "show", "cifar100", "--root", str(path.parent), "--out", str(tmp_path / "x.png")]) == 2
+        assert "altered" in capsys.readouterr().err
 
 
 def test_dvc_pins_the_published_archive() -> None:

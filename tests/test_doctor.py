@@ -8,7 +8,7 @@ import pytest
 
 from famba import doctor, host
 from famba.cli import main
-from famba.errors import CheckFailed
+from famba.errors import InputError
 
 NVIDIA_SMI = """#!/bin/sh
 case "$1" in
@@ -65,9 +65,9 @@ def test_no_tool_a_broken_driver_and_no_gpu_are_no_gpu(nvidia_smi: Path, script:
     else:
         nvidia_smi.write_text(script)
     assert host.nvidia_gpus() == []
-    with pytest.raises(CheckFailed, match=r"no NVIDIA GPU here.*make demo"):
+    with pytest.raises(InputError, match=r"no NVIDIA GPU here.*make demo"):
         host.require_gpu()
-    assert main(["doctor", "--require", "cuda"]) == 1
+    assert main(["doctor", "--require", "cuda"]) == 2
 
 
 def test_it_reports_where_torch_cannot_be_imported(tmp_path: Path) -> None:

@@ -160,3 +160,33 @@ def test_a_damaged_baseline_is_one_line(grid, tmp_path, capsys, text):
     error = capsys.readouterr().err
     assert f"{frozen}: not a frozen baseline" in error
     assert error.count("\n") == 1
+
+
+def test_a_summary_that_cannot_be_written_hides_no_verdict(grid, capsys, monkeypatch):
+    paths, frozen = grid
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "/proc/x")
+    assert main(["check", "--against", str(frozen), *map(str, paths)]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("GITHUB_STEP_SUMMARY=/proc/x: cannot be written (")
+    assert said.err.count("\n") == 1
+    changed(paths[0], memory={"saved_activations": 10**9})
+    assert main(["check", "--against", str(frozen), *map(str, paths)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--against", "FROZEN", "--without-times"], "--without-times belongs to --freeze"),
+        (["--freeze", "NEW", "--time-margin", "0.1"], "--time-margin belongs to --against"),
+        (["--rules", "--time-margin", "0.1"], "--time-margin belongs to --against"),
+        (["--freeze", "NEW", "--junit", "NEW"], "--junit belongs to a check"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(grid, tmp_path, capsys, options, message):
+    paths, frozen = grid
+    places = {"FROZEN": str(frozen), "NEW": str(tmp_path / "new")}
+    assert main(["check", *(places.get(word, word) for word in options), *map(str, paths)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "new").exists()

@@ -30,8 +30,8 @@ MICRO = {  # replaces the copy's smoke grid: two models, an epoch of six steps
     "seeds": [0],
     "fusion": {"budget": "proportional"},
     "recipe": {
-        "epochs": 1, "global_batch": 256, "mixup_batch": 256, "micro_batch": 256, "repeats": 1, "workers": 0,
-        "augmentation": "tensor", "rand_augment": None, "random_erasing": 0, "eval_resize": None,
+        "epochs": 1, "warmup_epochs": 0, "global_batch": 256, "mixup_batch": 256, "micro_batch": 256, "repeats": 1,
+        "workers": 0, "augmentation": "tensor", "rand_augment": None, "random_erasing": 0, "eval_resize": None,
     },
     "device": "cpu",
 }  # fmt: skip
@@ -107,6 +107,33 @@ def test_an_unknown_key_is_one_line_with_the_nearest_known_one(checkout: Path) -
     assert lines(said) == ["famba: error: config/smoke.yaml: strategy: unknown key; did you mean 'strategies'?"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"claims": "config/nope.yaml"}, "smoke: claims: config/nope.yaml is not there; it is looked for from "),
+        (
+            {"protocol": "paper"},
+            "config/smoke.yaml: dataset is digits, the protocol's cifar100 (paper): set it so, or ",
+        ),
+        ({"experiment": ".."}, "config/smoke.yaml: experiment: String should match pattern"),
+    ],
+)
+def test_what_would_fail_late_is_refused_at_once(checkout: Path, changes: dict[str, str], message: str) -> None:
+    change(checkout, **changes)
+    said = snakemake(checkout, "--cores", "all", "--configfile", SMOKE)
+    assert said.returncode == 2
+    assert len(lines(said)) == 1
+    assert lines(said)[0].startswith(f"famba: error: {message}")
+    assert not (checkout / "data").exists()
+
+
+def test_a_plan_is_a_line_per_job(checkout: Path) -> None:
+    """No job lists the fifty files that it reads."""
+    said = snakemake(checkout, "-n", "--configfile", SMOKE)
+    assert "Job 0: complete results/smoke" in said.stdout
+    assert max(map(len, lines(said))) < 120
+
+
 def test_without_a_gpu_the_paper_is_refused_before_anything_is_done(checkout: Path, tmp_path: Path) -> None:
     no_gpu = tmp_path / "bin" / "nvidia-smi"  # what a broken driver's does, and so for machines with a GPU, too
     no_gpu.parent.mkdir()
@@ -114,7 +141,7 @@ def test_without_a_gpu_the_paper_is_refused_before_anything_is_done(checkout: Pa
     no_gpu.chmod(0o755)
     # the pipeline puts its own Python first; the tool must stand before the system's
     said = snakemake(checkout, "--cores", "all", path=str(no_gpu.parent))
-    assert said.returncode == 1
+    assert said.returncode == 2
     assert lines(said)[-1].startswith("famba: error: no NVIDIA GPU here")
     assert "make demo" in lines(said)[-1]
     assert not (checkout / "data").exists()
@@ -133,7 +160,7 @@ def test_without_apptainer_or_image_a_container_is_refused_with_what_to_do(
         (tools / "apptainer").symlink_to("/bin/true")
     monkeypatch.setenv("PATH", str(tools))  # and, first, this Python's
     said = snakemake(checkout, *options, "--use-singularity", "--configfile", SMOKE)
-    assert said.returncode == 1
+    assert said.returncode == 2
     assert len(lines(said)) == 1
     what = "the image envs/famba-cpu.sif, and it is not there: envs/build.sh cpu makes it" if apptainer else "Apptainer"
     assert f"--use-singularity needs {what}" in lines(said)[0]
@@ -163,6 +190,17 @@ def test_a_deleted_row_is_made_again_and_no_other(copy: Path) -> None:
     said = snakemake(copy, "--cores", "all", "--configfile", SMOKE)
     assert said.returncode == 0, said.stdout
     assert [path for path in rows if path.stat().st_mtime_ns != rows[path]] == [deleted]
+
+
+@pytest.mark.slow
+def test_a_forced_training_trains(copy: Path) -> None:
+    """`famba train` leaves a finished cell alone; Snakemake has taken its outputs away by then."""
+    row = copy / "results/smoke/cells/vim_a-upper-s0/row.json"
+    before = json.loads(row.read_text())["finished"]
+    said = snakemake(copy, "--cores", "all", "--configfile", SMOKE, "--force", str(row.relative_to(copy)))
+    assert said.returncode == 0, said.stdout
+    assert json.loads(row.read_text())["finished"] > before
+    assert "epoch 1/1" in said.stdout
 
 
 @pytest.mark.slow

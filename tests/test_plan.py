@@ -14,7 +14,8 @@ from famba.cli import main
 from famba.config import ARCHITECTURES, Architecture, Recipe
 from famba.cost import cost, step_cost
 from famba.data import digits
-from famba.plan import DATASETS, assumed, plan, predict
+from famba.datasets import DATASETS
+from famba.plan import assumed, plan, predict
 from famba.roofline import MEASURED, PROFILES, Rates
 from famba.schedule import strategy
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from famba.config import Recipe
 from famba.errors import InputError
+from famba.wording import install
 
 
 def train_transform(recipe: Recipe, img_size: int) -> Callable[[Image.Image], Tensor]:
@@ -94,7 +95,7 @@ def timm_data() -> Any:
         return importlib.import_module("timm.data")
     except (metadata.PackageNotFoundError, ModuleNotFoundError) as error:
         raise InputError(
-            f"recipe: augmentation timm needs {error.name}, which is not installed: pip install 'famba[paper]', "
+            f"recipe: augmentation timm needs {error.name}, which is not installed: {install('paper')}; "
             "or set augmentation: tensor"
         ) from None
 

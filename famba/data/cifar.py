@@ -18,7 +18,7 @@ import numpy as np
 from famba.data import sources
 from famba.data.cifar_pickle import field, unpickle
 from famba.data.dataset import Dataset, check_labels, describe, missing
-from famba.errors import InputError
+from famba.errors import Altered, InputError
 
 NAME = "cifar100"
 BINARY, PYTHON = "cifar-100-binary.tar.gz", "cifar-100-python.tar.gz"
@@ -81,7 +81,7 @@ def _read_binary(tar: tarfile.TarFile, path: Path, records: Mapping[str, int]) -
             names[name] = stream.read(1 << 16).decode("ascii", "replace").split()
             continue
         if size % RECORD:
-            raise InputError(f"{where}: {size:,} bytes, expected a whole number of {RECORD}-byte records")
+            raise Altered(f"{where}: {size:,} bytes, expected a whole number of {RECORD}-byte records")
         split = name.removesuffix(".bin")
         _count(f"{where}: records", size // RECORD, records[split])  # before memory is taken for them
         parts[split] = _decode(stream, size // RECORD)
@@ -111,7 +111,7 @@ def _read_python(tar: tarfile.TarFile, path: Path, records: Mapping[str, int]) -
             continue
         data = field(fields, "data", np.ndarray, where)
         if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != RECORD - 2:
-            raise InputError(f"{where}: data is {data.dtype} {data.shape}, expected uint8 (N, {RECORD - 2})")
+            raise Altered(f"{where}: data is {data.dtype} {data.shape}, expected uint8 (N, {RECORD - 2})")
         fine, coarse = (_labels(fields, key, where) for key in ("fine_labels", "coarse_labels"))
         for what, found in (("records", len(data)), ("fine labels", len(fine)), ("coarse labels", len(coarse))):
             _count(f"{where}: {what}", found, records[name])
@@ -135,7 +135,7 @@ def _members(
             wanted.remove(name)
             yield name, stream, member.size
     if wanted:
-        raise InputError(f"{path}: {', '.join(f'{folder}/{name}' for name in wanted)} missing from the archive")
+        raise Altered(f"{path}: {', '.join(f'{folder}/{name}' for name in wanted)} missing from the archive")
 
 
 def _channels_last(rows: np.ndarray) -> np.ndarray:
@@ -146,7 +146,7 @@ def _channels_last(rows: np.ndarray) -> np.ndarray:
 def _labels(fields: dict[str, Any], key: str, where: str) -> np.ndarray:
     values = field(fields, key, list, where)
     if wrong := [value for value in values if not isinstance(value, int) or abs(value) >= 1 << 31]:
-        raise InputError(f"{where}: {key} holds {wrong[0]!r}, expected the number of a class")
+        raise Altered(f"{where}: {key} holds {wrong[0]!r}, expected the number of a class")
     return np.array(values, np.int64)
 
 
@@ -156,4 +156,4 @@ def _text(word: Any) -> str:
 
 def _count(where: str, found: int, expected: int) -> None:
     if found != expected:
-        raise InputError(f"{where}: {found:,}, expected {expected:,}")
+        raise Altered(f"{where}: {found:,}, expected {expected:,}")

@@ -8,11 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from famba.data import cifar, digits
 from famba.data.acquire import fetch, pull
 from famba.data.dataset import Identity
-from famba.data.registry import NAMES, verify
+from famba.data.registry import NAMES, check_name, verify
 from famba.data.sheet import show
-from famba.errors import InputError
+from famba.errors import Altered, CheckFailed, InputError
+from famba.record import atomic_file
 
 _DESCRIPTION = """\
 Data sets: cifar100 (the paper's), fashion-mnist, digits (inside scikit-learn, nothing to fetch).
@@ -27,15 +29,16 @@ is accepted, and marked as not official wherever its identity is shown or record
 def add_parser(subparsers: Any) -> None:
     """Add the command `data` to the subparsers of `famba`; each subcommand sets `func`, which returns the exit code."""
     raw = argparse.RawDescriptionHelpFormatter
-    data = subparsers.add_parser("data", help="fetch, verify and show the data sets", description=_DESCRIPTION)
+    data = subparsers.add_parser("data", help="fetch, verify or show a data set", description=_DESCRIPTION)
     data.formatter_class = raw
-    commands = data.add_subparsers(metavar="COMMAND", required=True)
+    data.set_defaults(func=lambda _: data.print_help())
+    commands = data.add_subparsers(metavar="COMMAND")
 
     command = _command(commands, "fetch", _fetch, "download what is missing, verified; resumes a broken transfer")
     command.add_argument(
         "--url", help="instead of the published URL (fashion-mnist: of the folder with its four files)"
     )
-    command.add_argument("--kind", choices=("binary", "python"), default="binary", help="which archive of cifar100")
+    command.add_argument("--kind", choices=("binary", "python"), help="which archive of cifar100 [binary]")
 
     command = _command(
         commands, "pull", _pull, "like fetch, but cifar100 through DVC: its cache, its remote, its stage"
@@ -63,7 +66,12 @@ def _command(commands: Any, name: str, func: Any, text: str) -> argparse.Argumen
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    path = fetch(args.name, args.root, args.url, args.kind)
+    check_name(args.name)
+    if args.url and args.name == digits.NAME:
+        raise InputError(f"--url: {args.name} come with scikit-learn, and nothing is fetched; leave it out")
+    if args.kind and args.name != cifar.NAME:
+        raise InputError(f"--kind: {args.name} has no archives to choose from, {cifar.NAME} has; leave it out")
+    path = fetch(args.name, args.root, args.url, args.kind or "binary")
     print(f"{args.name}: {path} is there and verified")
     return 0
 
@@ -72,12 +80,19 @@ def _pull(args: argparse.Namespace) -> int:
     path = pull(args.name, args.root)
     print(f"{args.name}: {path} is there and verified")
     if args.identity:
-        _write(args.identity, json.dumps(asdict(verify(args.name, args.root)), indent=2) + "\n")
+        with atomic_file(args.identity) as file:
+            file.write(json.dumps(asdict(verify(args.name, args.root)), indent=2) + "\n")
     return 0
 
 
 def _verify(args: argparse.Namespace) -> int:
-    print(_sentence(verify(args.name, args.root)))
+    try:
+        print(_sentence(verify(args.name, args.root)))
+    except Altered as error:
+        again = (
+            "install scikit-learn anew" if args.name == digits.NAME else f"`famba data fetch {args.name}` replaces it"
+        )
+        raise CheckFailed(f"{error}; {again}") from None
     return 0
 
 
@@ -96,11 +111,3 @@ def _sentence(identity: Identity) -> str:
         f"{identity.size} x {identity.size} pixels, {identity.channels} channel{'s' if identity.channels > 1 else ''}"
         f"{standing}"
     )
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from famba.errors import InputError
+from famba.errors import Altered, InputError
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def check_labels(labels: np.ndarray, classes: int, where: str, kind: str = "labe
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
         at = int(wrong[0])
-        raise InputError(f"{where}: record {first + at}: {kind} {int(labels[at])}, expected 0 to {classes - 1}")
+        raise Altered(f"{where}: record {first + at}: {kind} {int(labels[at])}, expected 0 to {classes - 1}")
 
 
 def missing(path: Path, name: str) -> InputError:

@@ -10,6 +10,8 @@ import numpy as np
 from famba.data.dataset import Dataset
 from famba.data.registry import load
 from famba.errors import InputError
+from famba.record import atomic_file
+from famba.wording import install
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +37,7 @@ def draw(data: Dataset, out: Path) -> None:
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - a plotting library is not needed to load data
     except ImportError as error:
-        raise InputError(f"a sheet needs matplotlib ({error}): run `pip install 'famba[pipeline]'`") from error
+        raise InputError(f"a sheet needs matplotlib ({error}): {install('pipeline')}") from error
 
     one_each = len(data.classes) > 2 * _COLUMNS
     per_class = 1 if one_each else _COLUMNS
@@ -63,8 +65,8 @@ def draw(data: Dataset, out: Path) -> None:
                 -0.15, 0.5, data.classes[label], ha="right", va="center", fontsize=9, transform=anchor.transAxes
             )
     _caption(figure, data, 0.1 / width, top / height, bottom / height)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=160)
+    with atomic_file(out, binary=True) as file:
+        figure.savefig(file, format=out.suffix[1:].lower(), dpi=160)
 
 
 def _caption(figure: Figure, data: Dataset, left: float, top: float, bottom: float) -> None:

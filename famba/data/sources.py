@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from famba.errors import InputError
+from famba.errors import Altered, InputError
 
 _CHUNK = 1 << 20
 
@@ -192,10 +192,12 @@ def checked(file: BinaryIO, path: Path, archive: Archive, with_md5: bool = False
             if with_md5:
                 md5.update(chunk)
             yield chunk
-    except (OSError, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise Altered(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if archive.bytes is not None and size > archive.bytes:
-        raise InputError(f"{path}: more than {archive.bytes:,} {unit}, expected {archive.bytes:,}: altered")
+        raise Altered(f"{path}: more than {archive.bytes:,} {unit}, expected {archive.bytes:,}: altered")
     _compare(path, unit, size, archive.bytes)
     _compare(path, "sha256", sha256.hexdigest(), archive.sha256)
     if with_md5:
@@ -206,5 +208,5 @@ def _compare(path: Path, what: str, found: int | str, expected: int | str | None
     if expected is None or found == expected:
         return
     if isinstance(found, int):
-        raise InputError(f"{path}: {found:,} {what}, expected {expected:,}: truncated or altered")
-    raise InputError(f"{path}: {what} {found}, expected {expected}: altered, or another file under this name")
+        raise Altered(f"{path}: {found:,} {what}, expected {expected:,}: truncated or altered")
+    raise Altered(f"{path}: {what} {found}, expected {expected}: altered, or another file under this name")

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from famba.errors import InputError
+from famba.judge import ledger
+from famba.judge.options import add_ledger
+from famba.wording import count, install
 
 NAMES = ("top1", "time", "memory", "accuracy_time", "accuracy_memory", "tokens", "strategies", "curves")
 TOKEN_NAMES = ("similarity", "best_match", "fused_patches")  # need the tokens.npz beside each row
@@ -25,13 +28,7 @@ def add_parser(commands: Any) -> None:
         "Example: famba figures --out results/smoke/figures results/smoke/cells/*/row.json",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the figures")
-    parser.add_argument(
-        "--claims",
-        type=Path,
-        default=Path("config/claims.yaml"),
-        metavar="FILE",
-        help="published numbers [config/claims.yaml]",
-    )
+    add_ledger(parser, "published numbers")
     parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
     parser.set_defaults(func=_main)
 
@@ -40,12 +37,10 @@ def _main(args: argparse.Namespace) -> int:
     try:
         from famba.figures.draw import draw  # noqa: PLC0415 (imports matplotlib: a second that --help need not wait)
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"the figures need {error.name}, which is not installed: pip install 'famba[pipeline]'"
-        ) from None
+        raise InputError(f"the figures need {error.name}, which is not installed: {install('pipeline')}") from None
 
-    bare = draw(args.rows, args.out, args.claims)
+    bare = draw(args.rows, args.out, args.claims or ledger.of_rows(args.rows))
     print(f"{args.out}: {', '.join(NAMES if bare else NAMES + TOKEN_NAMES)} (.svg, .png)")
     if bare:
-        print(f"not drawn: {', '.join(TOKEN_NAMES)}; {len(bare)} rows have no tokens.npz, such as {bare[0]}")
+        print(f"not drawn: {', '.join(TOKEN_NAMES)}; no tokens.npz beside {count(len(bare), 'row')}, such as {bare[0]}")
     return 0

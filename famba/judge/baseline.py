@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from famba.config import Architecture, Fusion, Recipe
 from famba.errors import InputError
 from famba.record import EPOCH_FIELDS, Bytes, Percent, Record, Row, Sha256
+from famba.wording import count
 
 MIN_SEEDS = 3  # below, the spread over seeds is hardly known, and every later comparison rests on it
 
@@ -69,7 +70,9 @@ def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
         group = [rows[path] for path in paths]
         seeds = tuple(row.cell.seed for row in group)
         if len(seeds) < MIN_SEEDS:
-            raise InputError(f"{model} {strategy} has {len(seeds)} seeds; a baseline needs {MIN_SEEDS} of every cell")
+            raise InputError(
+                f"{model} {strategy} has {count(len(seeds), 'seed')}; a baseline needs {MIN_SEEDS} of every cell"
+            )
         missing = [seed for seed in seeds if (model, "baseline", seed) not in there]
         if missing:
             raise InputError(f"{model} {strategy}: seed {missing[0]} has no row of the baseline, which times refer to")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +16,8 @@ from xml.etree import ElementTree
 from famba.errors import CheckFailed, InputError
 from famba.judge import baseline, equivalence, gate, rules
 from famba.judge.summary import read_rows
-from famba.record import atomic_file
+from famba.record import atomic_file, rows_of
+from famba.wording import count
 
 
 @dataclass(frozen=True)
@@ -54,22 +57,43 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--junit", type=Path, metavar="FILE", help="also write the outcome as JUnit XML")
     parser.add_argument(
         "--time-margin",
-        type=float,
-        default=gate.TIME_MARGIN,
+        type=_share,
         metavar="SHARE",
-        help=f"how much larger a time ratio may be [{gate.TIME_MARGIN}]",
+        help=f"how much larger than in the frozen baseline a time ratio may be [{gate.TIME_MARGIN}]",
     )
     parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
     parser.set_defaults(func=_main)
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not (math.isfinite(share) and share >= 0):  # with nan or inf nothing would ever be too slow
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number from 0 on")
+    return share
+
+
+def _require_used(args: argparse.Namespace) -> None:
+    """Raises InputError for an option that the chosen check has no use for: it would be passed over in silence."""
+    for option, given, used, of in (
+        ("--without-times", args.without_times, args.freeze, "--freeze"),
+        ("--time-margin", args.time_margin is not None, args.against, "--against"),
+        ("--junit", args.junit, not args.freeze, "a check, which --freeze is not"),
+    ):
+        if given and not used:
+            raise InputError(f"{option} belongs to {of}; leave it out")
+
+
 def _main(args: argparse.Namespace) -> int:
+    _require_used(args)
     rows = read_rows(args.rows)
     if args.freeze:
         frozen = baseline.freeze(rows, times=not args.without_times)
         with atomic_file(args.freeze) as file:
             file.write(frozen.model_dump_json() + "\n")
-        print(f"{args.freeze}: {len(frozen.cells)} cells of {len(rows)} rows")
+        print(f"{args.freeze}: {count(len(frozen.cells), 'cell')} of {count(len(rows), 'row')}")
         return 0
     head: tuple[str, ...]
     if args.rules:
@@ -77,36 +101,29 @@ def _main(args: argparse.Namespace) -> int:
         outcomes = [_of_finding(finding) for finding in rules.apply(rows)]
         shown = _together(outcomes)
     elif args.equals:
-        reference = read_rows(_rows_of(args.equals))
+        reference = read_rows(rows_of(args.equals))
         name, head = "equivalence", ("cell", "top-1 (%)", "reference", "margin", "p equal", "p different", "verdict")
         shown = outcomes = [_of_agreement(agreement) for agreement in equivalence.compare(rows, reference)]
     else:
         frozen = baseline.read(args.against)
         baseline.require_same_settings(frozen, args.against, rows)
+        margin = gate.TIME_MARGIN if args.time_margin is None else args.time_margin
         name, head = "gate", ("check", "cell", "frozen", "now", "p", "limit", "verdict")
-        outcomes = [_of_line(line) for line in gate.compare(rows, frozen, args.time_margin)]
+        outcomes = [_of_line(line) for line in gate.compare(rows, frozen, margin)]
         shown = sorted(outcomes, key=lambda outcome: not outcome.failed)
     table = _markdown(head, [outcome.columns for outcome in shown])
     print(table, end="")
     if args.junit:
         _write_junit(args.junit, name, outcomes)
     if os.environ.get("GITHUB_STEP_SUMMARY"):
-        with open(os.environ["GITHUB_STEP_SUMMARY"], "a", encoding="utf-8") as summary:
-            summary.write(f"### famba check: {name}\n\n{table}\n")
+        _add_to_summary(os.environ["GITHUB_STEP_SUMMARY"], f"### famba check: {name}\n\n{table}\n")
     failed = [outcome for outcome in outcomes if outcome.failed]
     if failed:
         what = ", ".join(dict.fromkeys(f"{outcome.check} of {outcome.subject}" for outcome in failed[:3]))
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
-        raise CheckFailed(f"{len(failed)} of {len(outcomes)} checks failed: {what}{more}")
-    print(f"\nall {len(outcomes)} checks hold")
+        raise CheckFailed(f"{len(failed)} of {count(len(outcomes), 'check')} failed: {what}{more}")
+    print(f"\nall {len(outcomes)} checks hold" if len(outcomes) > 1 else "\nthe one check holds")
     return 0
-
-
-def _rows_of(experiment: Path) -> list[Path]:
-    rows = sorted(experiment.glob("cells/*/row.json"))
-    if not rows:
-        raise InputError(f"{experiment}: no cells/*/row.json here; name the folder of an experiment that has been run")
-    return rows
 
 
 def _of_finding(finding: rules.Finding) -> Outcome:
@@ -133,8 +150,7 @@ def _together(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Each failure, then a line for all rows that a rule finds alike."""
     alike = Counter((outcome.check, outcome.columns[2]) for outcome in outcomes if not outcome.failed)
     return [outcome for outcome in outcomes if outcome.failed] + [
-        Outcome((check, f"{n} {'row' if n == 1 else 'rows'}", verdict, ""), check, "", False, "")
-        for (check, verdict), n in alike.items()
+        Outcome((check, count(n, "row"), verdict, ""), check, "", False, "") for (check, verdict), n in alike.items()
     ]
 
 
@@ -145,6 +161,15 @@ def _markdown(head: Sequence[str], body: Sequence[tuple[str, ...]]) -> str:
     lines.insert(1, tuple("-" * width for width in widths))
     padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
     return "".join(f"| {' | '.join(line)} |\n" for line in padded)
+
+
+def _add_to_summary(path: str, text: str) -> None:
+    """A copy of what has been printed: that it cannot be written is no verdict, and hides none."""
+    try:
+        with open(path, "a", encoding="utf-8") as summary:
+            summary.write(text)
+    except OSError as error:
+        print(f"GITHUB_STEP_SUMMARY={path}: cannot be written ({error.strerror}); going on without", file=sys.stderr)
 
 
 def _write_junit(path: Path, name: str, outcomes: Sequence[Outcome]) -> None:

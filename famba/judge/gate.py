@@ -21,6 +21,7 @@ import numpy as np
 from famba.judge.baseline import Frozen, FrozenCell, read_epochs, time_ratios
 from famba.judge.statistics import Spread, holm, mann_whitney_greater, pooled_spread, welch_less
 from famba.record import Row
+from famba.wording import count
 
 ALPHA = 0.01
 TIME_MARGIN = 0.10  # a ratio of two trainings minutes apart on a shared machine is off by as much
@@ -55,7 +56,7 @@ def compare(rows: Mapping[Path, Row], frozen: Frozen, time_margin: float = TIME_
         now.setdefault((row.cell.model, row.cell.strategy), []).append(path)
     cells = [cell for key, cell in frozen.by_cell.items() if key in now]
     missing = [
-        Line("present", _name(cell), f"{len(cell.seeds)} seeds", "no row", "regression")
+        Line("present", _name(cell), count(len(cell.seeds), "seed"), "no row", "regression")
         for key, cell in frozen.by_cell.items()
         if key not in now
     ]

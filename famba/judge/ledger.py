@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from famba.config import DatasetName, Name, Protocol, Settings
+from famba.config import Experiment
 from famba.errors import InputError
+from famba.record import read_row
+from famba.settings import DatasetName, Name, Protocol, Settings
 
 Relation = Literal["equal", "at_least", "at_most", "above", "below"]
 Quantity = Literal[
@@ -27,6 +30,7 @@ _MEANS = {
     "tokens_removed": "tokens_removed",
 }
 
+PUBLISHED = Path("config/claims.yaml")  # of the paper
 # to the cell `against`, paired by seed
 RELATIVE = {"top1_difference", "time_reduction", "memory_reduction", "activations_reduction"}
 
@@ -178,6 +182,20 @@ def load(path: Path) -> Ledger:
         where = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{path}: {where + ': ' if where else ''}{message}") from None
+
+
+def of_rows(paths: Sequence[Path]) -> Path:
+    """The ledger by which rows are to be judged where none is named: their experiment's, else the paper's.
+
+    The experiment is looked for where its file belongs, config/<experiment>.yaml, seen from the working directory.
+    """
+    name = read_row(paths[0]).cell.experiment
+    config = Path("config", f"{name}.yaml")
+    if config.is_file():
+        experiment = Experiment.load(config)
+        if experiment.experiment == name:
+            return Path(experiment.claims)
+    return PUBLISHED
 
 
 def json_schema() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from famba.errors import InputError
 from famba.judge.statistics import pooled_spread
-from famba.record import Record, Row, read_row
+from famba.record import Record, Row, read_row, rows_of
 
 QUANTITIES: dict[str, Callable[[Row], float]] = {
     "top1_last_points": lambda row: row.metrics.last.top1,
@@ -56,11 +56,11 @@ def noise_floor(rows: Sequence[Row], repeats: Sequence[Row] = ()) -> list[Noise]
     return floor
 
 
-def read_repeats(paths: Sequence[Path], rows: Mapping[Path, Row]) -> list[Row]:
-    """Read further runs of cells. Raises InputError for one that repeats none of the rows, or on another device."""
+def read_repeats(folders: Sequence[Path], rows: Mapping[Path, Row]) -> list[Row]:
+    """Read folders of further runs. Raises InputError for one that repeats none of the rows, or on another device."""
     first = {row.id: (path, row) for path, row in rows.items()}
     repeats = []
-    for path in paths:
+    for path in [path for folder in folders for path in rows_of(folder)]:
         repeat = read_row(path)
         of, row = first.get(repeat.id, (None, None))
         if path in rows or row is None or repeat.cell != row.cell:

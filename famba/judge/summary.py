@@ -1,4 +1,4 @@
-"""From result rows to the summary: one line per model and strategy, as CSV, JSON, Markdown and LaTeX.
+"""From result rows to the summary: one line per model and strategy.
 
 The primary accuracy is the last epoch's: the best epoch, which the paper reports, is chosen on the test set. Training
 time leaves out evaluation and each run's first step (compilation, allocation); `total_s` is the paper's whole loop.
@@ -6,9 +6,6 @@ time leaves out evaluation and each run's first step (compilation, allocation); 
 
 from __future__ import annotations
 
-import argparse
-import csv
-import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -16,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from famba.errors import InputError
-from famba.judge import ledger, noise, verdict_tables, verdicts
 from famba.judge.statistics import interval
-from famba.judge.tables import latex, markdown
-from famba.record import Row, atomic_file, read_row
+from famba.record import Row, read_row
 from famba.schedule import STRATEGIES
+from famba.wording import count
 
 MIB = 2**20
 RATIOS = {  # of a row to the unfused row of the same model and seed
@@ -142,7 +138,7 @@ def described(rows: Mapping[Path, Row]) -> str:
     seeds = sorted({row.cell.seed for row in rows.values()})
     device = f"{environment.world_size} × {environment.device}" if environment.world_size > 1 else environment.device
     if environment.device_kind == "cpu":
-        device += f" ({environment.threads} thread{'' if environment.threads == 1 else 's'})"
+        device += f" ({count(environment.threads, 'thread')})"
     return ", ".join(
         [
             f"protocol {first.cell.protocol}",
@@ -150,7 +146,7 @@ def described(rows: Mapping[Path, Row]) -> str:
             f"{'' if data.official else ', not the official files'})",
             device,
             f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}",
-            f"{first.cell.recipe.epochs} epochs",
+            count(first.cell.recipe.epochs, "epoch"),
         ]
     )
 
@@ -201,60 +197,3 @@ def _must_agree(row: Row) -> Iterator[tuple[tuple[str, ...], Any]]:
     yield from (((f"fusion.{key}",), value) for key, value in cell.fusion)
     yield from (((f"architecture.{key}", cell.model), value) for key, value in cell.architecture)
     yield ("schedule", cell.model, cell.strategy), cell.schedule
-
-
-def add_parser(commands: Any) -> None:
-    """`famba judge`."""
-    parser = commands.add_parser(
-        "judge",
-        help="summarise result rows and judge the published claims on them",
-        description="Write summary.csv, summary.json, claims.json, and tables/summary and tables/verdicts as .md and "
-        ".tex. "
-        "Example: famba judge --out results/smoke results/smoke/cells/*/row.json",
-    )
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the experiment's results")
-    parser.add_argument(
-        "--claims",
-        default=Path("config/claims.yaml"),
-        type=Path,
-        metavar="FILE",
-        help="claims and their tests [config/claims.yaml]",
-    )
-    parser.add_argument(
-        "--repeats",
-        nargs="+",
-        default=[],
-        type=Path,
-        metavar="ROW",
-        help="further runs of these very cells, same seeds: what scatters even so goes into the noise floor",
-    )
-    parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
-    parser.set_defaults(func=_main)
-
-
-def _main(args: argparse.Namespace) -> int:
-    rows = read_rows(args.rows)
-    lines = summarise(rows)
-    floor = noise.noise_floor(list(rows.values()), noise.read_repeats(args.repeats, rows))
-    judged = verdicts.judge(ledger.load(args.claims), list(rows.values()), floor)
-    with atomic_file(args.out / "summary.csv") as file:
-        writer = csv.DictWriter(file, lines[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _short(value) for key, value in line.items()} for line in lines)
-    rounded = [{key: _short(value) for key, value in line.items()} for line in lines]
-    for name, text in (
-        ("summary.json", json.dumps(compared(rounded), indent=1) + "\n"),
-        ("tables/summary.md", markdown(lines, described(rows))),
-        ("tables/summary.tex", latex(lines, described(rows))),
-        ("claims.json", judged.model_dump_json(indent=1) + "\n"),
-        ("tables/verdicts.md", verdict_tables.markdown(judged, described(rows))),
-        ("tables/verdicts.tex", verdict_tables.latex(judged, described(rows))),
-    ):
-        with atomic_file(args.out / name) as file:
-            file.write(text)
-    print(f"{args.out / 'summary.csv'}: {len(lines)} lines from {len(rows)} rows; {verdict_tables.counted(judged)}")
-    return 0
-
-
-def _short(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value

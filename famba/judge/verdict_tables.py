@@ -6,6 +6,7 @@ from collections import Counter
 
 from famba.judge.tables import SMOKE_NOTE, tex
 from famba.judge.verdicts import Verdict, Verdicts
+from famba.wording import count
 
 _NOTE = (
     "Mean over n seeds with its 95 % interval (Student t), of the comparison on which the verdict turns; effect size: "
@@ -28,7 +29,7 @@ def note(verdicts: Verdicts) -> str:
 def counted(verdicts: Verdicts) -> str:
     """How many claims got which verdict, in a line."""
     counts = Counter(verdict.verdict for verdict in verdicts.verdicts)
-    return ", ".join(f"{n} {'claim' if n == 1 else 'claims'} {verdict}" for verdict, n in counts.items())
+    return ", ".join(f"{count(n, 'claim')} {verdict}" for verdict, n in counts.items())
 
 
 def markdown(verdicts: Verdicts, what: str) -> str:

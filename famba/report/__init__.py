@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from famba.errors import InputError
+from famba.judge import ledger
+from famba.judge.options import add_ledger, add_repeats
 from famba.record import atomic_file
+from famba.wording import count, install
 
 
 def add_parser(commands: Any) -> None:
@@ -23,13 +26,7 @@ def add_parser(commands: Any) -> None:
         "Example: famba report --out results/smoke/report.html results/smoke/cells/*/row.json",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the page, a .html file")
-    parser.add_argument(
-        "--claims",
-        type=Path,
-        default=Path("config/claims.yaml"),
-        metavar="FILE",
-        help="claims and their tests [config/claims.yaml]",
-    )
+    add_ledger(parser, "claims and their tests")
     parser.add_argument(
         "--deviations",
         type=Path,
@@ -38,9 +35,7 @@ def add_parser(commands: Any) -> None:
         help="where paper, figures and released code disagree [docs/deviations.md]",
     )
     parser.add_argument("--plan", type=Path, metavar="FILE", help="a prediction by famba plan --json, to stand beside")
-    parser.add_argument(
-        "--repeats", nargs="+", default=[], type=Path, metavar="ROW", help="further runs, as famba judge takes them"
-    )
+    add_repeats(parser)
     parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
     parser.set_defaults(func=_main)
 
@@ -51,14 +46,13 @@ def _main(args: argparse.Namespace) -> int:
     try:
         from famba.report import page  # noqa: PLC0415 (imports pandas and matplotlib: --help need not wait for them)
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"the report needs {error.name}, which is not installed: pip install 'famba[pipeline]'"
-        ) from None
+        raise InputError(f"the report needs {error.name}, which is not installed: {install('pipeline')}") from None
 
-    report = page.read(args.rows, args.claims, args.repeats, args.deviations, args.plan, args.out.parent)
+    claims = args.claims or ledger.of_rows(args.rows)
+    report = page.read(args.rows, claims, args.repeats, args.deviations, args.plan, args.out.parent)
     texts = {".html": page.html(report), ".md": page.markdown(report), ".tex": page.latex(report)}
     for suffix, text in texts.items():
         with atomic_file(args.out.with_suffix(suffix)) as file:
             file.write(text)
-    print(f"{args.out}: {len(report.rows)} rows; also .md and .tex")
+    print(f"{args.out}: {count(len(report.rows), 'row')}; also .md and .tex")
     return 0

@@ -1,0 +1,65 @@
+"""What the GPU workflow relies on and cannot show without a GPU: its image runs the tests with three packages more."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+JOBS = yaml.safe_load((ROOT / ".github" / "workflows" / "gpu.yml").read_text())["jobs"]
+GPU = JOBS["kernels-and-benchmarks"]["steps"]
+COLLECT = """
+import sys
+
+class Missing:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(f"the image has no {name}")
+
+missing = set(sys.argv.pop(1).split())
+sys.meta_path.insert(0, Missing())
+import pytest
+sys.exit(pytest.main(["--collect-only", "-p", "no:cacheprovider", *sys.argv[1:]]))
+"""
+
+
+def step(name: str) -> str:
+    return next(step["run"] for step in GPU if step.get("name", "").startswith(name))
+
+
+def pinned(lock: str) -> set[str]:
+    return set(re.findall(r"^([a-z0-9.-]+)==", (ROOT / "envs" / lock).read_text(), flags=re.MULTILINE))
+
+
+def test_pytest_comes_from_the_lock_with_its_hashes(tmp_path):
+    (tmp_path / "envs").symlink_to(ROOT / "envs")
+    extract = step("pytest, beside the image").splitlines()[0]
+    subprocess.run(extract, shell=True, cwd=tmp_path, check=True)
+    listed = (tmp_path / "pytest.txt").read_text()
+    assert re.findall(r"^(\S+)==", listed, flags=re.MULTILINE) == ["iniconfig", "pluggy", "pytest"]
+    assert listed.count("--hash=sha256:") >= 3
+    assert "packaging" in pinned("famba-cuda.txt")  # pytest needs these, too, and the image has them
+    assert "pygments" in pinned("famba-cuda.txt")
+
+
+def test_the_gpu_tests_need_no_more_than_the_image_and_pytest():
+    there = pinned("famba-cuda.txt") | {"pytest", "pluggy", "iniconfig", "famba"}
+    names = {module: {dist.lower().replace("_", "-") for dist in of} for module, of in packages_distributions().items()}
+    missing = {module for module, of in names.items() if not of & there}
+    assert {"hypothesis", "jsonschema", "snakemake"} <= missing
+    options, files = re.fullmatch(r".* -m pytest (-m gpu) \$\((grep .*)\)", step("every kernel").strip()).groups()
+    found = subprocess.run(files, shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    said = subprocess.run(
+        [sys.executable, "-c", COLLECT, " ".join(missing), *options.split(), *found],
+        cwd=ROOT,
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stdout
+    assert set(re.findall(r"^(\S+)::", said.stdout, flags=re.MULTILINE)) == set(found)
