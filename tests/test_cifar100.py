@@ -14,7 +14,7 @@ import yaml
 
 from famba.record import read_row
 
-TRAIN, TEST = 16, 8
+TRAIN, TEST = 8, 4
 ONE_STEP = {
     "experiment": "one_step",
     "protocol": "custom",
@@ -24,8 +24,8 @@ ONE_STEP = {
     "seeds": [0],
     "device": "cpu",
     "recipe": {
-        "epochs": 1, "warmup_epochs": 0, "global_batch": 16, "mixup_batch": 16, "micro_batch": 8, "eval_batch": 8,
-        "workers": 1,
+        "epochs": 1, "warmup_epochs": 0, "global_batch": 8, "mixup_batch": 8, "micro_batch": 4, "eval_batch": 4,
+        "min_lr": 0, "workers": 1,
     },
 }  # fmt: skip
 ROW = "results/one_step/cells/vim_tiny-upper-s0/row.json"
@@ -81,6 +81,6 @@ def test_from_the_server_to_the_row(kind, server, checkout, tmp_path):
     assert (row.data.train, row.data.test, row.data.official) == (TRAIN, TEST, False)
     assert row.tokens.measured == (*[197] * 6, *range(188, 34, -9), 35)
     assert row.cost.parameters == 6_974_308
-    assert row.metrics.images_seen == 16
+    assert row.metrics.images_seen == TRAIN
     assert row.watermark is None
     assert row.cell.recipe.rand_augment == "rand-m9-mstd0.5-inc1"

@@ -8,15 +8,15 @@ import pytest
 
 STEPS = """
 import resource, sys, torch
-from famba import step
+from famba import scan, step
 from famba.bench import cell_of
 from famba.calibrate import running
 from famba.config import Architecture
 
 if sys.argv[1] == "give back":
     step.keep_freed_memory = lambda: None
-shape = Architecture(embed_dim=192, depth=2, img_size=160)
-_, run, _ = running(cell_of(shape, (0, 0), 8), torch.device("cpu"), "chunked", 10)
+shape, cpu = Architecture(embed_dim=192, depth=2, img_size=160), torch.device("cpu")
+_, run, _ = running(cell_of(shape, (0, 0), 8), cpu, scan.choose(cpu).name, 10)
 run(), run()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 run(), run()

@@ -175,7 +175,7 @@ def test_public_names_need_no_import_of_their_own():
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler's own
 def test_a_compiled_model_is_the_same_model():
     """torch.compile cannot see into the C++ kernels, so others run; no segmentation fault."""
-    model = famba.VisionMamba(16, 2, num_classes=5, img_size=16, patch_size=4, fusion=(0, 2))
+    model = famba.VisionMamba(16, 1, num_classes=5, img_size=16, patch_size=4, fusion=(2,))
     images = torch.randn(2, 3, 16, 16)
     compiled = torch.compile(model, backend="eager")
     torch.testing.assert_close(compiled(images), model(images), rtol=1e-4, atol=1e-5)
