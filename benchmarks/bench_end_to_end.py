@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from famba.bench import cell_of
-from famba.calibrate import running
 from famba.config import ARCHITECTURES, Architecture
+from famba.cost.bench import cell_of
+from famba.cost.calibrate import running
 from famba.loader import TrainLoader
 from famba.schedule import strategy
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from famba import scan
-from famba.bench import cell_of, layer_runs
 from famba.config import Architecture
-from famba.roofline import Probe
+from famba.cost.bench import cell_of, layer_runs
+from famba.cost.roofline import Probe
 
 CPU = torch.device("cpu")
 # in one direction, as other implementations are measured

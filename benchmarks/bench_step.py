@@ -5,13 +5,13 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from famba.bench import cell_of
-from famba.calibrate import Probes, running
 from famba.config import ARCHITECTURES, Architecture
-from famba.cost import scheduled_tokens
+from famba.cost.bench import cell_of
+from famba.cost.calibrate import Probes, running
+from famba.cost.counts import scheduled_tokens
+from famba.cost.roofline import Probe
 from famba.measure import saved_activation_bytes
 from famba.model import vim_tiny
-from famba.roofline import Probe
 from famba.schedule import STRATEGIES, strategy
 
 CPU, CLASSES = torch.device("cpu"), 100

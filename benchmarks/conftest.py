@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from famba import scan
-from famba.device import environment
-from famba.memory import keep_freed_memory
+from famba.machine.device import environment
+from famba.machine.memory import keep_freed_memory
 
 CPU = torch.device("cpu")
 Run = Callable[[], Any]

@@ -26,7 +26,7 @@ from typing import Any
 from gpu_sections import RATIO_POINTS, SECTIONS, TOLERANCE, Found, Suite
 
 from famba import scan
-from famba.device import ROOT, environment
+from famba.machine.device import ROOT, environment
 
 EPOCHS, EPOCH_STEPS, GLOBAL_BATCH, TEST_IMAGES = 300, 97, 512, 10_000  # of CIFAR-100 under the paper's recipe
 TARGETS = {

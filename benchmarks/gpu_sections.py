@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from famba import recipe, scan
-from famba.bench import bench, cell_of
-from famba.calibrate import Probes, running
 from famba.config import ARCHITECTURES, Architecture, Cell
-from famba.cost import scheduled_tokens
+from famba.cost.bench import bench, cell_of
+from famba.cost.calibrate import Probes, running
+from famba.cost.counts import scheduled_tokens
+from famba.cost.roofline import interleaved_s
 from famba.loader import TrainLoader
 from famba.measure import saved_activation_bytes
 from famba.model import VisionMamba
-from famba.roofline import interleaved_s
 from famba.schedule import STRATEGIES
 from famba.step import Step
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from famba import kernels
+from famba.native import kernels
 from famba.scan import cpu
 from famba.schedule import STRATEGIES, capped, strategy, tokens_per_layer
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from famba import kernels
 from famba.errors import InputError
 from famba.fusion import match, strategy, tokens_per_layer
 from famba.mixer import Mixer
+from famba.native import kernels
 from famba.scan import cpu
 
 

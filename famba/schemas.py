@@ -1,21 +1,21 @@
-"""Write the published JSON schemas: `python -m famba.schemas` after a change of settings.py, config.py, record.py or
-ledger.py."""
+"""Write the published JSON schemas: `python -m famba.schemas` after a change of config/, record.py or the ledger."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from famba import config, record
+from famba import record
+from famba.config import grid
 from famba.judge import ledger
 
-FOLDER = Path(__file__).resolve().parent.parent / "config" / "schema"
+FOLDER = Path(__file__).resolve().parents[1] / "config" / "schema"
 
 
 def published() -> dict[Path, str]:
     """Path and text of each schema."""
     schemas = {
-        "experiment.json": config.json_schema(),
+        "experiment.json": grid.json_schema(),
         "row.json": record.json_schema(),
         "claims.json": ledger.json_schema(),
     }

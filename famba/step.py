@@ -11,8 +11,8 @@ from torch import Tensor
 from famba import recipe
 from famba.config import Recipe
 from famba.distributed import Processes
+from famba.machine.memory import keep_freed_memory
 from famba.measure import Autocast
-from famba.memory import keep_freed_memory
 from famba.model import VisionMamba
 
 Batch = tuple[Tensor, Tensor]  # images (m, 3, S, S), soft targets (m, classes)

@@ -11,16 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from famba import checkpoint, data, measure, recipe, scan
-from famba.checkpoint import History
+from famba import data, measure, recipe, scan
+from famba.cell import checkpoint
+from famba.cell.checkpoint import History
+from famba.cell.progress import Progress
 from famba.config import Cell
-from famba.cost import forward_flops
-from famba.device import energy_joules, environment, host_peak_bytes, pick_device
+from famba.cost.counts import forward_flops
 from famba.distributed import Processes
 from famba.errors import CheckFailed
 from famba.loader import EvalLoader, TrainLoader
+from famba.machine.device import energy_joules, environment, host_peak_bytes, pick_device
 from famba.model import VisionMamba
-from famba.progress import Progress
 from famba.record import Cost, Data, Memory, Metrics, Row, Scan, Time, Tokens, write_epochs, write_row
 from famba.similarity import token_record
 from famba.step import CapturedForward, CapturedStep, Forward, Step

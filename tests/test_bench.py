@@ -11,10 +11,10 @@ import pytest
 import torch
 from rows import ROOT
 
-from famba.bench import bench, cell_of, layer_runs, table
 from famba.cli import main
 from famba.config import Architecture
-from famba.roofline import Probe, Rates, interleaved_s, measured
+from famba.cost.bench import bench, cell_of, layer_runs, table
+from famba.cost.roofline import Probe, Rates, interleaved_s, measured
 
 CPU = torch.device("cpu")
 TOY = Architecture(embed_dim=16, depth=2, img_size=32, patch_size=4)

@@ -14,9 +14,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from famba import container
-from famba.device import environment
 from famba.errors import InputError
+from famba.machine import container
+from famba.machine.device import environment
 
 ROOT = Path(__file__).parent.parent
 ENVS = ROOT / "envs"

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from famba import scan
 from famba.config import ARCHITECTURES, Architecture, Recipe
-from famba.cost import Work, cost, forward_flops, parameter_count, scheduled_tokens, step_cost
+from famba.cost.counts import Work, cost, forward_flops, parameter_count, scheduled_tokens, step_cost
 from famba.fusion import match
 from famba.measure import saved_activation_bytes
 from famba.model import VisionMamba

@@ -130,6 +130,6 @@ def test_fusing_nothing_is_caught_three_times(good, frozen, tmp_path, monkeypatc
         with pytest.raises(CheckFailed, match="tokens per layer: the schedule says"):
             train(tmp_path / "trace", ["all"], [0])
     with monkeypatch.context() as patch:
-        patch.setattr("famba.config.strategy", lambda name, depth, tokens: (0,) * depth)
+        patch.setattr("famba.config.grid.strategy", lambda name, depth, tokens: (0,) * depth)
         rows = train(tmp_path / "schedule", ["all"], [0])
     assert check(rows + unfused, frozen) == 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_train import ROOT, cell, weights
 
-from famba.cell_lock import exclusive
+from famba.cell.lock import exclusive
 from famba.cli import main
 from famba.record import read_row
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from famba import doctor, host
 from famba.cli import main
 from famba.errors import InputError
+from famba.machine import doctor, host
 
 NVIDIA_SMI = """#!/bin/sh
 case "$1" in

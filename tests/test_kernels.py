@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from famba import kernels
 from famba.fusion import _groups, _pairs, match
 from famba.mixer import Mixer
 from famba.model import AddNorm, RMSNorm
-from famba.scan import build, cpu
-from famba.scan.build import BuildError
+from famba.native import build, kernels
+from famba.native.build import BuildError
+from famba.scan import cpu
 
 CPU = torch.device("cpu")
 LEVELS = ("DEFAULT", "AVX2", "AVX512")

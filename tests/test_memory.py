@@ -9,8 +9,8 @@ import pytest
 STEPS = """
 import resource, sys, torch
 from famba import scan, step
-from famba.bench import cell_of
-from famba.calibrate import running
+from famba.cost.bench import cell_of
+from famba.cost.calibrate import running
 from famba.config import Architecture
 
 if sys.argv[1] == "give back":

@@ -9,14 +9,14 @@ import pytest
 import torch
 from rows import ROOT, experiment, paper_experiment
 
-from famba.calibrate import Calibration, calibrate, data_seconds, fit
 from famba.cli import main
 from famba.config import ARCHITECTURES, Architecture, Recipe
-from famba.cost import cost, step_cost
+from famba.config.datasets import DATASETS
+from famba.cost.calibrate import Calibration, calibrate, data_seconds, fit
+from famba.cost.counts import cost, step_cost
+from famba.cost.plan import assumed, plan, predict
+from famba.cost.roofline import MEASURED, PROFILES, Rates
 from famba.data import digits
-from famba.datasets import DATASETS
-from famba.plan import assumed, plan, predict
-from famba.roofline import MEASURED, PROFILES, Rates
 from famba.schedule import strategy
 
 RATES = Rates("made up", MEASURED, 1e11, 1e10, 2e10)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from famba import progress
+from famba.cell import progress
 from famba.errors import InputError
 
 

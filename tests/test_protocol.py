@@ -6,8 +6,8 @@ from rows import ROOT, paper_experiment
 from test_config import MINIMAL
 
 from famba.config import Cell, Experiment
+from famba.config.protocol import deviation
 from famba.errors import InputError
-from famba.protocol import deviation
 
 PAPER = yaml.safe_load((ROOT / "config" / "paper.yaml").read_text())
 FAST = yaml.safe_load((ROOT / "config" / "fast.yaml").read_text())

@@ -11,7 +11,7 @@ from rows import experiment, make_row, write_grid
 from famba.cli import main
 from famba.config import Cell, Experiment
 from famba.record import Row, read_row, write_epochs, write_row
-from famba.reproduce_compare import METRICS, Comparison, compare, noise_floor, read_result
+from famba.reproduce.compare import METRICS, Comparison, compare, noise_floor, read_result
 from famba.train import Training
 
 MICRO = {

@@ -12,9 +12,10 @@ from test_config import MINIMAL
 from famba.augment.pil import timm_data
 from famba.augment.randaugment import Policy
 from famba.cli import main
-from famba.config import Experiment, ScanName
+from famba.config import Experiment
+from famba.config.grid import ScanName
+from famba.config.requirements import RAND_AUGMENT
 from famba.errors import InputError
-from famba.requirements import RAND_AUGMENT
 from famba.scan import BACKENDS
 from famba.schedule import beyond_cap, strategy
 
@@ -117,5 +118,5 @@ def test_every_command_that_reads_the_file_says_so(tmp_path, capsys, command):
 
 
 def test_it_needs_no_torch():
-    code = "import sys, famba.requirements; sys.exit('torch' in sys.modules)"
+    code = "import sys, famba.config.requirements; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from famba.scan import build, causal_conv, chooser, cpu, directional_scan
+from famba.native import build
+from famba.scan import causal_conv, chooser, cpu, directional_scan
 
 LEVELS = ("DEFAULT", "AVX2", "AVX512", "AVX512_BF16")
 HERE = build.instruction_set()
@@ -160,7 +161,7 @@ def fake_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_processes_that_start_together_build_once(fake_compiler: Path) -> None:
-    command = [sys.executable, "-c", "from famba.scan import build; build.library(); build.library()"]
+    command = [sys.executable, "-c", "from famba.native import build; build.library(); build.library()"]
     started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     messages = [process.communicate(timeout=60)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0, 0], messages

@@ -11,8 +11,9 @@ import pytest
 import torch
 from test_train import ROOT, cell, weights
 
-from famba import cell_lock, train_command
-from famba.cell_lock import exclusive
+from famba.cell import command as train_command
+from famba.cell import lock as cell_lock
+from famba.cell.lock import exclusive
 from famba.cli import main
 from famba.config import Cell
 from famba.errors import InputError
@@ -123,7 +124,7 @@ def test_the_lock_leaves_nothing_behind(tmp_path):
 KILLED_WITH_A_CHILD = """
 import os, signal, sys, time
 from pathlib import Path
-from famba.cell_lock import exclusive
+from famba.cell.lock import exclusive
 with exclusive(Path(sys.argv[1])):
     ready, child = os.pipe()
     if os.fork() == 0:

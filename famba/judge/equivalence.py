@@ -20,9 +20,9 @@ import numpy as np
 from scipy import stats
 
 from famba.config import Cell
+from famba.config.protocol import FREE_OF
 from famba.errors import InputError
 from famba.judge.statistics import ALPHA, Spread, holm, pooled_spread
-from famba.protocol import FREE_OF
 from famba.record import Row
 
 NOISE = 1.96

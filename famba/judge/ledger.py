@@ -10,9 +10,9 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from famba.config import Experiment
+from famba.config.settings import DatasetName, Name, Protocol, Settings
 from famba.errors import InputError
 from famba.record import read_row
-from famba.settings import DatasetName, Name, Protocol, Settings
 
 Relation = Literal["equal", "at_least", "at_most", "above", "below"]
 Quantity = Literal[

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from famba.config.protocol import FREE_OF, deviation
 from famba.errors import InputError
 from famba.judge.baseline import read_epochs
-from famba.protocol import FREE_OF, deviation
 from famba.record import Row
 from famba.schedule import tokens_per_layer
 

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+from famba.config.protocol import deviation
 from famba.judge.claims import Comparison, Grid, comparisons, decide, grid_of, region, scaled, unscaled
 from famba.judge.ledger import Claim, Ledger
 from famba.judge.noise import Noise
 from famba.judge.statistics import ALPHA, Evidence, dominates, interval
 from famba.judge.tables import model_name
-from famba.protocol import deviation
 from famba.record import Record, Row
 
 VerdictName = Literal["reproduced", "not reproduced", "inconclusive", "not tested"]

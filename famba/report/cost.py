@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from famba.cost import step_cost
+from famba.cost.counts import step_cost
 from famba.errors import InputError
 from famba.judge.summary import MIB, Line
 from famba.judge.tables import model_name, time_unit

@@ -1,7 +1,7 @@
 """The scan and the convolution in C++: OpenMP over batch and channels; AVX-512, AVX2 or portable from one source.
 
-The kernels (`cpu_scan_*.cpp`, `cpu_conv.cpp`) read and write torch's memory through pointers and strides. float32 and
-bfloat16 go in and out; the state and all sums are float32. The backward pass rebuilds the states instead of storing
+The kernels (`native/scan_*.cpp`, `native/conv.cpp`) read and write torch's memory through pointers and strides. float32
+and bfloat16 go in and out; the state and all sums are float32. The backward pass rebuilds the states instead of storing
 them, and its result does not depend on the number of threads.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from famba.scan.build import BuildError, library
+from famba.native.build import BuildError, library
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -59,7 +59,7 @@ class _Stream(ctypes.Structure):
 
 
 class _ScanArgs(ctypes.Structure):
-    """`ScanArgs` of cpu_scan.h, field by field."""
+    """`ScanArgs` of scan.h, field by field."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("directions", "batch", "length", "dim", "state")),
@@ -72,7 +72,7 @@ class _ScanArgs(ctypes.Structure):
 
 
 class _ConvArgs(ctypes.Structure):
-    """`ConvArgs` of cpu_conv.cpp, field by field."""
+    """`ConvArgs` of conv.cpp, field by field."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("directions", "batch", "length", "dim", "width", "bf16", "threads")),

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-SOURCES = ("cpu_scan_forward.cpp", "cpu_scan_backward.cpp", "cpu_conv.cpp", "cpu_rows.cpp", "exp_rate.cpp")
-HEADERS = ("simd.h", "cpu_scan.h")
+SOURCES = ("scan_forward.cpp", "scan_backward.cpp", "conv.cpp", "rows.cpp", "exp_rate.cpp")
+HEADERS = ("simd.h", "scan.h")
 FLAGS = ("-O3", "-std=c++17", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared", "-w")
 AVX512 = ("-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma", "-mprefer-vector-width=512")
 # By the name of the best that a processor has, see `instruction_set`; any other name is the portable build.

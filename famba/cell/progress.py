@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from famba.cell_state import clock
-from famba.device import host_peak_bytes
+from famba.cell.state import clock
 from famba.errors import InputError
+from famba.machine.device import host_peak_bytes
 from famba.record import Row
 
 _REDRAW_S = 0.5  # on a terminal the line is redrawn this often

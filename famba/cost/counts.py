@@ -20,7 +20,7 @@ _INDEX = 8
 # passes over an image's float32 pixels, reads and writes: two resamplings, two operations of RandAugment, normalising,
 # erasing a quarter of the images, mixup
 _AUGMENTATION_PASSES = 14
-_CPU_SCAN_STEPS = 448  # of time, between the states that the C++ forward pass keeps (cpu_scan.h: LONGEST_CHUNK)
+_CPU_SCAN_STEPS = 448  # of time, between the states that the C++ forward pass keeps (scan.h: LONGEST_CHUNK)
 # operators that a layer's training step runs, views left out; bf16's casts included
 _OPERATORS_PER_LAYER = 70
 _OPERATORS_PER_FUSION = 45

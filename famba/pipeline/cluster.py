@@ -15,8 +15,8 @@ from typing import Any
 from snakemake.settings.types import DeploymentMethod
 
 from famba.config import Cell, Experiment
-from famba.cost import step_cost
-from famba.datasets import DATASETS
+from famba.config.datasets import DATASETS
+from famba.cost.counts import step_cost
 
 HEADROOM = 2.0  # of the time limit over the prediction, which is arithmetic: no GPU has confirmed it yet
 START_MINUTES = 15  # imports over a network file system, compilation of kernels, reading the data
@@ -106,8 +106,8 @@ def _minutes(workflow: Any, experiment: Experiment, gpu: str, wildcards: Any) ->
     if workflow.local_exec or not workflow.is_main_process:
         return None
     # they import torch
-    from famba.plan import assumed, predict  # noqa: PLC0415
-    from famba.roofline import PROFILES  # noqa: PLC0415
+    from famba.cost.plan import assumed, predict  # noqa: PLC0415
+    from famba.cost.roofline import PROFILES  # noqa: PLC0415
 
     cell = _cell(experiment, wildcards)
     known = next((name for name in PROFILES if name in gpu.lower()), ASSUMED_GPU)

@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from famba.config.settings import ARCHITECTURES, Fusion, Recipe
 from famba.schedule import STRATEGIES, strategy
-from famba.settings import ARCHITECTURES, Fusion, Recipe
 
 if TYPE_CHECKING:
     from famba.config import Cell

@@ -8,7 +8,7 @@
 // Time is cut into chunks only where the scratch of the backward pass would not fit the cache: then the state before
 // each chunk is kept.
 
-#include "cpu_scan.h"
+#include "scan.h"
 
 namespace {
 

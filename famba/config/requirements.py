@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from famba import protocol
+from famba.config import protocol
+from famba.config.settings import Recipe
 from famba.schedule import STRATEGIES, beyond_cap
-from famba.settings import Recipe
 from famba.wording import count
 
 if TYPE_CHECKING:

@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from famba import scan
-from famba.calibrate import running
 from famba.config import ARCHITECTURES, Architecture, Cell, Experiment
-from famba.cost import LayerCost, Work, step_cost
-from famba.device import environment, pick_device
+from famba.cost.calibrate import running
+from famba.cost.counts import LayerCost, Work, step_cost
+from famba.cost.roofline import Probe, Rates, interleaved_s
 from famba.fusion import match
+from famba.machine.device import environment, pick_device
 from famba.model import AddNorm
 from famba.record import atomic_file
-from famba.roofline import Probe, Rates, interleaved_s
 
 CLASSES = 100
 FUSED = 7  # per layer, the paper's uniform strategy

@@ -1,5 +1,5 @@
 // What a block does to its tokens besides mixing them, for CPUs: the RMS norm, the matching of similar tokens and their
-// merging. See famba/kernels.py for the interface.
+// merging. See kernels.py for the interface.
 //
 // Tokens are rows of contiguous channels. The work is cut by the sizes alone and sums are taken in a fixed order: no
 // result depends on the number of threads.

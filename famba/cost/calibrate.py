@@ -20,11 +20,11 @@ from scipy.optimize import lsq_linear
 from famba import recipe
 from famba.augment import pil, tensor
 from famba.config import Cell
-from famba.cost import StepCost, step_cost, total
+from famba.cost.counts import StepCost, step_cost, total
+from famba.cost.roofline import Probe, Rates, interleaved_s
 from famba.distributed import Processes
 from famba.errors import InputError
 from famba.model import VisionMamba
-from famba.roofline import Probe, Rates, interleaved_s
 from famba.step import CapturedForward, CapturedStep, Forward, Step
 
 # both deep enough that most activations leave the caches, as a whole model's do; they differ by layers alone

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 
 from famba import scan
-from famba.calibrate import Calibration, calibrate
 from famba.config import Cell, Experiment
-from famba.cost import StepCost, step_cost
-from famba.datasets import DATASETS
-from famba.device import pick_device
+from famba.config.datasets import DATASETS
+from famba.cost.calibrate import Calibration, calibrate
+from famba.cost.counts import StepCost, step_cost
+from famba.cost.roofline import PROFILES
 from famba.errors import InputError
 from famba.judge.tables import time_unit
+from famba.machine.device import pick_device
 from famba.recipe import steps_per_epoch
 from famba.record import atomic_file
-from famba.roofline import PROFILES
 from famba.wording import count, install
 
 # For a device that is not here: the share of the bound that a step is assumed to reach, and the host's time to launch a

@@ -1,4 +1,4 @@
-"""The C++ kernels for what a block does besides mixing: RMS norm, matching, merging (`scan/cpu_rows.cpp`).
+"""The C++ kernels for what a block does besides mixing: RMS norm, matching, merging (`rows.cpp`).
 
 Each does in one pass what torch composes of five to fifteen operators; those stay beside it, for other devices, types
 and machines without a compiler, in model.py and fusion.py. Results do not depend on the number of threads.
@@ -11,8 +11,8 @@ import ctypes
 import torch
 from torch import Tensor
 
+from famba.native.build import library
 from famba.scan import cpu
-from famba.scan.build import library
 
 _NORM_SLICES = 32  # of the rows, each with a sum of its own for the weight's gradient
 
@@ -28,7 +28,7 @@ def take(x: Tensor, types: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
 
 
 def _struct(name: str, **kinds: str) -> type[ctypes.Structure]:
-    """A struct of cpu_rows.cpp: names of its fields by their kind, in the order of both."""
+    """A struct of rows.cpp: names of its fields by their kind, in the order of both."""
     types = {"sizes": ctypes.c_int64, "real": ctypes.c_double, "pointers": ctypes.c_void_p}
     fields = [(field, types[kind]) for kind, names in kinds.items() for field in names.split()]
     return type(name, (ctypes.Structure,), {"_fields_": fields})

@@ -17,11 +17,11 @@ from typing import Any
 import yaml
 
 from famba.config import Experiment
-from famba.crate_graph import File, document
+from famba.crate.graph import File, document
 from famba.errors import InputError
 from famba.record import Row, atomic_file, read_row
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 METADATA = "ro-crate-metadata.json"
 LEFT_OUT = (".pt", ".log", ".part")  # weights and logs stay where they were made
 REQUIRED = ("summary.csv", "claims.json")

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from famba.cost import Work
-from famba.host import cpu_name
-from famba.scan import build
+from famba.cost.counts import Work
+from famba.machine.host import cpu_name
+from famba.native import build
 
 CALCULATED = "calculated, not measured"
 MEASURED = "measured"
@@ -152,7 +152,7 @@ def _cpu_exponentials(rounds: int) -> tuple[Callable[[], Any], float]:
 
 @functools.cache
 def _exp_kernel() -> Any:
-    """`exp_rate` of scan/exp_rate.cpp. Raises BuildError."""
+    """`exp_rate` of exp_rate.cpp. Raises BuildError."""
     kernel = build.library().exp_rate
     kernel.restype, kernel.argtypes = ctypes.c_int64, (ctypes.c_int64, ctypes.c_int, ctypes.c_void_p)
     return kernel

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from famba.cell_state import CellState, Kind, cell_state, clock
+from famba.cell.state import CellState, Kind, cell_state, clock
 from famba.config import Experiment
 from famba.errors import InputError
 

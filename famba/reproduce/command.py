@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from famba import data, scan
-from famba.device import environment, pick_device
 from famba.errors import CheckFailed, InputError
-from famba.reproduce_compare import (
+from famba.machine.device import environment, pick_device
+from famba.reproduce.compare import (
     CURVES,
     METRICS,
     Comparison,
@@ -113,7 +113,7 @@ def add_parser(commands: Any) -> None:
     """`famba reproduce`."""
     parser = commands.add_parser(
         "reproduce",
-        help="train rows again from their own record and say field by field what agrees",
+        help="train rows again from their record and say field by field what agrees",
         description="Train each row again from what it records of itself, and say field by field what agrees: bit for "
         "bit on the same CPU with the same threads, packages and code, within the noise floor elsewhere. Exit status "
         "1 if something that must agree does not. "

@@ -20,7 +20,7 @@ from famba.errors import InputError
 from famba.record import read_row
 
 QUIET_S = 300.0  # without a sign of life; a log line comes every minute, but for the time of an evaluation
-# the line of famba.progress.Progress
+# the line of famba.cell.progress.Progress
 _LINE = re.compile(
     r"epoch (?P<epoch>\d+)/(?P<epochs>\d+)  ETA (?P<eta>[\d:]+)  (?P<rate>[\d,]+) images/s  (?P<mib>[\d,]+) MiB  "
     r"top-1 (?P<top1>–|[\d.]+)"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from famba.errors import InputError
-from famba.host import cpu_name, nvidia_driver, nvidia_gpus, require_gpu
+from famba.machine.host import cpu_name, nvidia_driver, nvidia_gpus, require_gpu
 from famba.wording import count, install
 
 PACKAGES = {  # what each is for, and how to get it where it is missing

@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 
 from snakemake.settings.types import DeploymentMethod
 
-from famba import container
 from famba.config import Experiment
 from famba.errors import InputError
-from famba.host import require_gpu
+from famba.machine import container
+from famba.machine.host import require_gpu
 
 
 def load_experiment(workflow: Any, config: dict[str, Any]) -> Experiment:

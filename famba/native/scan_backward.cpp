@@ -1,4 +1,4 @@
-// The selective scan for CPUs, backward, both directions in one call. See cpu_scan_forward.cpp for the recurrence.
+// The selective scan for CPUs, backward, both directions in one call. See scan_forward.cpp for the recurrence.
 //
 // With g_t = ∂loss/∂h_t, the states are not stored but rebuilt: a first walk forward leaves a_t and a_t h_{t-1} of one
 // chunk of time in a scratch that fits the L2 cache, a second walk comes back through it:
@@ -14,7 +14,7 @@
 // caches: on Zen 4 25 cycles, 20 of them in the walks, when these also rebuilt y; on Zen 1, whose multiply-adds take
 // the adders' registers from them, 43.
 
-#include "cpu_scan.h"
+#include "scan.h"
 
 namespace {
 

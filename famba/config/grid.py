@@ -14,10 +14,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from famba.errors import InputError
-from famba.requirements import unmet
-from famba.schedule import STRATEGIES, strategy
-from famba.settings import (
+from famba.config.requirements import unmet
+from famba.config.settings import (
     ARCHITECTURES,
     Architecture,
     Count,
@@ -31,7 +29,9 @@ from famba.settings import (
     Settings,
     Whole,
 )
-from famba.validation import nearest, validated
+from famba.config.validation import nearest, validated
+from famba.errors import InputError
+from famba.schedule import STRATEGIES, strategy
 from famba.wording import count
 
 # famba.scan's, which has torch to import

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from famba import checkpoint
-from famba.cell_lock import exclusive
+from famba.cell import checkpoint
+from famba.cell.lock import exclusive
 from famba.config import Cell, Experiment
-from famba.device import pick_device
 from famba.distributed import launch, processes
 from famba.errors import InputError
+from famba.machine.device import pick_device
 from famba.record import read_row
 from famba.train import Training
 

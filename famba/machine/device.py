@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from famba import container
 from famba.errors import InputError
-from famba.host import cpu_name
+from famba.machine import container
+from famba.machine.host import cpu_name
 from famba.record import Environment
 
 PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d", "timm", "torchvision", "numpy", "scikit-learn", "pillow")
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def pick_device(requested: str) -> torch.device:

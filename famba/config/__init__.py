@@ -1,0 +1,9 @@
+"""What is trained: the grid of an experiment, the settings of a cell, and what both are held to.
+
+No torch here: Snakemake reads the configuration at every start.
+"""
+
+from famba.config.grid import Cell, Experiment
+from famba.config.settings import ARCHITECTURES, Architecture, Fusion, Recipe
+
+__all__ = ["ARCHITECTURES", "Architecture", "Cell", "Experiment", "Fusion", "Recipe"]

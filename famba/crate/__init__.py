@@ -1,0 +1,1 @@
+"""`famba crate`: a finished experiment as an RO-Crate."""

@@ -1,0 +1,1 @@
+"""What Snakefile, rules and profiles ask: the experiment, and what its jobs want of a cluster."""

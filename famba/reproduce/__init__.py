@@ -1,0 +1,1 @@
+"""`famba reproduce`: a row trained again, and compared field by field."""
