@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from famba import mixer_cpu, scan
+from famba import mixer_fused, scan
 from famba.recompute import Recomputed
 
 # What each direction has for itself: forward, backward, forward, ...
@@ -82,8 +82,9 @@ class Mixer(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(batch, tokens, embed_dim) -> the same shape."""
         pairs = _PAIRS(self)
-        if scan.choose(hidden.device, hidden.dtype, self.backend).name == "cpu":
-            return mixer_cpu.mix(hidden, self.in_proj.weight, self.out_proj.weight, *pairs)
+        backend = scan.load(scan.choose(hidden.device, hidden.dtype, self.backend).name)
+        if isinstance(backend, scan.FromKernels):
+            return mixer_fused.mix(backend.kernels, hidden, self.in_proj.weight, self.out_proj.weight, *pairs)
         # both directions of each, stacked: (2, ...)
         conv, conv_bias, x_proj, to_dt, dt_bias, A_log, D = map(torch.stack, zip(pairs[::2], pairs[1::2], strict=True))
         x, z = self.in_proj(hidden).chunk(2, dim=-1)  # (B, T, D) each, D = d_inner

@@ -4,18 +4,22 @@ The interpreter must be asked for before the kernels are imported and would then
 session. So one test runs this file again in a process of its own, where TRITON_INTERPRET=1 is set.
 """
 
+import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from famba.errors import InputError
+from famba.mixer import Mixer
 from famba.scan import available, causal_conv, choose, directional_scan, triton
+from famba.scan.autograd import ScanTensors
 from famba.scan.chooser import load
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -105,7 +109,14 @@ def test_the_kernels_under_the_interpreter() -> None:
 @pytest.mark.usefixtures("short_chunks")
 @pytest.mark.parametrize(
     ("directions", "batch", "length", "dim", "state"),
-    [(2, 2, 17, 5, 4), (2, 1, 33, 20, 16), (1, 1, 16, 20, 5), (2, 1, 3, 19, 7), (1, 2, 1, 1, 1), (1, 1, 9, 5, 33)],
+    [
+        (2, 2, 9, 5, 4),
+        (2, 1, 18, 20, 16),
+        (1, 1, 8, 40, 16),  # two blocks of channels
+        (2, 1, 3, 19, 7),
+        (1, 2, 1, 1, 1),
+        (2, 1, 12, 9, 33),  # a chunk and one segment
+    ],
 )
 def test_result_and_gradients(directions: int, batch: int, length: int, dim: int, state: int) -> None:
     inputs = scan_inputs(directions, batch, length, dim, state)
@@ -116,10 +127,10 @@ def test_result_and_gradients(directions: int, batch: int, length: int, dim: int
 @with_kernels
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_streams_keep_a_float32_state(dtype: torch.dtype) -> None:
-    inputs = scan_inputs(2, 1, 21, 6, 4, dtype)
+    inputs = scan_inputs(2, 1, 10, 6, 4, dtype)
     expected = with_gradients(directional_scan, inputs, "reference")
     assert_close(with_gradients(directional_scan, inputs, "triton"), expected, TOLERANCE[dtype])
-    inputs = conv_inputs(2, 1, 21, 6, 4, dtype)
+    inputs = conv_inputs(2, 1, 10, 6, 4, dtype)
     expected = with_gradients(causal_conv, inputs, "reference")
     assert_close(with_gradients(causal_conv, inputs, "triton"), expected, TOLERANCE[dtype])
 
@@ -159,8 +170,9 @@ def test_small_delta_keeps_its_relative_accuracy() -> None:
 
 @with_kernels
 @pytest.mark.usefixtures("short_chunks")
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp2")  # of the interpreter: 1 / (1 + inf) is meant
 def test_large_delta_gives_no_nan() -> None:
-    inputs = scan_inputs(2, 1, 18, 5, 4)
+    inputs = scan_inputs(2, 1, 10, 5, 4)
     inputs["delta"][:, :, ::3] = -100.0
     inputs["delta"][:, :, 1::3] = 200.0
     expected = with_gradients(directional_scan, inputs, "reference")
@@ -170,7 +182,7 @@ def test_large_delta_gives_no_nan() -> None:
 @with_kernels
 @pytest.mark.usefixtures("short_chunks")
 def test_strided_inputs_as_the_mixer_has_them() -> None:
-    directions, batch, length, dim, state, rank = 2, 2, 11, 6, 3, 2
+    directions, batch, length, dim, state, rank = 2, 2, 9, 6, 3, 2
     base = scan_inputs(directions, batch, length, dim, state)
     xz0, projected0 = random(batch, length, 2 * dim), random(directions, batch, length, rank + 2 * state)
     weight0 = random(directions, dim, 4)
@@ -191,7 +203,7 @@ def test_strided_inputs_as_the_mixer_has_them() -> None:
 @with_kernels
 @pytest.mark.usefixtures("short_chunks")
 def test_two_runs_agree_to_the_bit() -> None:
-    cases = ((directional_scan, scan_inputs(2, 2, 9, 33, 16)), (causal_conv, conv_inputs(2, 2, 9, 5, 4)))
+    cases = ((directional_scan, scan_inputs(1, 1, 5, 33, 16)), (causal_conv, conv_inputs(2, 1, 9, 5, 4)))
     for function, inputs in cases:
         first = with_gradients(function, inputs, "triton")
         second = with_gradients(function, inputs, "triton")
@@ -200,7 +212,7 @@ def test_two_runs_agree_to_the_bit() -> None:
 
 @with_kernels
 def test_saved_for_backward_is_a_fraction_of_the_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing but the inputs up to one chunk; beyond, one state for each further chunk."""
+    """Up to one chunk the inputs and the sum of the directions; beyond, one state for each further chunk."""
     inputs = {name: x.requires_grad_() for name, x in scan_inputs(2, 1, 17, 5, 4).items()}
     own = {x.untyped_storage().data_ptr() for x in inputs.values()}
     for chunk, states in ((256, 0), (8, 2)):
@@ -214,20 +226,111 @@ def test_saved_for_backward_is_a_fraction_of_the_streams(monkeypatch: pytest.Mon
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
             directional_scan(**inputs, backend="triton")
-        assert sum(x.numel() for x in extra) == states * inputs["A"].numel()
+        assert sum(x.numel() for x in extra) == inputs["z"].numel() + states * inputs["A"].numel()
+
+
+@with_kernels
+@pytest.mark.parametrize(("directions", "dtype"), [(2, torch.bfloat16), (2, torch.float32), (1, torch.float16)])
+def test_the_result_is_made_again_to_the_bit(directions: int, dtype: torch.dtype) -> None:
+    named = scan_inputs(directions, 1, 3, 6, 4, dtype)
+    _, named["z"] = random(1, 3, 12, dtype=dtype).chunk(2, dim=-1)
+    inputs = ScanTensors(*named.values())
+    out, kept = triton.scan_forward(inputs, softplus=True)
+    ungated = directional_scan(**named | {"z": None}, backend="triton")
+    assert torch.equal(kept[0], ungated)
+    grads, again = ScanTensors(*(torch.empty(x.shape, dtype=x.dtype) for x in inputs)), torch.empty_like(out)
+    triton.scan_backward(torch.ones_like(out), inputs, kept, True, grads, again)
+    assert torch.equal(again, out)
+    assert not torch.equal(again, ungated)
+
+
+@with_kernels
+@pytest.mark.usefixtures("short_chunks")
+@pytest.mark.parametrize("autocast", [False, True])
+def test_mixer(autocast: bool) -> None:
+    def mixed(backend: str) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        mixer = Mixer(12, d_state=5, expand=3, d_conv=3, dt_rank=2, backend=backend)
+        mixer.reset_parameters(depth=4)
+        mixer.to(DEVICE)
+        hidden = random(2, 9, 12).requires_grad_()
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=autocast):
+            out = mixer(hidden)
+        out.backward(random(*out.shape).sin().to(out.dtype))
+        grads = {name: p.grad for name, p in mixer.named_parameters()}
+        return {"out": out.detach(), "hidden": hidden.grad} | grads
+
+    # autocast rounds between the scan and the products too, and so do both
+    tolerance = 2 * TOLERANCE[torch.bfloat16] if autocast else TOLERANCE[torch.float32]
+    assert_close(mixed("triton"), mixed("reference"), tolerance)
 
 
 # the convolution
 
 
 @with_kernels
-@pytest.mark.parametrize(
-    ("directions", "batch", "length", "dim", "width"), [(2, 2, 33, 20, 4), (1, 1, 17, 70, 1), (2, 1, 5, 3, 8)]
-)
+@pytest.mark.parametrize(("directions", "batch", "length", "dim", "width"), [(2, 2, 33, 20, 4), (1, 1, 5, 70, 2)])
 def test_convolution(directions: int, batch: int, length: int, dim: int, width: int) -> None:
     inputs = conv_inputs(directions, batch, length, dim, width)
     expected = with_gradients(causal_conv, inputs, "reference")
     assert_close(with_gradients(causal_conv, inputs, "triton"), expected, TOLERANCE[torch.float32])
+
+
+@with_kernels
+@pytest.mark.parametrize("width", range(1, 9))
+@pytest.mark.parametrize("length", [2, 11])
+def test_convolution_over_several_blocks_of_positions(length: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "CONVOLVED", (4, 8))
+    inputs = conv_inputs(2 - width % 2, 1, length, 5, width)
+    expected = with_gradients(causal_conv, inputs, "reference")
+    assert_close(with_gradients(causal_conv, inputs, "triton"), expected, TOLERANCE[torch.float32])
+
+
+# the compiler
+
+
+class Compiler:
+    """A GPU as Triton's compiler sees it, where there is none to run what it compiles."""
+
+    def get_current_target(self) -> object:
+        return importlib.import_module("triton.backends.compiler").GPUTarget("cuda", 80, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED or DEVICE.type == "cuda", reason="where nothing else compiles them")
+def test_the_kernels_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The interpreter takes more than the compiler does, and does not show what the compiler duplicates."""
+    runtime = pytest.importorskip("triton.runtime")
+    exponentials: dict[str, int] = {}
+    run = runtime.JITFunction.run
+
+    def compile_only(kernel: Any, *args: object, grid: object, warmup: bool, **options: object) -> None:
+        compiled = run(kernel, *args, grid=grid, warmup=True, **options)
+        exponentials[kernel.__name__] = compiled.asm["ptx"].count("ex2.approx")
+
+    monkeypatch.setattr(runtime.JITFunction, "run", compile_only)
+    monkeypatch.setattr(runtime.driver, "_active", Compiler())
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    leaves = {name: x.requires_grad_() for name, x in scan_inputs(2, 1, 20, 64, 16, torch.bfloat16).items()}
+    out = load("triton").scan(**leaves, softplus=True)
+    out.backward(torch.ones_like(out))
+    leaves = {name: x.requires_grad_() for name, x in conv_inputs(2, 1, 20, 64, 4, torch.bfloat16).items()}
+    out = load("triton").conv(**leaves)
+    out.backward(torch.ones_like(out))
+    # a lane has 16 states and, of each stream, 4 elements of a segment; the first segment is prepared before the loop
+    decays, elements = 4 * 16, 2 * 4
+    assert exponentials["scan_forward"] == decays + elements  # softplus
+    assert exponentials["scan_backward"] == 2 * decays + 4 * elements  # softplus twice, its slope, SiLU
+    assert exponentials.keys() == {
+        *("scan_forward", "scan_backward", "add_partial_sums", "gate_forward", "gate_backward"),
+        *("conv_forward", "conv_backward"),
+    }
 
 
 # what it refuses
@@ -246,10 +349,10 @@ def test_what_the_kernels_do_not_take() -> None:
     with pytest.raises(InputError, match=r"spans 2\^31 elements"):
         triton._strided(torch.empty(1, 2**31, 1, device="meta"))
     with pytest.raises(InputError, match="width 9, expected at most 8"):
-        triton.conv(x, torch.zeros(1, 1, 9), torch.zeros(1, 1))
+        load("triton").conv(x, torch.zeros(1, 1, 9), torch.zeros(1, 1))
     stream, states = torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 257)
     with pytest.raises(InputError, match="state size 257, expected at most 256"):
-        triton.scan(stream, stream, states[0], states, states, None, None, None, True)
+        load("triton").scan(stream, stream, states[0], states, states, None, None, None, True)
 
 
 @with_kernels

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from famba.config import Architecture, Cell, Recipe
+from famba.scan.chooser import FROM_KERNELS
 from famba.schedule import tokens_per_layer
 
 DIRECTIONS = 2
@@ -21,6 +22,7 @@ _INDEX = 8
 # erasing a quarter of the images, mixup
 _AUGMENTATION_PASSES = 14
 _CPU_SCAN_STEPS = 448  # of time, between the states that the C++ forward pass keeps (scan.h: LONGEST_CHUNK)
+_TRITON_SCAN_STEPS = 256  # the same of the Triton kernels (triton.py: CHUNK)
 # operators that a layer's training step runs, views left out; bf16's casts included
 _OPERATORS_PER_LAYER = 70
 _OPERATORS_PER_FUSION = 45
@@ -264,8 +266,8 @@ def _layer(a: Architecture, entering: int, tokens: int, precision: str, device: 
         + Work(gemm_flops=2 * inner * read, moved=e * (k * inner + read))
         + Work(gemm_flops=2 * inner * d, moved=e * (inner + d))
     )
-    # two gradients of u are added, those of x and z laid side by side; the mixer of `cpu` makes them where they belong
-    adding = Work(moved=e * inner * (k if scan == "cpu" else 3 * k + 4), other_flops=k * inner)
+    # two gradients of u are added, those of x and z laid side by side; mixer_fused makes them where they belong
+    adding = Work(moved=e * inner * (k if scan in FROM_KERNELS else 3 * k + 4), other_flops=k * inner)
     # each product's two gradients, delta made again
     gemms = Pass(products * tokens, (products * 2 + delta + adding) * tokens)
     conv_forward = Work(other_flops=2 * k * inner * a.d_conv, exps=k * inner, moved=e * inner * (1 + k))
@@ -303,6 +305,9 @@ def _saved_by_scan(a: Architecture, tokens: int, e: int, scan: str) -> int:
     if scan == "mamba_ssm":  # channels-first u, delta, B, C and x; the sum before the gate, and the gate, in float32
         copies = DIRECTIONS * (3 * inner + 2 * a.d_state)
         return tokens * (e * copies + _FP32 * inner * (2 if e == _FP32 else 3))
+    if scan == "triton":
+        padded = max(4, 1 << (a.d_state - 1).bit_length())
+        return _FP32 * DIRECTIONS * ((tokens - 1) // _TRITON_SCAN_STEPS) * inner * padded
     chunks = math.ceil(tokens / _CPU_SCAN_STEPS)
     states, lanes = math.ceil(a.d_state / 8) * 8, math.ceil(inner / 16) * 16
     return _FP32 * DIRECTIONS * (chunks - 1) * states * lanes

@@ -6,7 +6,18 @@
 `directional_scan`, which take channels-last tensors and run both directions of Vision Mamba in one call.
 """
 
-from famba.scan.chooser import BACKENDS, Choice, available, choose
+from famba.scan.autograd import FromKernels
+from famba.scan.chooser import BACKENDS, Choice, available, choose, load
 from famba.scan.front import causal_conv, directional_scan, selective_scan
 
-__all__ = ["BACKENDS", "Choice", "available", "causal_conv", "choose", "directional_scan", "selective_scan"]
+__all__ = [
+    "BACKENDS",
+    "Choice",
+    "FromKernels",
+    "available",
+    "causal_conv",
+    "choose",
+    "directional_scan",
+    "load",
+    "selective_scan",
+]

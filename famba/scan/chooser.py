@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from famba.errors import InputError
+from famba.scan.autograd import FromKernels, Kernels
 
 # Fastest first, as far as measured: `triton` has not run on a GPU yet, so mamba-ssm's kernels go before it.
 # Each name is a module of this package.
 BACKENDS = ("mamba_ssm", "cpu", "triton", "chunked", "reference")
+FROM_KERNELS = ("cpu", "triton")
 
 
 class Backend(Protocol):
-    """What a backend module offers.
+    """What a backend offers.
 
     The front has checked the shapes and settled the types before it calls: `u`, `delta`, `B`, `C`, `z` (and `x` of the
     convolution) share one floating type; the parameters `A`, `D`, `delta_bias`, `weight`, `bias` are in the state's
@@ -54,8 +56,9 @@ class Choice:
 
 
 def load(name: str) -> Backend:
-    """The backend module of that name."""
-    return cast(Backend, importlib.import_module(f"famba.scan.{name}"))
+    """The backend of that name: a module, or what a module of kernels makes."""
+    module = importlib.import_module(f"famba.scan.{name}")
+    return FromKernels(cast(Kernels, module)) if name in FROM_KERNELS else cast(Backend, module)
 
 
 def available(device: torch.device | str, dtype: torch.dtype = torch.float32) -> list[tuple[str, bool, str]]:

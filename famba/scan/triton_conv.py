@@ -1,28 +1,55 @@
 """The Triton kernels of the depthwise causal convolution with SiLU, both directions in one pass over x.
 
-Tap w of direction 0 reads x_{t-(W-1)+w}; in direction 1, which is causal in reversed time, it reads x_{t+(W-1)-w}.
-A program has a tile of (BLOCK_L, BLOCK_D); neighbouring taps find their rows in the cache.
+Tap w of direction 0 reads x_{t-(W-1)+w}; in direction 1, which is causal in reversed time, it reads x_{t+(W-1)-w}. So
+the window x_l .. x_{l+W-1} is all that output l+W-1 of direction 0 and output l of direction 1 depend on. A program,
+one warp, walks along l with the windows of its channels in registers and forms each pre-activation once.
 """
 
-# mypy: allow-untyped-defs
-# an annotation of a kernel's parameter is an instruction to Triton's compiler
+# mypy: allow-untyped-defs, disable-error-code=assignment
+# an annotation of a kernel's parameter is an instruction to Triton's compiler; a tuple grows as a loop is unrolled
 
 import triton
 import triton.language as tl
 
-from famba.scan.triton_scan import sigmoid, tile
+from famba.scan.triton_scan import exists, sigmoid
+
+AT_ONCE = tl.constexpr(4)  # positions whose loads are under way together
 
 
 @triton.jit
-def _preactivation(x, x_l, weight, bias, position, d, L, dim, k: tl.constexpr, W: tl.constexpr):
-    """Σ_w weight_w x + bias at `position` (BLOCK_L, 1), 0 taken for x outside of the sequence: (BLOCK_L, BLOCK_D)."""
-    d_ok = d < dim
-    out = tl.load(bias + k * dim + d, mask=d_ok, other=0.0)
+def _values(x, stride, first, L, d, dim, COUNT: tl.constexpr):
+    """x at COUNT positions from `first`, each (BLOCK_D) in float32; 0 outside of the sequence."""
+    values = ()
+    for i in tl.static_range(COUNT):
+        ok = exists(d, dim, (first + i >= 0) & (first + i < L))
+        values += (tl.load(x + (first + i) * stride + d, mask=ok, other=0.0).to(tl.float32),)
+    return values
+
+
+@triton.jit
+def _taps(weight, bias, d, dim, k: tl.constexpr, W: tl.constexpr):
+    """The weights of direction k in the order in which a window meets them, then its bias."""
+    taps = ()
     for w in tl.static_range(W):
-        source = position - (W - 1 - w) if k == 0 else position + (W - 1 - w)
-        x_w = tl.load(x + source * x_l + d, mask=d_ok & (source >= 0) & (source < L), other=0.0).to(tl.float32)
-        out += tl.load(weight + (k * dim + d) * W + w, mask=d_ok, other=0.0) * x_w
-    return out
+        taps += (tl.load(weight + (k * dim + d) * W + (w if k == 0 else W - 1 - w), mask=d < dim, other=0.0),)
+    taps += (tl.load(bias + k * dim + d, mask=d < dim, other=0.0),)
+    return taps
+
+
+@triton.jit
+def _preactivation(window, taps, W: tl.constexpr):
+    pre = taps[W]
+    for w in tl.static_range(W):
+        pre += taps[w] * window[w]
+    return pre
+
+
+@triton.jit
+def _dpre(dout, window, taps, W: tl.constexpr):
+    """The gradient of the pre-activation."""
+    pre = _preactivation(window, taps, W)
+    sigma = sigmoid(pre)
+    return dout * sigma * (1.0 + pre * (1.0 - sigma))
 
 
 @triton.jit(do_not_specialize=["L"])
@@ -40,12 +67,38 @@ def conv_forward(
     BLOCK_L: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    b, position, d, ok = tile(L, dim, BLOCK_L, BLOCK_D)
+    """The programs share out the windows that begin at -(W-1) to L-1."""
+    b, batch = tl.program_id(2).to(tl.int64), tl.num_programs(2).to(tl.int64)
+    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    start = tl.program_id(1) * BLOCK_L - (W - 1)
     x += b * x_b
+    out += b * L * dim
+    taps = ()
     for k in tl.static_range(K):
-        pre = _preactivation(x, x_l, weight, bias, position, d, L, dim, k, W)
-        at = ((k * tl.num_programs(2).to(tl.int64) + b) * L + position) * dim + d
-        tl.store(out + at, pre * sigmoid(pre), mask=ok)
+        taps += (_taps(weight, bias, d, dim, k, W),)
+    window = _values(x, x_l, start, L, d, dim, W - 1)
+    for first in range(start, tl.minimum(start + BLOCK_L, L), AT_ONCE):
+        ahead = _values(x, x_l, first + (W - 1), L, d, dim, AT_ONCE)
+        for i in tl.static_range(AT_ONCE):
+            window += (ahead[i],)
+            for k in tl.static_range(K):
+                pre = _preactivation(window, taps[k], W)
+                t = first + i + (W - 1) * (1 - k)
+                ok = exists(d, dim, (t >= 0) & (t < L))
+                tl.store(out + k * batch * L * dim + t * dim + d, pre * sigmoid(pre), mask=ok)
+            window = window[1:]
+
+
+@triton.jit
+def _before(dout, dout_k, dout_l, x, x_l, start, L, d, dim, taps, K: tl.constexpr, W: tl.constexpr):
+    """What the W - 1 windows before `start` lead to: ∂loss/∂pre of so many outputs, direction after direction."""
+    values = _values(x, x_l, start - (W - 1), L, d, dim, 2 * (W - 1))
+    dpre = ()
+    for k in tl.static_range(K):
+        douts = _values(dout + k * dout_k, dout_l, start - (W - 1) * k, L, d, dim, W - 1)
+        for i in tl.static_range(W - 1):
+            dpre += (_dpre(douts[i], values[i : i + W], taps[k], W),)
+    return dpre
 
 
 @triton.jit(do_not_specialize=["L"])
@@ -59,7 +112,9 @@ def conv_backward(
     x_l,
     weight,
     bias,
-    dx,  # (B, L, D)
+    dx,  # (B, L, D), strides as x
+    dx_b,
+    dx_l,
     dweight,  # (B, blocks of positions, K, W, D)
     dbias,  # (B, blocks of positions, K, D)
     L,
@@ -69,27 +124,48 @@ def conv_backward(
     BLOCK_L: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Every x_l meets the W outputs of each direction that read it; their pre-activations are formed again for it."""
-    b, position, d, ok = tile(L, dim, BLOCK_L, BLOCK_D)
+    """x_l meets the outputs l to l+W-1 of direction 0 and l-(W-1) to l of direction 1, each at another tap.
+
+    With the window at l the last of either become known; the W - 1 before them are at hand. All are 0 outside of the
+    sequence, as x_l is.
+    """
+    b = tl.program_id(2).to(tl.int64)
+    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    start = tl.program_id(1) * BLOCK_L
     x += b * x_b
-    x_0 = tl.load(x + position * x_l + d, mask=ok, other=0.0).to(tl.float32)
+    dx += b * dx_b
+    dout += b * dout_b
+    taps = ()
+    for k in tl.static_range(K):
+        taps += (_taps(weight, bias, d, dim, k, W),)
+    window = _values(x, x_l, start, L, d, dim, W - 1)
+    dpre = _before(dout, dout_k, dout_l, x, x_l, start, L, d, dim, taps, K, W)
+    sums = ()  # of each direction: over its taps, then of its bias
+    for _ in tl.static_range(K * (W + 1)):
+        sums += (tl.zeros((BLOCK_D,), tl.float32),)
+    for first in range(start, tl.minimum(start + BLOCK_L, L), AT_ONCE):
+        ahead = _values(x, x_l, first + (W - 1), L, d, dim, AT_ONCE)
+        douts = ()
+        for k in tl.static_range(K):
+            douts += (_values(dout + k * dout_k, dout_l, first + (W - 1) * (1 - k), L, d, dim, AT_ONCE),)
+        for i in tl.static_range(AT_ONCE):
+            window += (ahead[i],)
+            dx_t = tl.zeros((BLOCK_D,), tl.float32)
+            known, added = (), ()
+            for k in tl.static_range(K):
+                met = dpre[k * (W - 1) : (k + 1) * (W - 1)]
+                met += (_dpre(douts[k][i], window, taps[k], W),)
+                for w in tl.static_range(W):
+                    dx_t += taps[k][w] * met[W - 1 - w]
+                    added += (sums[k * (W + 1) + w] + window[0] * met[W - 1 - w],)
+                added += (sums[k * (W + 1) + W] + met[(W - 1) * k],)
+                known += met[1:]
+            dpre, sums = known, added
+            tl.store(dx + (first + i) * dx_l + d, dx_t, mask=exists(d, dim, first + i < L))
+            window = window[1:]
     row = b * tl.num_programs(1) + tl.program_id(1)
-    dx_0 = tl.zeros((BLOCK_L, BLOCK_D), tl.float32)
     for k in tl.static_range(K):
         for w in tl.static_range(W):
-            reader = position + (W - 1 - w) if k == 0 else position - (W - 1 - w)
-            pre = _preactivation(x, x_l, weight, bias, reader, d, L, dim, k, W)
-            sigma = sigmoid(pre)
-            g = tl.load(
-                dout + k * dout_k + b * dout_b + reader * dout_l + d,
-                mask=(d < dim) & (reader >= 0) & (reader < L),
-                other=0.0,
-            ).to(tl.float32)
-            g *= sigma * (1.0 + pre * (1.0 - sigma))  # SiLU'
-            dx_0 += tl.load(weight + (k * dim + d) * W + w, mask=d < dim, other=0.0) * g
-            sums = tl.sum(x_0 * g, 0, keep_dims=True)  # (1, BLOCK_D)
-            tl.store(dweight + ((row * K + k) * W + w) * dim + d, sums, mask=d < dim)
-            if w == W - 1:  # each output is its own reader once
-                sums = tl.sum(tl.where(ok, g, 0.0), 0, keep_dims=True)
-                tl.store(dbias + (row * K + k) * dim + d, sums, mask=d < dim)
-    tl.store(dx + (b * L + position) * dim + d, dx_0, mask=ok)
+            at = (row * K + k) * W + (w if k == 0 else W - 1 - w)
+            tl.store(dweight + at * dim + d, sums[k * (W + 1) + w], mask=d < dim)
+        tl.store(dbias + (row * K + k) * dim + d, sums[k * (W + 1) + W], mask=d < dim)

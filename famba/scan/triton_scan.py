@@ -2,84 +2,181 @@
 
 A program walks over time with the states of its channels in registers, a tile of (BLOCK_D, BLOCK_N). Everything shaped
 like a state lies in memory with n contiguous; loaded four at a time, 16 states spread over 4 lanes of the warp and the
-channels over the other 8, so that sums over either axis shuffle two or three times and not five.
+channels over the other 8.
 
-Time is scan time: step t of direction 1 is position L-1-t. Steps past the end have Δ = 0, which leaves the state alone.
+The streams are read in tiles of SEGMENT steps, (BLOCK_D, SEGMENT), one segment ahead of the arithmetic. Of such a tile
+every element belongs to one lane, so softplus and sigmoid are computed once. The lanes then exchange: before the steps
+each gets the columns for the channels and states it holds; after them the sums over states or channels, formed by each
+lane as far as it goes, are completed for all steps of the segment at once.
+
+Time is scan time: step t of direction 1 is position L-1-t. Steps past the end have u = B = C = 0 and no gradient.
 """
 
-# mypy: allow-untyped-defs
-# an annotation of a kernel's parameter is an instruction to Triton's compiler
+# mypy: allow-untyped-defs, disable-error-code=assignment
+# an annotation of a kernel's parameter is an instruction to Triton's compiler; a tuple grows as a loop is unrolled
 
 import triton
 import triton.language as tl
 
-SEGMENT = tl.constexpr(4)  # steps whose states the backward pass holds in registers; it is written for 4
+SEGMENT = tl.constexpr(4)  # a power of two; the backward pass holds the states of so many steps in registers
+ADJOINING = tl.constexpr(4)  # float32s of one load: the states, and the channels, that adjoin in a lane
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
+def _reciprocal(x):
+    """1 / x for x >= 1: two instructions, where a division would also look after the largest and smallest of floats."""
+    root = tl.rsqrt(x)
+    return root * root
+
+
+@triton.jit
 def sigmoid(x):
-    e = tl.exp(-tl.abs(x))
-    return tl.where(x >= 0, 1.0, e) / (1.0 + e)
+    return _reciprocal(1.0 + tl.exp2(x * -LOG2_E))
 
 
 @triton.jit
 def _softplus(x):
-    """max(x, 0) + log(1 + e^-|x|), accurate also where it is small: log(1 + e) = 2 artanh(e / (2 + e))."""
-    e = tl.exp(-tl.abs(x))
-    r = e / (2.0 + e)  # at most 1/3, so seven terms of the series reach float32's precision
-    q = r * r
-    series = 1 / 15
-    series = series * q + 1 / 13
-    series = series * q + 1 / 11
-    series = series * q + 1 / 9
-    series = series * q + 1 / 7
-    series = series * q + 1 / 5
-    series = series * q + 1 / 3
-    return tl.maximum(x, 0.0) + 2.0 * (r + r * q * series)
+    """max(x, 0) + log(1 + e^-|x|), accurate also where it is small: log(1 + e) = e p(e).
+
+    p is a polynomial fitted to e in [0, 1], where it is off by less than 2e-7 of its value.
+    """
+    e = tl.exp2(tl.abs(x) * -LOG2_E)
+    p = -0.008539208
+    p = p * e + 0.04408963
+    p = p * e - 0.107681714
+    p = p * e + 0.17745242
+    p = p * e - 0.24495463
+    p = p * e + 0.3327548
+    p = p * e - 0.49997404
+    p = p * e + 0.99999982
+    return tl.maximum(x, 0.0) + p * e
 
 
 @triton.jit
-def _exists(index, size, condition):
+def exists(index, size, condition):
     """index < size where the scalar condition holds. Triton's interpreter cannot mask with a scalar."""
     return index < tl.where(condition, size, 0)
 
 
 @triton.jit
-def _inputs(t, u, u_l, delta, delta_l, bias, first, step, L, d, dim, SOFTPLUS: tl.constexpr):
-    """u_t, Δ_t and softplus' slope there, (BLOCK_D)."""
-    ok = _exists(d, dim, t < L)
-    position = first + step * t
-    u_t = tl.load(u + position * u_l + d, mask=ok, other=0.0).to(tl.float32)
-    x = tl.load(delta + position * delta_l + d, mask=ok, other=0.0).to(tl.float32) + bias
+def _time(L):
+    """Position of step 0, positions from one step to the next, steps."""
+    direction = tl.program_id(2)
+    return direction * (L - 1), 1 - 2 * direction, L
+
+
+@triton.jit
+def _positions(t, time):
+    """Of the SEGMENT steps from t, (1, SEGMENT), and whether they exist."""
+    first, step, L = time
+    t += tl.arange(0, SEGMENT)[None, :]
+    return first + step * t, t < L
+
+
+@triton.jit
+def _read(stream, stride, t, time, feature, size):
+    """SEGMENT steps from t of a stream's features (BLOCK, 1): (BLOCK, SEGMENT), 0 where they do not exist."""
+    position, ok = _positions(t, time)
+    return tl.load(stream + position * stride + feature, mask=ok & (feature < size), other=0.0)
+
+
+@triton.jit
+def _write(stream, stride, t, time, feature, size, value):
+    position, ok = _positions(t, time)
+    tl.store(stream + position * stride + feature, value, mask=ok & (feature < size))
+
+
+@triton.jit
+def _inputs(u_t, x_t, bias, SOFTPLUS: tl.constexpr):
+    """u, Δ and softplus' slope in float32, from tiles of u and of what becomes Δ."""
+    u_t, x_t = u_t.to(tl.float32), x_t.to(tl.float32) + bias
     if SOFTPLUS:
-        return u_t, tl.where(ok, _softplus(x), 0.0), tl.where(ok, sigmoid(x), 0.0)
+        return u_t, _softplus(x_t), sigmoid(x_t)
     else:
-        return u_t, tl.where(ok, x, 0.0), tl.where(ok, 1.0, 0.0)
+        return u_t, x_t, tl.full(x_t.shape, 1.0, tl.float32)
 
 
 @triton.jit
-def _advance(
-    h, t, u, u_l, delta, delta_l, B, B_l, rate, bias, first, step, L, d, dim, n, state, SOFTPLUS: tl.constexpr
-):
-    """h_t from h_{t-1}. `rate` is A log2(e), for exp2."""
-    u_t, delta_t, _ = _inputs(t, u, u_l, delta, delta_l, bias, first, step, L, d, dim, SOFTPLUS)
-    B_t = tl.load(B + (first + step * t) * B_l + n, mask=_exists(n, state, t < L), other=0.0).to(tl.float32)
-    return tl.exp2(delta_t[:, None] * rate) * h + (delta_t * u_t)[:, None] * B_t[None, :]
+def _by_row(x):
+    """A tile of channels in the order of a state tile's rows, in which the compiler deals them out to the lanes.
+
+    A lane has every (BLOCK_D / ADJOINING)-th row; its channels shall adjoin, for their exchange takes one access then.
+    """
+    x = tl.reshape(x, (x.shape[0] // ADJOINING, ADJOINING, x.shape[1]))
+    return tl.reshape(tl.permute(x, (1, 0, 2)), (x.shape[0] * ADJOINING, x.shape[2]))
 
 
 @triton.jit
-def _output_side(t, C, C_l, dout, dout_l, z, z_l, first, step, L, d, dim, n, state, HAS_Z: tl.constexpr):
-    """C_t, (BLOCK_N), and the gradient of the ungated output, ∂loss/∂y_t, (BLOCK_D)."""
-    ok = _exists(d, dim, t < L)
-    position = first + step * t
-    C_t = tl.load(C + position * C_l + n, mask=_exists(n, state, t < L), other=0.0).to(tl.float32)
-    dy = tl.load(dout + position * dout_l + d, mask=ok, other=0.0).to(tl.float32)
-    if HAS_Z:
-        z_t = tl.load(z + position * z_l + d, mask=ok, other=0.0).to(tl.float32)
-        dy *= z_t * sigmoid(z_t)
-    return C_t, dy
+def _by_channel(x):
+    x = tl.reshape(x, (ADJOINING, x.shape[0] // ADJOINING, x.shape[1]))
+    return tl.reshape(tl.permute(x, (1, 0, 2)), (x.shape[1] * ADJOINING, x.shape[2]))
+
+
+@triton.jit
+def _rows(BLOCK_D: tl.constexpr):
+    """The channels of a state tile's rows, (BLOCK_D, 1): the order that `_by_row` brings a tile into."""
+    row = tl.arange(0, BLOCK_D)[:, None]
+    channel = row % (BLOCK_D // ADJOINING) * ADJOINING + row // (BLOCK_D // ADJOINING)
+    return tl.program_id(0) * BLOCK_D + channel
+
+
+@triton.jit
+def _columns(x):
+    """The columns of (BLOCK, SEGMENT), each (BLOCK)."""
+    if x.shape[1] == 1:
+        return (tl.reshape(x, (x.shape[0],)),)
+    else:
+        early, late = tl.split(tl.permute(tl.reshape(x, (x.shape[0], 2, x.shape[1] // 2)), (0, 2, 1)))
+        return _columns(early) + _columns(late)
+
+
+@triton.jit
+def _stack(tensors):
+    """Tensors of two axes side by side on a third."""
+    if len(tensors) == 2:
+        return tl.join(tensors[0], tensors[1])
+    else:
+        x = tl.join(_stack(tensors[0::2]), _stack(tensors[1::2]))
+        return tl.reshape(x, (x.shape[0], x.shape[1], len(tensors)))
+
+
+@triton.jit
+def _sum_of_states(x):
+    """(BLOCK_D, BLOCK_N) summed over the states of each lane: (BLOCK_D, lanes)."""
+    return tl.sum(tl.reshape(x, (x.shape[0], x.shape[1] // ADJOINING, ADJOINING)), 2)
+
+
+@triton.jit
+def _sum_of_channels(x):
+    """(BLOCK_D, BLOCK_N) summed over the channels of each lane: (lanes, BLOCK_N)."""
+    return tl.sum(tl.reshape(x, (ADJOINING, x.shape[0] // ADJOINING, x.shape[1])), 0)
+
+
+@triton.jit
+def _sum_of_lanes(x):
+    """The sum over the last axis by halves. A lane can only split what it has, so it is given all lanes' parts first.
+
+    That is one exchange for (BLOCK, SEGMENT, lanes); `tl.sum` would need one for each element and half.
+    """
+    if x.shape[2] == 1:
+        return tl.reshape(x, (x.shape[0], x.shape[1]))
+    else:
+        a, b = tl.split(tl.reshape(x, (x.shape[0], x.shape[1], x.shape[2] // 2, 2)))
+        return _sum_of_lanes(a + b)
+
+
+@triton.jit
+def _over_states(parts):
+    """The sums that `_sum_of_states` began, of SEGMENT steps: (BLOCK_D, SEGMENT) in the order of the channels."""
+    return _by_channel(_sum_of_lanes(tl.permute(_stack(parts), (0, 2, 1))))
+
+
+@triton.jit
+def _over_channels(parts):
+    """The sums that `_sum_of_channels` began, of SEGMENT steps: (BLOCK_N, SEGMENT)."""
+    return _sum_of_lanes(tl.permute(_stack(parts), (1, 2, 0)))
 
 
 @triton.jit(do_not_specialize=["L"])  # fusion gives every layer its own length
@@ -117,31 +214,44 @@ def scan_forward(
 ):
     k, b = tl.program_id(2).to(tl.int64), tl.program_id(1).to(tl.int64)
     batch, directions = tl.num_programs(1).to(tl.int64), tl.num_programs(2)
-    first, step = tl.program_id(2) * (L - 1), 1 - 2 * tl.program_id(2)
-    d, n = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N)
-    d_ok, n_ok = d < dim, n < state
+    time = _time(L)
+    d, n = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)[:, None], tl.arange(0, BLOCK_N)[:, None]
+    rows, columns = _rows(BLOCK_D), tl.arange(0, BLOCK_N)[None, :]
     u += k * u_k + b * u_b
     delta += k * delta_k + b * delta_b
     B += k * B_k + b * B_b
     C += k * C_k + b * C_b
     y += (k * batch + b) * L * dim
-    checkpoints += ((k * batch + b) * dim + d[:, None]) * BLOCK_N + n[None, :]
-    rate = tl.load(A + (k * dim + d[:, None]) * state + n[None, :], mask=d_ok[:, None] & n_ok[None, :], other=0.0)
-    rate *= LOG2_E
-    bias = tl.load(delta_bias + k * dim + d, mask=d_ok, other=0.0) if HAS_BIAS else 0.0
-    skip = tl.load(D + k * dim + d, mask=d_ok, other=0.0) if HAS_D else 0.0
+    checkpoints += ((k * batch + b) * dim + rows) * BLOCK_N + columns
+    rate = tl.load(A + (k * dim + rows) * state + columns, mask=(rows < dim) & (columns < state), other=0.0) * LOG2_E
+    bias = tl.load(delta_bias + k * dim + d, mask=d < dim, other=0.0) if HAS_BIAS else 0.0
+    skip = tl.load(D + k * dim + d, mask=d < dim, other=0.0) if HAS_D else 0.0
 
+    u_t, delta_t, _ = _inputs(_read(u, u_l, 0, time, d, dim), _read(delta, delta_l, 0, time, d, dim), bias, SOFTPLUS)
+    B_t = _read(B, B_l, 0, time, n, state).to(tl.float32)
+    C_t = _read(C, C_l, 0, time, n, state).to(tl.float32)
     h = tl.zeros((BLOCK_D, BLOCK_N), tl.float32)
     for c in range(tl.cdiv(L, chunk)):
         if c > 0:
-            tl.store(checkpoints + (c - 1) * directions * batch * dim * BLOCK_N, h, mask=d_ok[:, None])
-        for t in range(c * chunk, tl.minimum(c * chunk + chunk, L)):
-            position = first + step * t
-            u_t, delta_t, _ = _inputs(t, u, u_l, delta, delta_l, bias, first, step, L, d, dim, SOFTPLUS)
-            B_t = tl.load(B + position * B_l + n, mask=n_ok, other=0.0).to(tl.float32)
-            C_t = tl.load(C + position * C_l + n, mask=n_ok, other=0.0).to(tl.float32)
-            h = tl.exp2(delta_t[:, None] * rate) * h + (delta_t * u_t)[:, None] * B_t[None, :]
-            tl.store(y + position * dim + d, tl.sum(h * C_t[None, :], 1) + skip * u_t, mask=d_ok)
+            tl.store(checkpoints + (c - 1) * directions * batch * dim * BLOCK_N, h, mask=rows < dim)
+        for t in range(c * chunk, tl.minimum(c * chunk + chunk, L), SEGMENT):
+            next_u = _read(u, u_l, t + SEGMENT, time, d, dim)
+            next_delta = _read(delta, delta_l, t + SEGMENT, time, d, dim)
+            next_B = _read(B, B_l, t + SEGMENT, time, n, state)
+            next_C = _read(C, C_l, t + SEGMENT, time, n, state)
+
+            deltas, inputs = _columns(_by_row(delta_t)), _columns(_by_row(delta_t * u_t))
+            Bs, Cs = _columns(B_t), _columns(C_t)
+            ys = ()
+            for j in tl.static_range(SEGMENT):
+                h = tl.exp2(deltas[j][:, None] * rate) * h + inputs[j][:, None] * Bs[j][None, :]
+                ys += (_sum_of_states(h * Cs[j][None, :]),)
+            _write(y, dim, t, time, d, dim, _over_states(ys) + skip * u_t)
+
+            # widened where the next segment finds it done, or the compiler would first exchange what is narrow and
+            # have every lane compute the softplus of all steps
+            u_t, delta_t, _ = _inputs(next_u, next_delta, bias, SOFTPLUS)
+            B_t, C_t = next_B.to(tl.float32), next_C.to(tl.float32)
 
 
 @triton.jit(do_not_specialize=["L"])  # fusion gives every layer its own length
@@ -173,12 +283,10 @@ def scan_backward(
     delta_bias,
     checkpoints,
     scratch,  # per program: the states before each segment of one chunk
-    y,  # (K, B, L, D), made again for the gate's gradient
     du,  # (K, B, L, D)
     ddelta,  # (K, B, L, D)
     dA,  # (B, K, D, BLOCK_N)
-    dB,  # (blocks of channels, K, B, L, N)
-    dC,  # (blocks of channels, K, B, L, N)
+    dB,  # (blocks of channels, 2, K B L, N): the gradients of B, then those of C
     dD,  # (B, K, D)
     dbias,  # (B, K, D)
     L,
@@ -194,106 +302,156 @@ def scan_backward(
 ):
     k, b, block = tl.program_id(2).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64)
     batch, directions = tl.num_programs(1).to(tl.int64), tl.num_programs(2)
-    first, step = tl.program_id(2) * (L - 1), 1 - 2 * tl.program_id(2)
-    d, n = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N)
-    d_ok, n_ok = d < dim, n < state
+    time = _time(L)
+    d, n = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)[:, None], tl.arange(0, BLOCK_N)[:, None]
+    rows, columns = _rows(BLOCK_D), tl.arange(0, BLOCK_N)[None, :]
     u += k * u_k + b * u_b
     delta += k * delta_k + b * delta_b
     B += k * B_k + b * B_b
     C += k * C_k + b * C_b
     dout += b * dout_b
-    rows = (k * batch + b) * L
-    du += rows * dim
-    ddelta += rows * dim
-    partial = (block * directions * batch * L + rows) * state
-    dB += partial
-    dC += partial
-    if HAS_Z:
-        z += b * z_b
-        y += rows * dim
-    checkpoints += ((k * batch + b) * dim + d[:, None]) * BLOCK_N + n[None, :]
+    z = z + b * z_b if HAS_Z else z
+    sequence = (k * batch + b) * L
+    du += sequence * dim
+    ddelta += sequence * dim
+    dB += (2 * block * directions * batch * L + sequence) * state
+    dC = dB + directions * batch * L * state
+    checkpoints += ((k * batch + b) * dim + rows) * BLOCK_N + columns
     scratch += ((k * batch + b) * tl.num_programs(0) + block) * (chunk // SEGMENT) * BLOCK_D * BLOCK_N
-    scratch += tl.arange(0, BLOCK_D)[:, None] * BLOCK_N + n[None, :]
-    rate = tl.load(A + (k * dim + d[:, None]) * state + n[None, :], mask=d_ok[:, None] & n_ok[None, :], other=0.0)
-    rate *= LOG2_E
-    bias = tl.load(delta_bias + k * dim + d, mask=d_ok, other=0.0) if HAS_BIAS else 0.0
-    skip = tl.load(D + k * dim + d, mask=d_ok, other=0.0) if HAS_D else 0.0
+    scratch += tl.arange(0, BLOCK_D)[:, None] * BLOCK_N + columns
+    rate = tl.load(A + (k * dim + rows) * state + columns, mask=(rows < dim) & (columns < state), other=0.0) * LOG2_E
+    bias = tl.load(delta_bias + k * dim + d, mask=d < dim, other=0.0) if HAS_BIAS else 0.0
+    skip = tl.load(D + k * dim + d, mask=d < dim, other=0.0) if HAS_D else 0.0
 
     carry = tl.zeros((BLOCK_D, BLOCK_N), tl.float32)  # a_{t+1} g_{t+1}
     sum_A = tl.zeros_like(carry)
-    sum_D = tl.zeros((BLOCK_D,), tl.float32)
+    sum_D = tl.zeros((BLOCK_D, SEGMENT), tl.float32)
     sum_bias = tl.zeros_like(sum_D)
     chunks = tl.cdiv(L, chunk)
     for i in range(chunks):
         c = chunks - 1 - i
         start = c * chunk
         segments = tl.cdiv(tl.minimum(chunk, L - start), SEGMENT)
+
+        # the state before every segment of the chunk
         before = checkpoints + (c - 1) * directions * batch * dim * BLOCK_N
-        h = tl.load(before, mask=_exists(d, dim, c > 0)[:, None], other=0.0)
+        h_0 = tl.load(before, mask=exists(rows, dim, c > 0), other=0.0)
+        first_u, first_delta = _read(u, u_l, start, time, d, dim), _read(delta, delta_l, start, time, d, dim)
+        u_t, delta_t, _ = _inputs(first_u, first_delta, bias, SOFTPLUS)
+        B_t = _read(B, B_l, start, time, n, state).to(tl.float32)
         for s in range(segments):
-            tl.store(scratch + s * BLOCK_D * BLOCK_N, h)
+            t = start + s * SEGMENT
+            tl.store(scratch + s * BLOCK_D * BLOCK_N, h_0)
+            next_u = _read(u, u_l, t + SEGMENT, time, d, dim)
+            next_delta = _read(delta, delta_l, t + SEGMENT, time, d, dim)
+            next_B = _read(B, B_l, t + SEGMENT, time, n, state)
+            deltas, inputs, Bs = _columns(_by_row(delta_t)), _columns(_by_row(delta_t * u_t)), _columns(B_t)
             for j in tl.static_range(SEGMENT):
-                t = start + s * SEGMENT + j
-                h = _advance(
-                    h, t, u, u_l, delta, delta_l, B, B_l, rate, bias, first, step, L, d, dim, n, state, SOFTPLUS
-                )
+                h_0 = tl.exp2(deltas[j][:, None] * rate) * h_0 + inputs[j][:, None] * Bs[j][None, :]
+            u_t, delta_t, _ = _inputs(next_u, next_delta, bias, SOFTPLUS)
+            B_t = next_B.to(tl.float32)
         tl.debug_barrier()  # another lane may read what this one wrote
 
-        for r in range(segments):
-            t0 = start + (segments - 1 - r) * SEGMENT
-            h0 = tl.load(scratch + (segments - 1 - r) * BLOCK_D * BLOCK_N)
-            # all reads of the segment come before its first write, behind which the compiler must hold them back
-            C0, dy0 = _output_side(t0, C, C_l, dout, dout_l, z, z_l, first, step, L, d, dim, n, state, HAS_Z)
-            C1, dy1 = _output_side(t0 + 1, C, C_l, dout, dout_l, z, z_l, first, step, L, d, dim, n, state, HAS_Z)
-            C2, dy2 = _output_side(t0 + 2, C, C_l, dout, dout_l, z, z_l, first, step, L, d, dim, n, state, HAS_Z)
-            C3, dy3 = _output_side(t0 + 3, C, C_l, dout, dout_l, z, z_l, first, step, L, d, dim, n, state, HAS_Z)
-            h1 = _advance(
-                h0, t0, u, u_l, delta, delta_l, B, B_l, rate, bias, first, step, L, d, dim, n, state, SOFTPLUS
-            )
-            h2 = _advance(
-                h1, t0 + 1, u, u_l, delta, delta_l, B, B_l, rate, bias, first, step, L, d, dim, n, state, SOFTPLUS
-            )
-            h3 = _advance(
-                h2, t0 + 2, u, u_l, delta, delta_l, B, B_l, rate, bias, first, step, L, d, dim, n, state, SOFTPLUS
-            )
+        # from the last segment to the first
+        t = start + (segments - 1) * SEGMENT
+        h_0 = tl.load(scratch + (segments - 1) * BLOCK_D * BLOCK_N)
+        last_u, last_delta = _read(u, u_l, t, time, d, dim), _read(delta, delta_l, t, time, d, dim)
+        u_t, delta_t, slope = _inputs(last_u, last_delta, bias, SOFTPLUS)
+        dy = _read(dout, dout_l, t, time, d, dim).to(tl.float32)
+        if HAS_Z:
+            dy *= _silu(_read(z, z_l, t, time, d, dim).to(tl.float32))
+        B_t = _read(B, B_l, t, time, n, state).to(tl.float32)
+        C_t = _read(C, C_l, t, time, n, state).to(tl.float32)
+        for s in range(segments):
+            t = start + (segments - 1 - s) * SEGMENT
+            deltas, inputs, Bs = _columns(_by_row(delta_t)), _columns(_by_row(delta_t * u_t)), _columns(B_t)
+            h, a = (h_0,), ()
             for j in tl.static_range(SEGMENT):
-                previous, h3, h2, h1 = h3, h2, h1, h0
-                dy, dy3, dy2, dy1 = dy3, dy2, dy1, dy0
-                C_t, C3, C2, C1 = C3, C2, C1, C0
-                t = t0 + (SEGMENT - 1 - j)
-                ok = _exists(d, dim, t < L)
-                position = first + step * t
-                u_t, delta_t, slope = _inputs(t, u, u_l, delta, delta_l, bias, first, step, L, d, dim, SOFTPLUS)
-                B_t = tl.load(B + position * B_l + n, mask=_exists(n, state, t < L), other=0.0).to(tl.float32)
-                a = tl.exp2(delta_t[:, None] * rate)
-                h = a * previous + (delta_t * u_t)[:, None] * B_t[None, :]
-                if HAS_Z:
-                    tl.store(y + position * dim + d, tl.sum(h * C_t[None, :], 1) + skip * u_t, mask=ok)
+                a += (tl.exp2(deltas[j][:, None] * rate),)
+                h += (a[j] * h[j] + inputs[j][:, None] * Bs[j][None, :],)
+            dys, Cs = _columns(_by_row(dy)), _columns(C_t)
 
-                g = carry + dy[:, None] * C_t[None, :]  # ∂loss/∂h_t
-                carry = a * g
-                q = carry * previous  # ∂loss/∂(Δ_t A)
-                dinput = tl.sum(g * B_t[None, :], 1)  # ∂loss/∂(Δ_t u_t)
-                ddelta_t = (tl.sum(q * rate, 1) * LN_2 + dinput * u_t) * slope
-                tl.store(du + position * dim + d, dinput * delta_t + skip * dy, mask=ok)
-                tl.store(ddelta + position * dim + d, ddelta_t, mask=ok)
-                ok = _exists(n, state, t < L)
-                tl.store(dB + position * state + n, tl.sum(g * (delta_t * u_t)[:, None], 0), mask=ok)
-                tl.store(dC + position * state + n, tl.sum(h * dy[:, None], 0), mask=ok)
-                sum_A += q * delta_t[:, None]
-                sum_D += dy * u_t
-                sum_bias += ddelta_t
+            dinputs, ddecays, dBs, dCs = (), (), (), ()
+            for j in tl.static_range(SEGMENT - 1, -1, -1):
+                g = carry + dys[j][:, None] * Cs[j][None, :]  # ∂loss/∂h_t
+                carry = a[j] * g
+                q = carry * h[j]  # ∂loss/∂(Δ_t A)
+                sum_A += q * deltas[j][:, None]
+                dinputs += (_sum_of_states(g * Bs[j][None, :]),)
+                ddecays += (_sum_of_states(q * rate),)
+                dBs += (_sum_of_channels(g * inputs[j][:, None]),)
+                dCs += (_sum_of_channels(h[j + 1] * dys[j][:, None]),)
+            _write(dB, state, t, time, n, state, _over_channels(dBs[::-1]))
+
+            # the next segment is read here, as soon as the states of this one have left their registers
+            next_t = tl.maximum(t - SEGMENT, 0)
+            next_h = tl.load(scratch + tl.maximum(segments - 2 - s, 0) * BLOCK_D * BLOCK_N)
+            next_u = _read(u, u_l, next_t, time, d, dim)
+            next_delta = _read(delta, delta_l, next_t, time, d, dim)
+            next_dy = _read(dout, dout_l, next_t, time, d, dim)
+            next_z = _read(z, z_l, next_t, time, d, dim) if HAS_Z else next_dy
+            next_B = _read(B, B_l, next_t, time, n, state)
+            next_C = _read(C, C_l, next_t, time, n, state)
+
+            _write(dC, state, t, time, n, state, _over_channels(dCs[::-1]))
+            dinput = _over_states(dinputs[::-1])  # ∂loss/∂(Δ_t u_t)
+            ddelta_t = (_over_states(ddecays[::-1]) * LN_2 + dinput * u_t) * slope
+            _write(du, dim, t, time, d, dim, dinput * delta_t + skip * dy)
+            _write(ddelta, dim, t, time, d, dim, ddelta_t)
+            sum_D += dy * u_t
+            sum_bias += ddelta_t
+
+            h_0 = next_h
+            u_t, delta_t, slope = _inputs(next_u, next_delta, bias, SOFTPLUS)
+            dy = next_dy.to(tl.float32)
+            if HAS_Z:
+                dy *= _silu(next_z.to(tl.float32))
+            B_t, C_t = next_B.to(tl.float32), next_C.to(tl.float32)
         tl.debug_barrier()  # all lanes have read this chunk's states
 
-    tl.store(dA + ((b * directions + k) * dim + d[:, None]) * BLOCK_N + n[None, :], sum_A, mask=d_ok[:, None])
+    tl.store(dA + ((b * directions + k) * dim + rows) * BLOCK_N + columns, sum_A, mask=rows < dim)
     if HAS_D:
-        tl.store(dD + (b * directions + k) * dim + d, sum_D, mask=d_ok)
+        tl.store(dD + (b * directions + k) * dim + d, tl.sum(sum_D, 1, keep_dims=True), mask=d < dim)
     if HAS_BIAS:
-        tl.store(dbias + (b * directions + k) * dim + d, sum_bias, mask=d_ok)
+        tl.store(dbias + (b * directions + k) * dim + d, tl.sum(sum_bias, 1, keep_dims=True), mask=d < dim)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def add_partial_sums(
+    partial,  # (parts, 2, rows, state)
+    dB,  # rows of `state` adjoining elements, at equal steps
+    dB_r,
+    dC,
+    dC_r,
+    parts,
+    rows,
+    state,
+    BLOCK_R: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """dB = Σ_p partial_p0 or, in the second row of the grid, dC = Σ_p partial_p1; in the order of p."""
+    which = tl.program_id(1).to(tl.int64)
+    r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
+    n = tl.arange(0, BLOCK_N)[None, :]
+    ok = (r < rows) & (n < state)
+    partial += (which * rows + r) * state + n
+    total = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
+    for _ in range(parts):
+        total += tl.load(partial, mask=ok, other=0.0)
+        partial += 2 * rows.to(tl.int64) * state
+    if which == 0:
+        tl.store(dB + r * dB_r + n, total, mask=ok)
+    else:
+        tl.store(dC + r * dC_r + n, total, mask=ok)
 
 
 @triton.jit
-def tile(L, dim, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr):
+def _silu(x):
+    return x * sigmoid(x)
+
+
+@triton.jit
+def _tile(L, dim, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr):
     """Sample, positions (BLOCK_L, 1) and channels (1, BLOCK_D) of an elementwise program, and where they exist."""
     b = tl.program_id(2).to(tl.int64)
     position = tl.program_id(1).to(tl.int64) * BLOCK_L + tl.arange(0, BLOCK_L)[:, None]
@@ -303,31 +461,59 @@ def tile(L, dim, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr):
 
 @triton.jit(do_not_specialize=["L"])
 def gate_forward(
-    y, z, z_b, z_l, out, L, dim, K: tl.constexpr, HAS_Z: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr
+    y,  # (K, B, L, D)
+    z,
+    z_b,
+    z_l,
+    out,  # (B, L, D)
+    total,  # (B, L, D)
+    L,
+    dim,
+    K: tl.constexpr,
+    HAS_Z: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):
-    """out = Σ_k y_k SiLU(z); y (K, B, L, D) and out (B, L, D) are contiguous."""
-    b, position, d, ok = tile(L, dim, BLOCK_L, BLOCK_D)
+    """total = Σ_k y_k, rounded to the streams' type, and out = total SiLU(z); without z, out = Σ_k y_k."""
+    b, position, d, ok = _tile(L, dim, BLOCK_L, BLOCK_D)
     at = (b * L + position) * dim + d
-    total = tl.load(y + at, mask=ok, other=0.0).to(tl.float32)
+    x = tl.load(y + at, mask=ok, other=0.0)
     if K == 2:
-        total += tl.load(y + tl.num_programs(2).to(tl.int64) * L * dim + at, mask=ok, other=0.0).to(tl.float32)
+        other = tl.load(y + tl.num_programs(2).to(tl.int64) * L * dim + at, mask=ok, other=0.0)
+        x = (x.to(tl.float32) + other.to(tl.float32)).to(y.dtype.element_ty)
     if HAS_Z:
+        tl.store(total + at, x, mask=ok)
         gate = tl.load(z + b * z_b + position * z_l + d, mask=ok, other=0.0).to(tl.float32)
-        total *= gate * sigmoid(gate)
-    tl.store(out + at, total, mask=ok)
+        x = x.to(tl.float32) * _silu(gate)
+    tl.store(out + at, x, mask=ok)
 
 
 @triton.jit(do_not_specialize=["L"])
 def gate_backward(
-    dout, dout_b, dout_l, y, z, z_b, z_l, dz, L, dim, K: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr
+    dout,  # (B, L, D), as z and dz: strides over sample and position
+    dout_b,
+    dout_l,
+    total,  # (B, L, D), as again
+    z,
+    z_b,
+    z_l,
+    dz,
+    dz_b,
+    dz_l,
+    again,
+    L,
+    dim,
+    AGAIN: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):
-    """dz = dout Σ_k y_k SiLU'(z), with SiLU'(z) = σ(z) (1 + z (1 - σ(z)))."""
-    b, position, d, ok = tile(L, dim, BLOCK_L, BLOCK_D)
+    """dz = dout total SiLU'(z), with SiLU'(z) = σ(z) (1 + z (1 - σ(z))); again = total SiLU(z), as `gate_forward`."""
+    b, position, d, ok = _tile(L, dim, BLOCK_L, BLOCK_D)
     at = (b * L + position) * dim + d
-    total = tl.load(y + at, mask=ok, other=0.0).to(tl.float32)
-    if K == 2:
-        total += tl.load(y + tl.num_programs(2).to(tl.int64) * L * dim + at, mask=ok, other=0.0).to(tl.float32)
+    x = tl.load(total + at, mask=ok, other=0.0).to(tl.float32)
     gate = tl.load(z + b * z_b + position * z_l + d, mask=ok, other=0.0).to(tl.float32)
     g = tl.load(dout + b * dout_b + position * dout_l + d, mask=ok, other=0.0).to(tl.float32)
     sigma = sigmoid(gate)
-    tl.store(dz + at, g * total * sigma * (1.0 + gate * (1.0 - sigma)), mask=ok)
+    tl.store(dz + b * dz_b + position * dz_l + d, g * x * sigma * (1.0 + gate * (1.0 - sigma)), mask=ok)
+    if AGAIN:
+        tl.store(again + at, x * _silu(gate), mask=ok)

@@ -1,10 +1,10 @@
-"""The mixer on a CPU as one autograd function.
+"""The mixer as one autograd function, over the kernels of `cpu` or `triton`.
 
-The same arithmetic as `mixer.Mixer.forward`, in the same order, over the C++ kernels. With the backward pass written
-out, gradients are made where they are wanted: those of x and z in one tensor, those of dt, B and C in another, a
-product added to what is there; and a layer is one node of autograd's graph instead of forty. mamba's own
-`mamba_inner_fn` (state-spaces/mamba, selective_scan_interface.py) does the same for one direction. Like there,
-convolution and delta are made again in the backward pass, and so is the gate: what is kept is the sum before it.
+The same arithmetic as in `mixer.Mixer.forward`, in the same order. With the backward pass written out, gradients are
+made where they are wanted: those of x and z in one tensor, those of dt, B and C in another, a product added to what is
+there; and a layer is one node of autograd's graph instead of forty. mamba's own `mamba_inner_fn` (state-spaces/mamba,
+selective_scan_interface.py) does the same for one direction. Like there, convolution and delta are made again in the
+backward pass, and so is the gate: what is kept is the sum before it.
 """
 
 from __future__ import annotations
@@ -15,24 +15,28 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from famba.scan.cpu import conv_backward, conv_forward, scan_backward, scan_forward
+from famba.scan.autograd import Kernels, ScanTensors
 
 
-def mix(hidden: Tensor, in_proj: Tensor, out_proj: Tensor, *pairs: Tensor) -> Tensor:
+def mix(kernels: Kernels, hidden: Tensor, in_proj: Tensor, out_proj: Tensor, *pairs: Tensor) -> Tensor:
     """The mixer's output, (B, T, C) as hidden; in autocast's precision, or hidden's.
 
     in_proj (2 D, C), out_proj (C, D). `pairs` are, of the forward and the backward direction in turn: the convolution's
     weight (D, 1, d_conv) and bias (D), x_proj (R, D) with R = dt_rank + 2 N, dt_proj's weight (D, dt_rank) and bias
     (D), A_log (D, N), D (D).
     """
-    stream = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
-    out: Tensor = _Mix.apply(hidden.to(stream), in_proj, out_proj, *pairs)
+    device = hidden.device.type
+    stream = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    out: Tensor = _Mix.apply(kernels, hidden.to(stream), in_proj, out_proj, *pairs)
     return out
 
 
 class _Mix(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, in_proj: Tensor, out_proj: Tensor, *pairs: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, kernels: Kernels, hidden: Tensor, in_proj: Tensor, out_proj: Tensor, *pairs: Tensor
+    ) -> Tensor:
+        ctx.kernels = kernels
         ctx.types = [parameter.dtype for parameter in (in_proj, out_proj, *pairs)]
         both = [torch.stack(pair) for pair in zip(pairs[::2], pairs[1::2], strict=True)]
         conv, conv_bias, x_proj, to_dt, dt_bias, A, D = both
@@ -41,30 +45,31 @@ class _Mix(torch.autograd.Function):
 
         xz = (_rows(hidden) @ in_proj.t()).view(*hidden.shape[:2], -1)  # (B, T, 2 D)
         x, z = xz.chunk(2, dim=-1)
-        u = conv_forward(x, conv, conv_bias)  # (2, B, T, D)
+        u = kernels.conv_forward(x, conv, conv_bias)  # (2, B, T, D)
         projected = torch.bmm(u.flatten(1, 2), x_proj.mT)  # (2, B T, R)
-        gated, kept = scan_forward(_scanned(u, projected, to_dt, A, D, z, dt_bias), softplus=True)  # (B, T, D)
+        gated, kept = kernels.scan_forward(_scanned(u, projected, to_dt, A, D, z, dt_bias), softplus=True)  # (B, T, D)
         weights = in_proj, out_proj, conv, conv_bias, x_proj, to_dt, dt_bias, A, D
         ctx.save_for_backward(hidden, xz, projected, *kept, *weights)
         return (_rows(gated) @ out_proj.t()).view_as(hidden)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, ...]:
-        hidden, xz, projected, y, checkpoints, *weights = ctx.saved_tensors
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        kernels: Kernels = ctx.kernels
+        hidden, xz, projected, total, states, *weights = ctx.saved_tensors
         in_proj, out_proj, conv, conv_bias, x_proj, to_dt, dt_bias, A, D = weights
         x, z = xz.chunk(2, dim=-1)
-        u = conv_forward(x, conv, conv_bias)
+        u = kernels.conv_forward(x, conv, conv_bias)
         scanned = _scanned(u, projected, to_dt, A, D, z, dt_bias)
 
         dout = _rows(dout)
-        dgated, gated = (dout @ out_proj).view_as(y), torch.empty_like(y)
+        dgated, gated = (dout @ out_proj).view_as(total), torch.empty_like(total)
         dxz, dprojected = torch.empty_like(xz), torch.empty_like(projected)
         dx, dz = dxz.chunk(2, dim=-1)
         ddt, dB, dC = _parts(dprojected, u, A)
         du, ddelta, dA, dD, ddt_bias = (torch.empty_like(t) for t in (u, u, A, D, dt_bias))
-        grads = du, ddelta, dA, dB, dC, dD, dz, ddt_bias
-        scan_backward(dgated, scanned, (y, checkpoints), True, grads, again=gated)
+        grads = ScanTensors(du, ddelta, dA, dB, dC, dD, dz, ddt_bias)
+        kernels.scan_backward(dgated, scanned, (total, states), True, grads, again=gated)
         dout_proj = (dout.t() @ _rows(gated)) / 2
 
         ddelta = ddelta.flatten(1, 2)
@@ -74,13 +79,13 @@ class _Mix(torch.autograd.Function):
         dx_proj = torch.bmm(dprojected.mT, u.flatten(1, 2))
         through = du.flatten(1, 2)
         torch.baddbmm(through, dprojected, x_proj, out=through)  # added where it is
-        dconv, dconv_bias = conv_backward(du, x, conv, conv_bias, dx)
+        dconv, dconv_bias = kernels.conv_backward(du, x, conv, conv_bias, dx)
         din_proj = _rows(dxz).t() @ _rows(hidden)
         dhidden = (_rows(dxz) @ in_proj).view_as(hidden)
 
         both = dconv.unsqueeze(2), dconv_bias, dx_proj, dto_dt, ddt_bias, dA * A, dD  # A = -exp(A_log)
         dweights = (din_proj, dout_proj, *(grad for pair in both for grad in pair.unbind()))
-        return dhidden, *(grad.to(dtype) for grad, dtype in zip(dweights, ctx.types, strict=True))
+        return None, dhidden, *(grad.to(dtype) for grad, dtype in zip(dweights, ctx.types, strict=True))
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -96,8 +101,7 @@ def _parts(projected: Tensor, u: Tensor, A: Tensor) -> tuple[Tensor, ...]:
 
 def _scanned(
     u: Tensor, projected: Tensor, to_dt: Tensor, A: Tensor, D: Tensor, z: Tensor, dt_bias: Tensor
-) -> tuple[Tensor, ...]:
-    """What the scan takes: u, delta, A, B, C, D, z and delta's bias."""
+) -> ScanTensors:
     dt, B, C = _parts(projected, u, A)
     delta = torch.bmm(dt.flatten(1, 2), to_dt.mT).view_as(u)
-    return u, delta, A, B, C, D, z, dt_bias
+    return ScanTensors(u, delta, A, B, C, D, z, dt_bias)
