@@ -14,7 +14,7 @@ import released as released_code
 import torch
 from torch import Tensor
 
-from famba import recipe, scan
+from famba import fusion, recipe, rows, scan
 from famba.config import ARCHITECTURES, Architecture, Cell
 from famba.cost.bench import bench, cell_of
 from famba.cost.calibrate import Probes, running
@@ -56,7 +56,8 @@ class Suite:
         self.batch, self.rounds = (8, 2) if quick else (128, 10)
         self.backends = [name for name, runs, _ in scan.available(self.device) if runs and name != "reference"]
         self.fast = [name for name in self.backends if name != "chunked"] or self.backends
-        self.choice = scan.choose(self.device)
+        # whose numbers are the suite's own; every other fast one is measured beside it
+        self.choice = scan.choose(self.device, requested="triton" if "triton" in self.backends else "auto")
 
     def cell(self, model: str, strategy: str, precision: str = "bf16", **settings: Any) -> Cell:
         """The fast recipe at one batch per step."""
@@ -79,13 +80,18 @@ class Suite:
 
 
 def correctness(suite: Suite, found: Found) -> None:
-    """Output and every gradient of each backend against the reference in float64: relative errors."""
+    """Each scan backend's output and gradients against the reference in float64; then a block's other kernels."""
     for name in suite.backends:
         for precision in TOLERANCE:
             try:
                 found[f"{name} {precision}"] = _errors(suite, name, precision)
             except Exception as error:  # the other backends are still to be compared
                 found[f"{name} {precision}"] = {"error": f"{type(error).__name__}: {error}", "within": False}
+    if (kernels := rows.kernels(suite.device)) is not None:
+        try:
+            found["norm, matching, merging"] = _row_errors(suite, kernels)
+        except Exception as error:
+            found["norm, matching, merging"] = {"error": f"{type(error).__name__}: {error}", "within": False}
 
 
 def _errors(suite: Suite, backend: str, precision: str) -> dict[str, Any]:
@@ -119,6 +125,44 @@ def _errors(suite: Suite, backend: str, precision: str) -> dict[str, Any]:
     errors = {key: ((found[key].double() - exact[key]).norm() / exact[key].norm()).item() for key in exact}
     worst = max(errors.values())
     return {"worst": worst, "within": worst <= TOLERANCE[precision], "relative_errors": errors}
+
+
+def _row_errors(suite: Suite, kernels: rows.Rows) -> dict[str, Any]:
+    """The kernels of a block against torch in float64: pairs and groups exactly, norm and merging by relative error."""
+    generator = torch.Generator().manual_seed(0)
+    batch, tokens, dim, r = 8, 197, 192, 14
+    x, grad = (torch.randn(batch, tokens, dim, generator=generator).to(suite.device) for _ in range(2))
+    added, weight = x.roll(1, 0).bfloat16(), torch.linspace(0.5, 1.5, dim, device=suite.device)
+    cls = torch.arange(batch, device=suite.device) * 20
+
+    pairs, expected = kernels.match(x, r, cls), fusion._pairs(x.double(), r, cls)
+    source, target, kept, _ = expected
+    grouped, rows_of = (
+        kernels.groups(kept, source, target, cls, tokens),
+        fusion._groups(kept, source, target, cls, tokens),
+    )
+    same = all(torch.equal(got, want) for got, want in zip((*pairs, *grouped), (*expected, *rows_of), strict=True))
+    group, size, _ = rows_of
+
+    leaves = [t.double().requires_grad_() for t in (x, added, weight)]
+    exact = torch.nn.functional.rms_norm(leaves[0] + leaves[1], (dim,), leaves[2], 1e-5)
+    dx, _, dweight = torch.autograd.grad(exact, leaves, grad.double())
+    normed, rstd, total = kernels.norm(x, added, weight, 1e-5, torch.float32)
+    found = kernels.norm_backward(grad, None, total, weight, rstd, torch.float32)
+    errors = {
+        "norm": _relative(normed, exact),
+        "dnorm": _relative(found[0], dx),
+        "dweight": _relative(found[2], dweight),
+        "merged": _relative(
+            kernels.merge(x, kept, source, group, size), fusion._means(x.double(), kept, source, group, size)
+        ),
+        "dmerged": _relative(
+            kernels.merge_backward(grad[:, r:], group, size), fusion._shares(grad[:, r:].double(), group, size)
+        ),
+    }
+    worst = max(errors.values())
+    within = same and worst <= TOLERANCE["fp32"]
+    return {"worst": worst, "within": within, "same_pairs": same, "relative_errors": errors}
 
 
 def whole_model(suite: Suite, found: Found) -> None:

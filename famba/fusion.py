@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from famba.native import kernels
-from famba.scan import cpu
+from famba.rows import kernels
 from famba.schedule import STRATEGIES, capped, strategy, tokens_per_layer
 
 __all__ = ["STRATEGIES", "Match", "match", "strategy", "tokens_per_layer"]
@@ -102,8 +101,10 @@ class Match:
         """
         if order not in self._row_cache:
             places = self._places(order)
-            groups = kernels.groups if kernels.run_on(places.device) else _groups
-            self._row_cache[order] = groups(places, self.source, self.target, self.cls, self.tokens)
+            rows = kernels(places.device)
+            self._row_cache[order] = (rows.groups if rows else _groups)(
+                places, self.source, self.target, self.cls, self.tokens
+            )
         return self._row_cache[order]
 
 
@@ -134,20 +135,25 @@ class _Merge(torch.autograd.Function):
         ctx: Any, places: Tensor, source: Tensor, group: Tensor, size: Tensor, *xs: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(group, size)
-        return tuple(
-            (kernels.merge if kernels.take(x, cpu.DTYPES) else _means)(x, places, source, group, size) for x in xs
-        )
+        merged = []
+        for x in xs:
+            rows = kernels(x.device, x.dtype, merging=True)
+            merged.append((rows.merge if rows else _means)(x, places, source, group, size))
+        return tuple(merged)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         group, size = ctx.saved_tensors
-        shared = ((kernels.merge_backward if kernels.take(g, cpu.DTYPES) else _shares)(g, group, size) for g in grads)
+        shared = []
+        for grad in grads:
+            rows = kernels(grad.device, grad.dtype, merging=True)
+            shared.append((rows.merge_backward if rows else _shares)(grad, group, size))
         return None, None, None, None, *shared
 
 
 def _means(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor) -> Tensor:
-    """See `kernels.merge`."""
+    """See `rows.Rows.merge`."""
     batch, tokens, channels = x.shape
     flat, source_rows = x.reshape(batch * tokens, channels), _as_rows(source, tokens)
     out = flat.index_select(0, _as_rows(places, tokens))
@@ -157,7 +163,7 @@ def _means(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tenso
 
 
 def _shares(grad: Tensor, group: Tensor, size: Tensor) -> Tensor:
-    """See `kernels.merge_backward`."""
+    """See `rows.Rows.merge_backward`."""
     batch, remaining, channels = grad.shape
     shared = grad.reshape(batch * remaining, channels) / size.to(grad.dtype)
     return shared.index_select(0, group).view(batch, -1, channels)
@@ -196,8 +202,8 @@ def match(metric: Tensor, r: int, protected: int | Tensor | None = None) -> Matc
         cls = torch.full((batch,), place, dtype=torch.long, device=metric.device)
     # in at least float32, under autocast too: bfloat16 similarities tie and would pair the wrong tokens
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
-    pairs = kernels.match if kernels.take(metric) else _pairs
-    return Match(*pairs(metric, r, cls), tokens, cls)
+    rows = kernels(metric.device, metric.dtype)
+    return Match(*(rows.match if rows else _pairs)(metric, r, cls), tokens, cls)
 
 
 def _class_tokens(protected: Tensor, batch: int, tokens: int) -> Tensor:

@@ -16,8 +16,7 @@ from torch.autograd.function import once_differentiable
 from famba.errors import InputError
 from famba.fusion import match, strategy, tokens_per_layer
 from famba.mixer import Mixer
-from famba.native import kernels
-from famba.scan import cpu
+from famba.rows import kernels
 
 
 class RMSNorm(nn.Module):
@@ -30,44 +29,45 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> the same shape."""
+        return self._of_sum(x, None, self.weight.dtype)[0]
+
+    def _of_sum(self, x: Tensor, added: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         weight = self.weight.to(x.dtype)
-        normed: Tensor = (
-            _Norm.apply(x, None, weight, self.eps)[0]
-            if x.device.type == "cpu"
-            else nn.functional.rms_norm(x, x.shape[-1:], weight, self.eps)
-        )
-        return normed.to(self.weight.dtype)
+        if x.device.type == "cpu" or kernels(x.device, x.dtype):
+            normed, total = _Norm.apply(x, added, weight, self.eps, dtype)
+            return normed, x if added is None else total
+        total = x if added is None else x + added
+        return nn.functional.rms_norm(total, total.shape[-1:], weight, self.eps).to(dtype), total
 
 
 class AddNorm(RMSNorm):
     """The norm of a stream to which the output of the layer before is added, if there is one."""
 
-    def forward(self, stream: Tensor, output: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """(..., dim) each -> the norm of their sum in the weight's type, and the sum in the stream's."""
-        if output is None:
-            return super().forward(stream), stream
-        if stream.device.type != "cpu":
-            stream = stream + output
-            return super().forward(stream), stream
-        normed, stream = _Norm.apply(stream, output, self.weight.to(stream.dtype), self.eps)
-        return normed.to(self.weight.dtype), stream
+    def forward(  # type: ignore[override]
+        self, stream: Tensor, output: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(..., dim) each -> the norm of their sum in `dtype`, else the weight's, and the sum in the stream's."""
+        return self._of_sum(stream, output, self.weight.dtype if dtype is None else dtype)
 
 
 class _Norm(torch.autograd.Function):
-    """The norm of x, or of x + added, and that sum, on a CPU: where torch composes it and keeps its result as well.
+    """The norm of x, or of x + added, and that sum. Kept are the sum and 1 / rms.
 
-    Kept are the sum and 1 / rms. The gradient of the sum is added to the norm's own in the same pass.
+    torch's own keeps its result as well on a CPU. The gradient of the sum is added to the norm's own in the same pass.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        ctx: Any, x: Tensor, added: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor | None]:
         ctx.added = None if added is None else added.dtype
-        if kernels.take(x) and (added is None or added.dtype in cpu.DTYPES):
-            out, rstd, total = kernels.norm(x, added, weight, eps)
+        rows = kernels(x.device, x.dtype)
+        if rows and (added is None or kernels(x.device, added.dtype, merging=True)):
+            out, rstd, total = rows.norm(x, added, weight, eps, dtype)
         else:
             total = x if added is None else x + added
             rstd = torch.rsqrt(total.square().mean(dim=-1, keepdim=True) + eps)
-            out = total * rstd * weight
+            out = (total * rstd * weight).to(dtype)
         ctx.save_for_backward(total, weight, rstd)
         return out, None if added is None else total
 
@@ -75,14 +75,15 @@ class _Norm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dout: Tensor, dtotal: Tensor | None) -> tuple[Tensor | None, ...]:
         total, weight, rstd = ctx.saved_tensors
-        if kernels.take(total):
-            dx, dweight = kernels.norm_backward(dout, dtotal, total, weight, rstd)
+        added = total.dtype if ctx.added is None else ctx.added
+        if rows := kernels(total.device, total.dtype):
+            dx, dadded, dweight = rows.norm_backward(dout, dtotal, total, weight, rstd, added)
         else:
             unit, along = total * rstd, dout * weight
             dx = (along - unit * (along * unit).mean(dim=-1, keepdim=True)) * rstd
             dx = dx if dtotal is None else dx + dtotal
-            dweight = (dout * unit).flatten(0, -2).sum(dim=0)
-        return dx, None if ctx.added is None else dx.to(ctx.added), dweight, None
+            dadded, dweight = dx.to(added), (dout * unit).flatten(0, -2).sum(dim=0)
+        return dx, None if ctx.added is None else dadded, dweight, None, None
 
 
 class Block(nn.Module):
@@ -106,7 +107,10 @@ class Block(nn.Module):
 
         `hidden` is what the block before has put out; the first block has none before it.
         """
-        hidden, residual = self.norm(residual, hidden)
+        # tokens are matched and merged in float32; others go to the mixer as it takes them
+        autocast = torch.is_autocast_enabled(residual.device.type) and not self.fused
+        dtype = torch.get_autocast_dtype(residual.device.type) if autocast else None
+        hidden, residual = self.norm(residual, hidden, dtype)
         if self.fused:
             pairs = match(hidden, self.fused, protected=cls)
             hidden, residual = pairs.merge_all([hidden, residual], self.order)

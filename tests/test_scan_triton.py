@@ -1,20 +1,12 @@
-"""The Triton scan: its kernels against the equations, on a GPU where there is one, else under Triton's interpreter.
+"""The Triton scan: its kernels against the equations, on a GPU where there is one, else under Triton's interpreter."""
 
-The interpreter must be asked for before the kernels are imported and would then be on for every other test of the
-session. So one test runs this file again in a process of its own, where TRITON_INTERPRET=1 is set.
-"""
-
-import importlib
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from triton_cases import DEVICE, INTERPRETED, compile_only, compiles, run_under_the_interpreter, with_kernels
 
 from famba.errors import InputError
 from famba.mixer import Mixer
@@ -22,11 +14,6 @@ from famba.scan import available, causal_conv, choose, directional_scan, triton
 from famba.scan.autograd import ScanTensors
 from famba.scan.chooser import load
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = torch.device("cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu")
-with_kernels = pytest.mark.skipif(
-    triton.unavailable(DEVICE, torch.float32) is not None, reason="runs in test_the_kernels_under_the_interpreter"
-)
 Inputs = dict[str, Tensor | None]
 # the interpreter truncates to bfloat16 where a GPU rounds
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
@@ -86,20 +73,7 @@ def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor], relativ
 
 @pytest.mark.slow
 def test_the_kernels_under_the_interpreter() -> None:
-    if DEVICE.type == "cuda" or INTERPRETED:
-        pytest.skip("the other tests of this file run the kernels already")
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "not gpu", __file__]
-    done = subprocess.run(
-        command,
-        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
+    run_under_the_interpreter(__file__)
 
 
 # the scan
@@ -289,34 +263,10 @@ def test_convolution_over_several_blocks_of_positions(length: int, width: int, m
 # the compiler
 
 
-class Compiler:
-    """A GPU as Triton's compiler sees it, where there is none to run what it compiles."""
-
-    def get_current_target(self) -> object:
-        return importlib.import_module("triton.backends.compiler").GPUTarget("cuda", 80, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(INTERPRETED or DEVICE.type == "cuda", reason="where nothing else compiles them")
+@compiles
 def test_the_kernels_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The interpreter takes more than the compiler does, and does not show what the compiler duplicates."""
-    runtime = pytest.importorskip("triton.runtime")
-    exponentials: dict[str, int] = {}
-    run = runtime.JITFunction.run
-
-    def compile_only(kernel: Any, *args: object, grid: object, warmup: bool, **options: object) -> None:
-        compiled = run(kernel, *args, grid=grid, warmup=True, **options)
-        exponentials[kernel.__name__] = compiled.asm["ptx"].count("ex2.approx")
-
-    monkeypatch.setattr(runtime.JITFunction, "run", compile_only)
-    monkeypatch.setattr(runtime.driver, "_active", Compiler())
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    ptx = compile_only(monkeypatch, tmp_path)
     leaves = {name: x.requires_grad_() for name, x in scan_inputs(2, 1, 20, 64, 16, torch.bfloat16).items()}
     out = load("triton").scan(**leaves, softplus=True)
     out.backward(torch.ones_like(out))
@@ -325,9 +275,9 @@ def test_the_kernels_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     out.backward(torch.ones_like(out))
     # a lane has 16 states and, of each stream, 4 elements of a segment; the first segment is prepared before the loop
     decays, elements = 4 * 16, 2 * 4
-    assert exponentials["scan_forward"] == decays + elements  # softplus
-    assert exponentials["scan_backward"] == 2 * decays + 4 * elements  # softplus twice, its slope, SiLU
-    assert exponentials.keys() == {
+    assert ptx["scan_forward"].count("ex2.approx") == decays + elements  # softplus
+    assert ptx["scan_backward"].count("ex2.approx") == 2 * decays + 4 * elements  # softplus twice, its slope, SiLU
+    assert ptx.keys() == {
         *("scan_forward", "scan_backward", "add_partial_sums", "gate_forward", "gate_backward"),
         *("conv_forward", "conv_backward"),
     }

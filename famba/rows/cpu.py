@@ -1,8 +1,4 @@
-"""The C++ kernels for what a block does besides mixing: RMS norm, matching, merging (`rows.cpp`).
-
-Each does in one pass what torch composes of five to fifteen operators; those stay beside it, for other devices, types
-and machines without a compiler, in model.py and fusion.py. Results do not depend on the number of threads.
-"""
+"""The kernels of `rows` in C++ (`native/rows.cpp`). Results do not depend on the number of threads."""
 
 from __future__ import annotations
 
@@ -12,19 +8,11 @@ import torch
 from torch import Tensor
 
 from famba.native.build import library
-from famba.scan import cpu
+from famba.scan.cpu import unavailable
+
+__all__ = ["groups", "match", "merge", "merge_backward", "norm", "norm_backward", "unavailable"]
 
 _NORM_SLICES = 32  # of the rows, each with a sum of its own for the weight's gradient
-
-
-def run_on(device: torch.device) -> bool:
-    """Whether the kernels are there for this device: a CPU on which they could be built."""
-    return cpu.unavailable(device, torch.float32) is None
-
-
-def take(x: Tensor, types: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
-    """Whether the kernels are there for this tensor, if it is of one of these types; merging also takes bfloat16."""
-    return x.dtype in types and run_on(x.device)
 
 
 def _struct(name: str, **kinds: str) -> type[ctypes.Structure]:
@@ -49,15 +37,9 @@ def _run(name: str, args: ctypes.Structure) -> None:
     getattr(library(), name)(ctypes.byref(args))
 
 
-def norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The norm of x, or of x + added.
-
-    Args:
-        x, weight: (..., C) and (C), float32. added: as x, float32 or bfloat16.
-
-    Returns:
-        sum / rms(sum) * weight, 1 / rms(sum) (..., 1), and the sum itself; x where nothing is added.
-    """
+def norm(
+    x: Tensor, added: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
     x, weight = x.contiguous(), weight.contiguous()
     total = x
     if added is not None:
@@ -67,14 +49,13 @@ def norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[T
     bf16 = added is not None and added.dtype == torch.bfloat16
     pointers = (x.data_ptr(), weight.data_ptr(), _address(added), total.data_ptr(), out.data_ptr(), rstd.data_ptr())
     _run("norm_forward", _NormArgs(rstd.numel(), x.shape[-1], 1, torch.get_num_threads(), bf16, eps, *pointers))
-    return out, rstd, total
+    return out.to(dtype), rstd, total
 
 
 def norm_backward(
-    dout: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, rstd: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The gradients of the sum and of the weight, from those of the norm and, unless it is None, of the sum."""
-    dout, total, weight = dout.contiguous(), total.contiguous(), weight.contiguous()
+    dout: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, rstd: Tensor, added: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    dout, total, weight = dout.float().contiguous(), total.contiguous(), weight.contiguous()
     dtotal = None if dtotal is None else dtotal.contiguous()
     dx, dweight = torch.empty_like(total), torch.empty_like(weight)
     rows, dim = rstd.numel(), total.shape[-1]
@@ -85,11 +66,10 @@ def norm_backward(
         partial.data_ptr(), dx.data_ptr(), dweight.data_ptr(),
     )  # fmt: skip
     _run("norm_backward", _NormArgs(rows, dim, slices, torch.get_num_threads(), 0, 0.0, *pointers))
-    return dx, dweight
+    return dx, dx.to(added), dweight
 
 
 def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """metric (B, T, C) float32, cls (B,) int64 -> source, target, kept and tome of `famba.fusion.Match`."""
     batch, tokens, dim = metric.shape
     metric = metric.contiguous()
     cls = None if cls is None else cls.contiguous()
@@ -105,7 +85,6 @@ def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, T
 def groups(
     places: Tensor, source: Tensor, target: Tensor, cls: Tensor | None, tokens: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """places (B, T - r), source and target (B, r), cls (B,) -> group (B T), size (B (T - r), 1), cls after (B,)."""
     batch, remaining = places.shape
     places, source, target = places.contiguous(), source.contiguous(), target.contiguous()
     cls = None if cls is None else cls.contiguous()
@@ -121,7 +100,6 @@ def groups(
 
 
 def merge(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor) -> Tensor:
-    """x (B, T, C) -> (B, T - r, C), the mean of every group."""
     x, places, source = x.contiguous(), places.contiguous(), source.contiguous()
     batch, tokens, dim = x.shape
     out = x.new_empty(batch, places.shape[1], dim)
@@ -132,7 +110,6 @@ def merge(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor
 
 
 def merge_backward(dout: Tensor, group: Tensor, size: Tensor) -> Tensor:
-    """dout (B, T - r, C) -> the gradient of x (B, T, C)."""
     dout = dout.contiguous()
     batch, remaining, dim = dout.shape
     tokens = len(group) // batch

@@ -1,0 +1,257 @@
+"""The Triton kernels of `rows`. A tile is some whole rows, (BLOCK_R, BLOCK_C), but in `nearest`."""
+
+# mypy: allow-untyped-defs, disable-error-code=assignment
+# an annotation of a kernel's parameter is an instruction to Triton's compiler
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _rows(block, count, channels, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Rows (BLOCK_R, 1) and channels (1, BLOCK_C) of a block of rows, and where they exist."""
+    r = block * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
+    c = tl.arange(0, BLOCK_C)[None, :]
+    return r, c, (r < count) & (c < channels)
+
+
+@triton.jit(do_not_specialize=["rows"])  # fusion gives every layer its own number
+def norm_forward(
+    x,  # (rows, C), as added, out and total
+    added,
+    weight,  # (C)
+    out,
+    rstd,  # (rows)
+    total,
+    rows,
+    channels,
+    eps,
+    ADDED: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    r, c, ok = _rows(tl.program_id(0).to(tl.int64), rows, channels, BLOCK_R, BLOCK_C)
+    at = r * channels + c
+    stream = tl.load(x + at, mask=ok, other=0.0)
+    if ADDED:
+        stream += tl.load(added + at, mask=ok, other=0.0).to(tl.float32)
+        tl.store(total + at, stream, mask=ok)
+    scale = tl.rsqrt(tl.sum(stream * stream, 1, keep_dims=True) / channels + eps)
+    tl.store(rstd + r, scale, mask=r < rows)
+    tl.store(out + at, stream * scale * tl.load(weight + c, mask=c < channels, other=0.0), mask=ok)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def norm_backward(
+    dout,  # (rows, C), as dtotal, total, dx and dadded
+    dtotal,
+    total,
+    weight,
+    rstd,
+    dx,
+    dadded,
+    dweight,  # (programs, C)
+    rows,
+    channels,
+    DTOTAL: tl.constexpr,
+    NARROW: tl.constexpr,
+    TILES: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """With n = x / rms(x): dx = (w dout - n mean(w dout n)) / rms(x), and dw = Σ dout n over this program's rows."""
+    program = tl.program_id(0).to(tl.int64)
+    c = tl.arange(0, BLOCK_C)[None, :]
+    w = tl.load(weight + c, mask=c < channels, other=0.0)
+    sums = tl.zeros((1, BLOCK_C), tl.float32)
+    for i in range(TILES):
+        r, c, ok = _rows(program * TILES + i, rows, channels, BLOCK_R, BLOCK_C)
+        at = r * channels + c
+        scale = tl.load(rstd + r, mask=r < rows, other=0.0)
+        unit = tl.load(total + at, mask=ok, other=0.0) * scale
+        grad = tl.load(dout + at, mask=ok, other=0.0).to(tl.float32)
+        along = grad * w
+        mean = tl.sum(along * unit, 1, keep_dims=True) / channels
+        result = (along - unit * mean) * scale
+        if DTOTAL:
+            result += tl.load(dtotal + at, mask=ok, other=0.0)
+        tl.store(dx + at, result, mask=ok)
+        if NARROW:
+            tl.store(dadded + at, result, mask=ok)
+        sums += tl.sum(grad * unit, 0, keep_dims=True)
+    tl.store(dweight + program * channels + c, sums, mask=c < channels)
+
+
+@triton.jit
+def _inverse_norm(squares):
+    """0 for a vector of zeros, which is like no other."""
+    return tl.where(squares > 0.0, tl.rsqrt(tl.where(squares > 0.0, squares, 1.0)), 0.0)
+
+
+@triton.jit
+def nearest(
+    metric,  # (B, T, C)
+    cls,  # (B)
+    target,  # (B, A): of each even token the nearest odd one, as the half of its position
+    strength,  # (B, A): the cosine of the two
+    tokens,
+    channels,
+    CLS: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """The first of equals is the nearest. The class token is as far from all others as can be."""
+    b = tl.program_id(1).to(tl.int64)
+    evens, odds = (tokens + 1) // 2, tokens // 2
+    metric += b * tokens * channels
+    i = tl.program_id(0) * BLOCK_A + tl.arange(0, BLOCK_A)
+    best, found = tl.zeros((BLOCK_A,), tl.int32), tl.full((BLOCK_A,), float("-inf"), tl.float32)
+    for first in range(0, odds, BLOCK_B):
+        j = first + tl.arange(0, BLOCK_B)
+        dot = tl.zeros((BLOCK_A, BLOCK_B), tl.float32)
+        squares_a, squares_b = tl.zeros((BLOCK_A,), tl.float32), tl.zeros((BLOCK_B,), tl.float32)
+        for channel in range(0, channels, BLOCK_C):
+            c = channel + tl.arange(0, BLOCK_C)
+            ok_a, ok_b = (i < evens)[:, None] & (c < channels)[None, :], (j < odds)[None, :] & (c < channels)[:, None]
+            a = tl.load(metric + 2 * i[:, None] * channels + c[None, :], mask=ok_a, other=0.0)
+            o = tl.load(metric + (2 * j[None, :] + 1) * channels + c[:, None], mask=ok_b, other=0.0)
+            dot = tl.dot(a, o, dot, input_precision="ieee")  # tf32 would make ties, and pair the wrong tokens
+            squares_a += tl.sum(a * a, 1)
+            squares_b += tl.sum(o * o, 0)
+        cosine = dot * _inverse_norm(squares_a)[:, None] * _inverse_norm(squares_b)[None, :]
+        allowed = j < odds
+        if CLS:
+            allowed = allowed & (2 * j + 1 != tl.load(cls + b))
+        cosine = tl.where(allowed[None, :], cosine, float("-inf"))
+        largest, place = tl.max(cosine, 1, return_indices=True)  # the first of equals
+        nearer = largest > found
+        best = tl.where(nearer, first + place, best)
+        found = tl.where(nearer, largest, found)
+    if CLS:
+        found = tl.where(2 * i == tl.load(cls + b), float("-inf"), found)
+    # what is no number is nearer than nothing: then, too, an index of a token
+    tl.store(target + b * evens + i, tl.minimum(best, tl.maximum(odds - 1, 0)), mask=i < evens)
+    tl.store(strength + b * evens + i, found, mask=i < evens)
+
+
+@triton.jit(do_not_specialize=["r"])
+def choose(
+    target,  # (B, A), as `nearest` left them
+    strength,
+    source,  # (B, r), as joined
+    joined,
+    kept,  # (B, T - r), as tome
+    tome,
+    tokens,
+    r,
+    CLS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    """The r strongest links and where the other tokens go. Of equals the earlier is the stronger."""
+    b = tl.program_id(0).to(tl.int64)
+    evens, odds = (tokens + 1) // 2, tokens // 2
+    i = tl.arange(0, BLOCK)
+    own = tl.load(strength + b * evens + i, mask=i < evens, other=float("-inf"))[:, None]
+    rank = tl.zeros((BLOCK,), tl.int32)
+    for first in range(0, evens, STEP):
+        k = first + tl.arange(0, STEP)
+        others = tl.load(strength + b * evens + k, mask=k < evens, other=float("-inf"))[None, :]
+        stronger = (others > own) | ((others == own) & (k[None, :] < i[:, None]))
+        rank += tl.sum((stronger & (k < evens)[None, :]).to(tl.int32), 1)
+    fused, rest = (i < evens) & (rank < r), (i < evens) & (rank >= r)
+    up_to = tl.cumsum(fused.to(tl.int32), 0)  # tokens fused away at or before this even one, so before its odd one
+    before = up_to - fused.to(tl.int32)
+
+    tl.store(source + b * r + rank, (2 * i).to(tl.int64), mask=fused)
+    nearest_odd = 2 * tl.load(target + b * evens + i, mask=fused, other=0) + 1
+    tl.store(joined + b * r + rank, nearest_odd.to(tl.int64), mask=fused)
+    kept += b * (tokens - r)
+    tl.store(kept + 2 * i - before, (2 * i).to(tl.int64), mask=rest)
+    tl.store(kept + 2 * i + 1 - up_to, (2 * i + 1).to(tl.int64), mask=i < odds)
+    # ToMe leaves the unfused evens by falling similarity unless a class token must stay in front (merge.py:70)
+    place = i - before if CLS else rank - r
+    tome += b * (tokens - r)
+    tl.store(tome + place, (2 * i).to(tl.int64), mask=rest)
+    tl.store(tome + (evens - r) + i, (2 * i + 1).to(tl.int64), mask=i < odds)
+
+
+@triton.jit(do_not_specialize=["r"])
+def group(
+    places,  # (B, T - r)
+    source,  # (B, r), as target
+    target,
+    cls,  # (B), as after
+    group,  # (B, T): the row that each token goes to
+    size,  # (B, T - r)
+    after,
+    tokens,
+    r,
+    CLS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    b = tl.program_id(0).to(tl.int64)
+    remaining = tokens - r
+    group += b * tokens
+    i = tl.arange(0, BLOCK)
+    row = b * remaining + i
+    tl.store(group + tl.load(places + row, mask=i < remaining, other=0), row, mask=i < remaining)
+    tl.debug_barrier()  # other lanes read it
+    sizes = tl.full((BLOCK,), 1.0, tl.float32)
+    for first in range(0, r, STEP):
+        k = first + tl.arange(0, STEP)
+        joined = tl.load(group + tl.load(target + b * r + k, mask=k < r, other=0), mask=k < r, other=-1)
+        tl.store(group + tl.load(source + b * r + k, mask=k < r, other=0), joined, mask=k < r)
+        sizes += tl.sum((joined[None, :] == row[:, None]).to(tl.float32), 1)
+    tl.store(size + row, sizes, mask=i < remaining)
+    if CLS:
+        tl.store(after + b, tl.load(group + tl.load(cls + b)) - b * remaining)
+
+
+@triton.jit(do_not_specialize=["r"])
+def merge_forward(
+    x,  # (B, T, C)
+    places,  # (B, T - r)
+    source,  # (B, r)
+    group,  # (B, T)
+    size,  # (B, T - r)
+    out,  # (B, T - r, C)
+    tokens,
+    r,
+    channels,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Each row of the result fetches its own tokens, the fused ones in the order of their links."""
+    b = tl.program_id(1).to(tl.int64)
+    remaining = tokens - r
+    i, c, ok = _rows(tl.program_id(0), remaining, channels, BLOCK_R, BLOCK_C)
+    row = b * remaining + i
+    x += b * tokens * channels
+    own = tl.load(places + row, mask=i < remaining, other=0)
+    total = tl.load(x + own * channels + c, mask=ok, other=0.0).to(tl.float32)
+    for k in range(r):
+        token = tl.load(source + b * r + k)
+        mine = row == tl.load(group + b * tokens + token)
+        total += tl.load(x + token * channels + c, mask=ok & mine, other=0.0).to(tl.float32)
+    total /= tl.load(size + row, mask=i < remaining, other=1.0)
+    tl.store(out + row * channels + c, total, mask=ok)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def merge_backward(
+    dout,  # (B, T - r, C)
+    group,  # (rows)
+    size,
+    dx,  # (rows, C), rows = B T
+    rows,
+    channels,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    r, c, ok = _rows(tl.program_id(0).to(tl.int64), rows, channels, BLOCK_R, BLOCK_C)
+    row = tl.load(group + r, mask=r < rows, other=0)
+    share = tl.load(dout + row * channels + c, mask=ok, other=0.0).to(tl.float32)
+    tl.store(dx + r * channels + c, share / tl.load(size + row, mask=r < rows, other=1.0), mask=ok)
