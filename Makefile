@@ -31,7 +31,7 @@ test: $(INSTALLED)
 	ruff format --check
 	mypy
 	snakefmt --check Snakefile rules
-	python -m pytest
+	python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 pull: $(INSTALLED)
 	dvc pull --allow-missing

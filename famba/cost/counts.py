@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from famba.config import Architecture, Cell, Recipe
-from famba.scan.chooser import FROM_KERNELS
 from famba.schedule import tokens_per_layer
 
 DIRECTIONS = 2
@@ -268,7 +267,7 @@ def _layer(a: Architecture, entering: int, tokens: int, precision: str, device: 
         + Work(gemm_flops=2 * inner * d, moved=e * (inner + d))
     )
     # two gradients of u are added, those of x and z laid side by side; mixer_fused makes them where they belong
-    adding = Work(moved=e * inner * (k if scan in FROM_KERNELS else 3 * k + 4), other_flops=k * inner)
+    adding = Work(moved=e * inner * (k if scan in ("cpu", "triton") else 3 * k + 4), other_flops=k * inner)
     # each product's two gradients, delta made again
     gemms = Pass(products * tokens, (products * 2 + delta + adding) * tokens)
     conv_forward = Work(other_flops=2 * k * inner * a.d_conv, exps=k * inner, moved=e * inner * (1 + k))
