@@ -8,6 +8,7 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from famba.scan import triton
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu")
-with_kernels = pytest.mark.skipif(
-    triton.unavailable(DEVICE, torch.float32) is not None, reason="runs in test_the_kernels_under_the_interpreter"
-)
-
 compiles = pytest.mark.skipif(INTERPRETED or DEVICE.type == "cuda", reason="where nothing else compiles the kernels")
+
+
+def with_kernels(test: Callable[..., None]) -> Callable[..., None]:
+    """A test that runs the kernels, where they run."""
+    reason = "runs in test_the_kernels_under_the_interpreter"
+    here = triton.unavailable(DEVICE, torch.float32) is None
+    return pytest.mark.kernels(pytest.mark.skipif(not here, reason=reason)(test))
 
 
 class _Compiler:
