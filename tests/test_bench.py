@@ -111,6 +111,21 @@ def test_the_gpu_script_rehearses_on_a_cpu(tmp_path):
     assert found["whole_model"]["released"]["logits"] < 1e-5
 
 
+@pytest.mark.slow
+def test_what_the_compiler_makes_of_the_triton_kernels(tmp_path):
+    """It takes less than the interpreter does; and what it would compute twice shows in the loops."""
+    pytest.importorskip("triton")
+    out = tmp_path / "sass.json"
+    subprocess.run([sys.executable, "benchmarks/sass.py", "--out", str(out)], cwd=ROOT, check=True)
+    found = json.loads(out.read_text())["kernels"]
+    assert (
+        found.keys() == json.loads((ROOT / "benchmarks" / "results" / "sass-sm90.json").read_text())["kernels"].keys()
+    )
+    assert {name for name, made in found.items() if made["spill_instructions"]} <= {"scan_backward"}
+    for name, most in {"scan_forward": 9, "scan_backward": 28, "conv_forward": 21, "conv_backward": 37}.items():
+        assert 0 < found[name]["each"] <= most, name
+
+
 def test_a_section_that_is_cut_off_says_so(gpu):
     args = argparse.Namespace(device="cpu", quick=True)
     assert gpu.run_section("prediction", 0.1, args) == {"cut": "after 0.1 s"}

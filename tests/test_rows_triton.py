@@ -1,11 +1,9 @@
 """The Triton kernels of a block: norm, matching, merging. Against torch, on a GPU or under Triton's interpreter."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
-from triton_cases import DEVICE, compile_only, compiles, run_under_the_interpreter, with_kernels
+from triton_cases import DEVICE, run_under_the_interpreter, with_kernels
 
 from famba import rows
 from famba.fusion import _groups, _means, _pairs, _shares, match
@@ -158,22 +156,3 @@ def test_a_model_that_fuses() -> None:
     for (name, p), q in zip(ours.named_parameters(), torchs.parameters(), strict=True):
         assert p.grad is not None, name
         assert (p.grad - q.grad).norm() <= 1e-4 * q.grad.norm(), name
-
-
-@pytest.mark.slow
-@compiles
-@pytest.mark.usefixtures("instead_of_cpp")
-def test_the_kernels_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(triton, "unavailable", lambda *_: None)
-    ptx = compile_only(monkeypatch, tmp_path)
-    stream, output = random(2, 65, 192).requires_grad_(), random(2, 65, 192, dtype=torch.bfloat16).requires_grad_()
-    normed, total = AddNorm(192)(stream, output, torch.bfloat16)
-    (normed.sum() + total.sum()).backward()
-    places = torch.arange(61).expand(2, -1)
-    triton.match(stream.detach(), 4, torch.tensor([32, 32]))
-    group, size, _ = triton.groups(places, places[:, :4] + 61, places[:, 4:8], torch.tensor([32, 32]), 65)
-    triton.merge(stream.detach(), places, places[:, :4] + 61, group, size)
-    triton.merge_backward(torch.zeros(2, 61, 192, dtype=torch.bfloat16), group, size)
-    assert ptx.keys() == {
-        *("norm_forward", "norm_backward", "nearest", "choose", "group", "merge_forward", "merge_backward")
-    }

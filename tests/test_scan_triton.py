@@ -1,12 +1,11 @@
 """The Triton scan: its kernels against the equations, on a GPU where there is one, else under Triton's interpreter."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from triton_cases import DEVICE, INTERPRETED, compile_only, compiles, run_under_the_interpreter, with_kernels
+from triton_cases import DEVICE, INTERPRETED, run_under_the_interpreter, with_kernels
 
 from famba.errors import InputError
 from famba.mixer import Mixer
@@ -258,29 +257,6 @@ def test_convolution_over_several_blocks_of_positions(length: int, width: int, m
     inputs = conv_inputs(2 - width % 2, 1, length, 5, width)
     expected = with_gradients(causal_conv, inputs, "reference")
     assert_close(with_gradients(causal_conv, inputs, "triton"), expected, TOLERANCE[torch.float32])
-
-
-# the compiler
-
-
-@pytest.mark.slow
-@compiles
-def test_the_kernels_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    ptx = compile_only(monkeypatch, tmp_path)
-    leaves = {name: x.requires_grad_() for name, x in scan_inputs(2, 1, 20, 64, 16, torch.bfloat16).items()}
-    out = load("triton").scan(**leaves, softplus=True)
-    out.backward(torch.ones_like(out))
-    leaves = {name: x.requires_grad_() for name, x in conv_inputs(2, 1, 20, 64, 4, torch.bfloat16).items()}
-    out = load("triton").conv(**leaves)
-    out.backward(torch.ones_like(out))
-    # a lane has 16 states and, of each stream, 4 elements of a segment; the first segment is prepared before the loop
-    decays, elements = 4 * 16, 2 * 4
-    assert ptx["scan_forward"].count("ex2.approx") == decays + elements  # softplus
-    assert ptx["scan_backward"].count("ex2.approx") == 2 * decays + 4 * elements  # softplus twice, its slope, SiLU
-    assert ptx.keys() == {
-        *("scan_forward", "scan_backward", "add_partial_sums", "gate_forward", "gate_backward"),
-        *("conv_forward", "conv_backward"),
-    }
 
 
 # what it refuses

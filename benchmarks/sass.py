@@ -1,0 +1,139 @@
+"""What the compiler makes of the Triton kernels: machine instructions, registers, spills. Needs no GPU.
+
+    python benchmarks/sass.py                                                       # sm_90, Vim-Ti, bf16
+    python benchmarks/sass.py --arch 80 --model vim_small --precision fp32 --out sass.json
+
+A block's training step is compiled as the model launches it, nothing runs. Issued instructions bound the scan's time
+from below: a multiprocessor issues four a cycle, each for 32 lanes. `each` divides those of the loops by what a turn of
+them works off: of the scan, states times steps; of the convolution, outputs of both directions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import JITFunction
+from triton.runtime.driver import driver
+
+from famba import rows
+from famba.config import ARCHITECTURES
+from famba.mixer import Mixer
+from famba.model import Block
+from famba.scan import triton as scan
+from famba.scan import triton_conv, triton_scan
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+IMAGES, R = 128, 7
+WARP = 32
+
+
+class Compiler:
+    """A GPU as Triton's compiler sees it."""
+
+    def __init__(self, arch: int) -> None:
+        self._arch = arch
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self._arch, WARP)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def compiled(model: str, precision: str, arch: int) -> dict[str, Any]:
+    """The kernels of one block that fuses and mixes, forward and backward, by name."""
+    kernels: dict[str, Any] = {}
+    run = JITFunction.run
+
+    def compile_only(kernel: Any, *args: object, grid: object, warmup: bool, **options: object) -> None:
+        kernels[kernel.__name__] = run(kernel, *args, grid=grid, warmup=True, **options)
+
+    JITFunction.run = compile_only
+    driver.set_active(Compiler(arch))
+    scan.unavailable = rows.triton.unavailable = lambda *_: None
+    rows.cpu = rows.triton
+    a = ARCHITECTURES[model]
+    mixer = Mixer(a.embed_dim, a.d_state, a.d_conv, a.expand, backend="triton")
+    block = Block(mixer, a.embed_dim, R, "sequence")
+    stream, output = (torch.zeros(IMAGES, a.tokens, a.embed_dim, requires_grad=True) for _ in range(2))
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        out, residual, _ = block(output, stream, a.tokens // 2)
+    (out.float().sum() + residual.sum()).backward()
+    return kernels
+
+
+def measured(kernel: Any) -> dict[str, Any]:
+    """Registers of a lane, spilled and shared bytes; instructions, in all and of each innermost loop."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        sass, usage = (
+            subprocess.run([TOOLS / "cuobjdump", option, file.name], capture_output=True, text=True, check=True).stdout
+            for option in ("-sass", "-res-usage")
+        )
+    code = re.findall(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@\S+\s+)?([A-Z][A-Z0-9_.]*)\s*(.*?);", sass, re.MULTILINE)
+    code = [(int(address, 16), name, operands) for address, name, operands in code]
+    loops = []
+    for address, name, operands in code:
+        target = re.search(r"0x([0-9a-f]+)", operands) if name.startswith("BRA") else None
+        if target and int(target[1], 16) < address:
+            loops.append((int(target[1], 16), address))
+    inner = [x for x in loops if not any(x != y and x[0] <= y[0] and y[1] <= x[1] for y in loops)]
+    registers, shared = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "SHARED"))
+    spilled = [name for _, name, _ in code if name.startswith(("LDL", "STL"))]
+    return {
+        "registers": registers,
+        "shared_bytes": shared,
+        "spill_instructions": len(spilled),
+        "instructions": len(code),
+        "loops": [sum(start <= address <= end for address, _, _ in code) for start, end in inner],
+    }
+
+
+def each(name: str, loops: list[int]) -> float | None:
+    """Instructions of a lane for what one turn of its loops works off; None where that is not counted."""
+    if name.startswith("scan_"):
+        return sum(loops) / (triton_scan.SEGMENT.value * scan.TILE // WARP)
+    if name.startswith("conv_"):
+        return sum(loops) / (2 * triton_conv.AT_ONCE.value * scan.CONVOLVED[1] // WARP)
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", type=int, default=90, help="compute capability, 80 for 8.0 [%(default)s]")
+    parser.add_argument("--model", choices=list(ARCHITECTURES), default="vim_tiny", help="[%(default)s]")
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16", help="[%(default)s]")
+    parser.add_argument("--out", type=Path, metavar="FILE")
+    args = parser.parse_args()
+    found = {}
+    print(f"{'kernel':<18}{'registers':>10}{'spills':>8}{'instructions':>14}{'each':>7}  innermost loops")
+    for name, kernel in compiled(args.model, args.precision, args.arch).items():
+        found[name] = made = measured(kernel)
+        made["each"] = each(name, made["loops"])
+        share = "" if made["each"] is None else f"{made['each']:.1f}"
+        print(
+            f"{name:<18}{made['registers']:>10}{made['spill_instructions']:>8}{made['instructions']:>14}{share:>7}  "
+            f"{', '.join(map(str, made['loops'])) or '-'}"
+        )
+    if args.out:
+        about = {"triton": triton.__version__, **{key: getattr(args, key) for key in ("arch", "model", "precision")}}
+        args.out.write_text(
+            json.dumps({**about, "images": IMAGES, "kernels": found}, indent=1) + "\n", encoding="utf-8"
+        )
+
+
+if __name__ == "__main__":
+    main()
