@@ -139,7 +139,14 @@ class CapturedStep(Step):
         return {tensor.data_ptr(): tensor for tensor in tensors}
 
     def _accumulate(self) -> None:
+        # into gradients of their own first: to those that are there autograd would add one by one, a launch for each
+        for parameter in self.parameters:
+            parameter.grad = None
         self._loss += self.backward(self._images, self._targets)
+        fresh = [(sums, p.grad) for p, sums in zip(self.parameters, self._grads, strict=True) if p.grad is not None]
+        torch._foreach_add_(*map(list, zip(*fresh, strict=True)))
+        for parameter, sums in zip(self.parameters, self._grads, strict=True):
+            parameter.grad = sums
 
     def _apply(self) -> None:
         self.optimizer.step()

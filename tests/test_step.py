@@ -110,6 +110,24 @@ def test_the_watch_sees_what_it_is_to_refuse(watched: Callable[[], AbstractConte
                 exchange()
 
 
+def test_what_is_captured_adds_up_the_gradients() -> None:
+    """The captured part itself, run without a capture."""
+    sums = []
+    for kind in (Step, CapturedStep):
+        net = model("upper")
+        step = kind(net, recipe.optimizer(net, SETTINGS), recipe.Ema(net, 0.9), SETTINGS, nullcontext, Processes())
+        if isinstance(step, CapturedStep):
+            step._loss, step._grads = torch.zeros(()), [torch.zeros_like(p) for p in step.parameters]
+            for step._images, step._targets in batches(2, torch.device("cpu")):
+                step._accumulate()
+            assert all(p.grad is total for p, total in zip(step.parameters, step._grads, strict=True))
+        else:
+            step.gradients(batches(2, torch.device("cpu")))
+        sums.append([p.grad for p in step.parameters])
+    for one_by_one, together in zip(*sums, strict=True):
+        torch.testing.assert_close(together, one_by_one)
+
+
 @pytest.mark.parametrize("protected", [None, 4, torch.tensor([4, 2])])
 def test_the_class_tokens_place_may_be_a_number_or_a_tensor(protected: int | Tensor | None) -> None:
     metric = torch.randn(2, 9, 5, generator=torch.Generator().manual_seed(0))
