@@ -8,6 +8,7 @@ from torch import Tensor
 
 from famba.errors import InputError
 from famba.scan import causal_conv, directional_scan, mamba_ssm, selective_scan
+from famba.scan.autograd import ScanTensors
 
 
 def fake_selective_scan_fn(
@@ -60,7 +61,7 @@ def test_layout_around_mamba_ssms_kernels(directions: int, missing: tuple[str, .
     def through_kernels(*, backend: str, **inputs: Tensor | None) -> Tensor:
         if backend == "reference":
             return directional_scan(**inputs, backend=backend)
-        return mamba_ssm.scan(**inputs, softplus=True)
+        return mamba_ssm.scan(ScanTensors(**inputs), softplus=True)
 
     inputs = scan_inputs(directions) | dict.fromkeys(missing)
     expected = with_gradients(through_kernels, inputs, "reference")

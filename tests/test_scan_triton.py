@@ -124,7 +124,7 @@ def test_without_softplus_delta_is_taken_as_it_is() -> None:
     inputs["delta_bias"] = inputs["delta_bias"].abs()
 
     def raw(backend: str, **inputs: Tensor | None) -> Tensor:
-        return load(backend).scan(**inputs, softplus=False)
+        return load(backend).scan(ScanTensors(**inputs), softplus=False)
 
     expected = with_gradients(raw, inputs, "reference")
     assert_close(with_gradients(raw, inputs, "triton"), expected, TOLERANCE[torch.float32])
@@ -207,7 +207,7 @@ def test_saved_for_backward_is_a_fraction_of_the_streams(monkeypatch: pytest.Mon
 def test_the_result_is_made_again_to_the_bit(directions: int, dtype: torch.dtype) -> None:
     named = scan_inputs(directions, 1, 3, 6, 4, dtype)
     _, named["z"] = random(1, 3, 12, dtype=dtype).chunk(2, dim=-1)
-    inputs = ScanTensors(*named.values())
+    inputs = ScanTensors(**named)
     out, kept = triton.scan_forward(inputs, softplus=True)
     ungated = directional_scan(**named | {"z": None}, backend="triton")
     assert torch.equal(kept[0], ungated)
@@ -278,7 +278,7 @@ def test_what_the_kernels_do_not_take() -> None:
         load("triton").conv(x, torch.zeros(1, 1, 9), torch.zeros(1, 1))
     stream, states = torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 257)
     with pytest.raises(InputError, match="state size 257, expected at most 256"):
-        load("triton").scan(stream, stream, states[0], states, states, None, None, None, True)
+        load("triton").scan(ScanTensors(stream, stream, states[0], states, states, None, None, None), True)
 
 
 @with_kernels

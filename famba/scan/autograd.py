@@ -13,16 +13,16 @@ Kept = tuple[Tensor | None, Tensor]
 
 
 class ScanTensors(NamedTuple):
-    """The inputs of a scan, as `chooser.Backend.scan` describes them, or their gradients."""
+    """The inputs of a scan, or their gradients."""
 
-    u: Tensor
-    delta: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor | None
-    z: Tensor | None
-    bias: Tensor | None
+    u: Tensor  # (K, B, L, D)
+    delta: Tensor  # (K, B, L, D)
+    A: Tensor  # (K, D, N)
+    B: Tensor  # (K, B, L, N)
+    C: Tensor  # (K, B, L, N)
+    D: Tensor | None  # (K, D)
+    z: Tensor | None  # (B, L, D)
+    delta_bias: Tensor | None  # (K, D)
 
 
 class Kernels(Protocol):
@@ -69,37 +69,15 @@ class FromKernels:
         out: Tensor = _Conv.apply(self.kernels, x, weight, bias)
         return out
 
-    def scan(
-        self,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        delta_bias: Tensor | None,
-        softplus: bool,
-    ) -> Tensor:
-        out: Tensor = _Scan.apply(self.kernels, softplus, u, delta, A, B, C, D, z, delta_bias)
+    def scan(self, inputs: ScanTensors, softplus: bool) -> Tensor:
+        out: Tensor = _Scan.apply(self.kernels, softplus, *inputs)
         return out
 
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        kernels: Kernels,
-        softplus: bool,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        bias: Tensor | None,
-    ) -> Tensor:
+    def forward(ctx: Any, kernels: Kernels, softplus: bool, *tensors: Tensor | None) -> Tensor:
+        u, delta, A, B, C, D, z, delta_bias = ScanTensors(*tensors)  # type: ignore[arg-type]
         inputs = ScanTensors(
             _dense(u),
             _dense(delta),
@@ -108,7 +86,7 @@ class _Scan(torch.autograd.Function):
             _dense(C),
             None if D is None else D.contiguous(),
             None if z is None else _dense(z),
-            None if bias is None else bias.contiguous(),
+            None if delta_bias is None else delta_bias.contiguous(),
         )
         out, kept = kernels.scan_forward(inputs, softplus)
         ctx.save_for_backward(*inputs, *kept)

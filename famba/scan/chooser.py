@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from famba.errors import InputError
-from famba.scan.autograd import FromKernels, Kernels
+from famba.scan.autograd import FromKernels, Kernels, ScanTensors
 
 # Fastest first, as far as measured: `triton` has not run on a GPU yet, so mamba-ssm's kernels go before it.
 # Each name is a module of this package.
@@ -32,18 +32,7 @@ class Backend(Protocol):
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """SiLU of the depthwise causal convolution: (B, L, D), (K, D, W), (K, D) -> (K, B, L, D)."""
 
-    def scan(
-        self,
-        u: Tensor,  # (K, B, L, D)
-        delta: Tensor,  # (K, B, L, D)
-        A: Tensor,  # (K, D, N)
-        B: Tensor,  # (K, B, L, N)
-        C: Tensor,  # (K, B, L, N)
-        D: Tensor | None,  # (K, D)
-        z: Tensor | None,  # (B, L, D)
-        delta_bias: Tensor | None,  # (K, D)
-        softplus: bool,
-    ) -> Tensor:
+    def scan(self, inputs: ScanTensors, softplus: bool) -> Tensor:
         """The gated sum of the directions, (B, L, D); direction 1 runs from the last step to the first."""
 
 

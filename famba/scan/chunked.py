@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from famba.scan.autograd import ScanTensors
+
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -29,35 +31,15 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return out
 
 
-def scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    softplus: bool,
-) -> Tensor:
-    out: Tensor = _Scan.apply(u, delta, A, B, C, D, z, delta_bias, softplus)
+def scan(inputs: ScanTensors, softplus: bool) -> Tensor:
+    out: Tensor = _Scan.apply(softplus, *inputs)
     return out
 
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        delta_bias: Tensor | None,
-        softplus: bool,
-    ) -> Tensor:
+    def forward(ctx: Any, softplus: bool, *inputs: Tensor | None) -> Tensor:
+        u, delta, A, B, C, D, z, delta_bias = ScanTensors(*inputs)  # type: ignore[arg-type]
         directions, batch, length, dim = u.shape
         state = A.shape[2]
         chunk = _chunk_length(length)
@@ -79,31 +61,20 @@ class _Scan(torch.autograd.Function):
             if D is not None:
                 _add_directions(y, u_c * D[:, None], start, stop)
 
-        ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, checkpoints)
+        ctx.save_for_backward(*inputs, checkpoints)
         ctx.softplus = softplus
         return (y if z is None else y * F.silu(z.to(y.dtype))).to(u.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        u, delta, A, B, C, D, z, delta_bias, checkpoints = ctx.saved_tensors
-        with torch.autocast(u.device.type, enabled=False):
-            return _scan_backward(dout, u, delta, A, B, C, D, z, delta_bias, checkpoints, ctx.softplus)
+        *inputs, checkpoints = ctx.saved_tensors
+        with torch.autocast(dout.device.type, enabled=False):
+            return None, *_scan_backward(dout, ScanTensors(*inputs), checkpoints, ctx.softplus)
 
 
-def _scan_backward(
-    dout: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    checkpoints: Tensor,
-    softplus: bool,
-) -> tuple[Tensor | None, ...]:
+def _scan_backward(dout: Tensor, inputs: ScanTensors, checkpoints: Tensor, softplus: bool) -> tuple[Tensor | None, ...]:
+    u, delta, A, B, C, D, z, delta_bias = inputs
     directions, batch, length, dim = u.shape
     state = A.shape[2]
     chunk = _chunk_length(length)
@@ -174,7 +145,6 @@ def _scan_backward(
         None if D is None else dD,
         dz,
         None if delta_bias is None else dbias,
-        None,
     )
 
 

@@ -111,7 +111,7 @@ def scan_backward(
     args.du, args.ddelta, args.dB, args.dC, args.dz = (
         _stream(x) for x in (grads.u, grads.delta, grads.B, grads.C, grads.z)
     )
-    args.dA, args.dD, args.dbias = (_pointer(x) for x in (grads.A, grads.D, grads.bias))
+    args.dA, args.dD, args.dbias = (_pointer(x) for x in (grads.A, grads.D, grads.delta_bias))
     library().scan_backward(ctypes.byref(args))
 
 

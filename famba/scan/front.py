@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from famba.scan.autograd import ScanTensors
 from famba.scan.chooser import choose, load
 
 
@@ -55,14 +56,16 @@ def selective_scan(
         channels = slice(g * width, (g + 1) * width)
         outs.append(
             _scan(
-                u[:, channels].mT.unsqueeze(0),  # (1, B, L, D/G)
-                delta[:, channels].mT.unsqueeze(0),
-                A[channels].unsqueeze(0),
-                B[:, g].mT.unsqueeze(0),  # (1, B, L, N)
-                C[:, g].mT.unsqueeze(0),
-                None if D is None else D[channels].unsqueeze(0),
-                None if z is None else z[:, channels].mT,
-                None if delta_bias is None else delta_bias[channels].unsqueeze(0),
+                ScanTensors(
+                    u[:, channels].mT.unsqueeze(0),  # (1, B, L, D/G)
+                    delta[:, channels].mT.unsqueeze(0),
+                    A[channels].unsqueeze(0),
+                    B[:, g].mT.unsqueeze(0),  # (1, B, L, N)
+                    C[:, g].mT.unsqueeze(0),
+                    None if D is None else D[channels].unsqueeze(0),
+                    None if z is None else z[:, channels].mT,
+                    None if delta_bias is None else delta_bias[channels].unsqueeze(0),
+                ),
                 delta_softplus,
                 backend,
             ).mT
@@ -128,22 +131,12 @@ def directional_scan(
     _expect("directional_scan", "D", D, (directions, dim))
     _expect("directional_scan", "z", z, (batch, length, dim))
     _expect("directional_scan", "delta_bias", delta_bias, (directions, dim))
-    return _scan(u, delta, A, B, C, D, z, delta_bias, True, backend)
+    return _scan(ScanTensors(u, delta, A, B, C, D, z, delta_bias), True, backend)
 
 
-def _scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    softplus: bool,
-    backend: str,
-) -> Tensor:
+def _scan(inputs: ScanTensors, softplus: bool, backend: str) -> Tensor:
     """Settle the types (see `chooser.Backend`) and run the chosen backend."""
+    u, delta, A, B, C, D, z, delta_bias = inputs
     stream = u.dtype
     for other in (delta, B, C, z):
         if other is not None:
@@ -151,19 +144,18 @@ def _scan(
     for tensor in (u, delta, A, B, C):
         _expect_numbers("scan", tensor)
     state = _state_dtype(stream)
-    chosen = load(choose(u.device, stream, backend).name)
+    settled = ScanTensors(
+        u.to(stream),
+        delta.to(stream),
+        A.to(state),
+        B.to(stream),
+        C.to(stream),
+        None if D is None else D.to(state),
+        None if z is None else z.to(stream),
+        None if delta_bias is None else delta_bias.to(state),
+    )
     with torch.autocast(u.device.type, enabled=False):  # the state stays wide under autocast
-        y = chosen.scan(
-            u.to(stream),
-            delta.to(stream),
-            A.to(state),
-            B.to(stream),
-            C.to(stream),
-            None if D is None else D.to(state),
-            None if z is None else z.to(stream),
-            None if delta_bias is None else delta_bias.to(state),
-            softplus,
-        )
+        y = load(choose(u.device, stream, backend).name).scan(settled, softplus)
     return y.to(u.dtype)
 
 

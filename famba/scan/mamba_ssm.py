@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from famba.errors import InputError
+from famba.scan.autograd import ScanTensors
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -56,17 +57,8 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _natural_order(out.unflatten(1, (directions, dim)))  # (K, B, L, D)
 
 
-def scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    softplus: bool,
-) -> Tensor:
+def scan(inputs: ScanTensors, softplus: bool) -> Tensor:
+    u, delta, A, B, C, D, z, delta_bias = inputs
     directions, _, _, dim = u.shape
     if A.shape[2] > 256:
         raise InputError(

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from famba.scan.autograd import ScanTensors
+
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -30,17 +32,8 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.stack(outs).to(x.dtype)  # (K, B, L, D)
 
 
-def scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    softplus: bool,
-) -> Tensor:
+def scan(inputs: ScanTensors, softplus: bool) -> Tensor:
+    u, delta, A, B, C, D, z, delta_bias = inputs
     y = sum(
         _one_direction(
             u[k].to(A.dtype),

@@ -148,7 +148,7 @@ def scan_backward(
                 **OPTIONS,
             )
     torch.sum(dA[..., :state], 0, out=grads.A)
-    for partial, grad in ((dD, grads.D), (dbias, grads.bias)):
+    for partial, grad in ((dD, grads.D), (dbias, grads.delta_bias)):
         if partial is not None:
             torch.sum(partial, 0, out=grad)
 
