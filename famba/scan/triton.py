@@ -69,6 +69,7 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
 
 def scan_forward(inputs: ScanTensors, softplus: bool) -> tuple[Tensor, Kept]:
     """See `autograd.Kernels`. A sequence of up to CHUNK steps has no states."""
+    from famba.scan import triton_gate as gates  # noqa: PLC0415
     from famba.scan import triton_scan as kernels  # noqa: PLC0415
 
     u, delta, A, B, C, D, z, bias = inputs
@@ -94,7 +95,7 @@ def scan_forward(inputs: ScanTensors, softplus: bool) -> tuple[Tensor, Kept]:
             num_warps=1,
         )
         grid, blocks = _blocks(GATED, batch, length, dim)
-        kernels.gate_forward[grid](
+        gates.gate_forward[grid](
             *(y, *_strided_or_none(z), out, total, length, dim), K=directions, HAS_Z=z is not None, **blocks, **OPTIONS
         )
     return out, (total, states)
@@ -104,6 +105,7 @@ def scan_backward(
     dout: Tensor, inputs: ScanTensors, kept: Kept, softplus: bool, grads: ScanTensors, again: Tensor | None = None
 ) -> None:
     """See `autograd.Kernels`."""
+    from famba.scan import triton_gate as gates  # noqa: PLC0415
     from famba.scan import triton_scan as kernels  # noqa: PLC0415
 
     u, delta, A, B, C, D, z, bias = inputs
@@ -141,7 +143,7 @@ def scan_backward(
         )
         if z is not None:
             grid, blocks = _blocks(GATED, batch, length, dim)
-            kernels.gate_backward[grid](
+            gates.gate_backward[grid](
                 *(*_strided(dout), total, *_strided(z), *_strided_or_none(grads.z), again, length, dim),
                 AGAIN=again is not None,
                 **blocks,

@@ -37,6 +37,11 @@ def sigmoid(x):
 
 
 @triton.jit
+def silu(x):
+    return x * sigmoid(x)
+
+
+@triton.jit
 def _softplus(x):
     """max(x, 0) + log(1 + e^-|x|), accurate also where it is small: log(1 + e) = e p(e).
 
@@ -359,7 +364,7 @@ def scan_backward(
         u_t, delta_t, slope = _inputs(last_u, last_delta, bias, SOFTPLUS)
         dy = _read(dout, dout_l, t, time, d, dim).to(tl.float32)
         if HAS_Z:
-            dy *= _silu(_read(z, z_l, t, time, d, dim).to(tl.float32))
+            dy *= silu(_read(z, z_l, t, time, d, dim).to(tl.float32))
         B_t = _read(B, B_l, t, time, n, state).to(tl.float32)
         C_t = _read(C, C_l, t, time, n, state).to(tl.float32)
         for s in range(segments):
@@ -405,7 +410,7 @@ def scan_backward(
             u_t, delta_t, slope = _inputs(next_u, next_delta, bias, SOFTPLUS)
             dy = next_dy.to(tl.float32)
             if HAS_Z:
-                dy *= _silu(next_z.to(tl.float32))
+                dy *= silu(next_z.to(tl.float32))
             B_t, C_t = next_B.to(tl.float32), next_C.to(tl.float32)
         tl.debug_barrier()  # all lanes have read this chunk's states
 
@@ -443,77 +448,3 @@ def add_partial_sums(
         tl.store(dB + r * dB_r + n, total, mask=ok)
     else:
         tl.store(dC + r * dC_r + n, total, mask=ok)
-
-
-@triton.jit
-def _silu(x):
-    return x * sigmoid(x)
-
-
-@triton.jit
-def _tile(L, dim, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Sample, positions (BLOCK_L, 1) and channels (1, BLOCK_D) of an elementwise program, and where they exist."""
-    b = tl.program_id(2).to(tl.int64)
-    position = tl.program_id(1).to(tl.int64) * BLOCK_L + tl.arange(0, BLOCK_L)[:, None]
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
-    return b, position, d, (position < L) & (d < dim)
-
-
-@triton.jit(do_not_specialize=["L"])
-def gate_forward(
-    y,  # (K, B, L, D)
-    z,
-    z_b,
-    z_l,
-    out,  # (B, L, D)
-    total,  # (B, L, D)
-    L,
-    dim,
-    K: tl.constexpr,
-    HAS_Z: tl.constexpr,
-    BLOCK_L: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """total = Σ_k y_k, rounded to the streams' type, and out = total SiLU(z); without z, out = Σ_k y_k."""
-    b, position, d, ok = _tile(L, dim, BLOCK_L, BLOCK_D)
-    at = (b * L + position) * dim + d
-    x = tl.load(y + at, mask=ok, other=0.0)
-    if K == 2:
-        other = tl.load(y + tl.num_programs(2).to(tl.int64) * L * dim + at, mask=ok, other=0.0)
-        x = (x.to(tl.float32) + other.to(tl.float32)).to(y.dtype.element_ty)
-    if HAS_Z:
-        tl.store(total + at, x, mask=ok)
-        gate = tl.load(z + b * z_b + position * z_l + d, mask=ok, other=0.0).to(tl.float32)
-        x = x.to(tl.float32) * _silu(gate)
-    tl.store(out + at, x, mask=ok)
-
-
-@triton.jit(do_not_specialize=["L"])
-def gate_backward(
-    dout,  # (B, L, D), as z and dz: strides over sample and position
-    dout_b,
-    dout_l,
-    total,  # (B, L, D), as again
-    z,
-    z_b,
-    z_l,
-    dz,
-    dz_b,
-    dz_l,
-    again,
-    L,
-    dim,
-    AGAIN: tl.constexpr,
-    BLOCK_L: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """dz = dout total SiLU'(z), with SiLU'(z) = σ(z) (1 + z (1 - σ(z))); again = total SiLU(z), as `gate_forward`."""
-    b, position, d, ok = _tile(L, dim, BLOCK_L, BLOCK_D)
-    at = (b * L + position) * dim + d
-    x = tl.load(total + at, mask=ok, other=0.0).to(tl.float32)
-    gate = tl.load(z + b * z_b + position * z_l + d, mask=ok, other=0.0).to(tl.float32)
-    g = tl.load(dout + b * dout_b + position * dout_l + d, mask=ok, other=0.0).to(tl.float32)
-    sigma = sigmoid(gate)
-    tl.store(dz + b * dz_b + position * dz_l + d, g * x * sigma * (1.0 + gate * (1.0 - sigma)), mask=ok)
-    if AGAIN:
-        tl.store(again + at, x * _silu(gate), mask=ok)
