@@ -167,5 +167,5 @@ part 60 "dvc params diff, dvc metrics diff" differences
 part 180 "dvc repro from nothing, a shortened smoke grid" from_nothing
 part 120 "a second machine: push, clone, make pull" second_machine
 part 180 "the crate validates as a Workflow Run Crate" crate_validates
-part 180 "famba reproduce: a row, bit for bit" reproduced
+part 300 "famba reproduce: a row, bit for bit" reproduced
 echo "-- all of it: $SECONDS s"
