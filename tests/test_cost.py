@@ -9,10 +9,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from famba import scan
 from famba.config import ARCHITECTURES, Architecture, Recipe
+from famba.cost import counts
 from famba.cost.counts import Work, cost, forward_flops, parameter_count, scheduled_tokens, step_cost
 from famba.fusion import match
 from famba.measure import saved_activation_bytes
 from famba.model import VisionMamba
+from famba.scan import triton
 from famba.schedule import STRATEGIES, strategy
 
 CPU = torch.device("cpu")
@@ -140,3 +142,7 @@ def test_images_that_other_processes_make_cost_the_device_nothing():
     architecture, schedule = ARCHITECTURES["vim_tiny"], strategy("baseline")
     assert cost(architecture, schedule, Recipe(augmentation="timm"), 100).augmentation == Work()
     assert cost(architecture, schedule, Recipe(augmentation="tensor"), 100).augmentation.moved > 0
+
+
+def test_the_triton_scan_keeps_a_state_for_as_many_steps_as_is_counted():
+    assert triton.CHUNK == counts._TRITON_SCAN_STEPS

@@ -1,6 +1,6 @@
 """What a block does to rows of tokens besides mixing: RMS norm, matching, merging. One pass each, in C++ or Triton.
 
-torch composes each of five to forty operators; that stays beside the kernels, for other devices, types and machines
+torch composes each of three to twenty operators; that stays beside the kernels, for other devices, types and machines
 without a compiler, in model.py and fusion.py.
 """
 
