@@ -113,7 +113,7 @@ class Probe:
             "copy": (lambda: target.copy_(source), 2 * source.nbytes),
         }
         if not cuda:
-            self._work["exp"] = _cpu_exponentials(1 << (12 if small else 17))
+            self._work["exp"] = _cpu_exponentials(1 << (11 if small else 16))
 
     @property
     def runs(self) -> dict[str, Callable[[], Any]]:

@@ -6,21 +6,22 @@ using namespace simd;
 
 // Runs on every thread; returns the exponentials of one thread. `sink` keeps the compiler from leaving the work out.
 extern "C" int64_t exp_rate(int64_t rounds, int threads, float* sink) {
-    const vec rate = splat(LOG2E);
-    constexpr int STREAMS = 8;  // independent ones, to hide the latency of the polynomial
+    constexpr int STATES = 16;
 #pragma omp parallel num_threads(threads)
     {
-        vec x[STREAMS], sum[STREAMS];
-        for (int i = 0; i < STREAMS; i++) x[i] = splat(-1.0f - float(i)), sum[i] = vec{};
-        for (int64_t r = 0; r < rounds; r++)
-#pragma GCC unroll 8
-            for (int i = 0; i < STREAMS; i++) {
-                sum[i] += exp2_of_product<true>(x[i], rate);
-                x[i] *= 0.999999f;
+        alignas(64) float rates[STATES * W];
+        for (int i = 0; i < STATES * W; i++) rates[i] = -0.01f * float(i);
+        vec delta = splat(0.1f), sum{};
+        for (int64_t r = 0; r < rounds; r++) {
+#pragma GCC unroll 4
+            for (int n = 0; n < STATES; n += 4) {
+                const four a = exp2_of_product<true>(four(delta), get_four(rates + n * W));
+                sum += (a.of[0] + a.of[1]) + (a.of[2] + a.of[3]);
             }
-        for (int i = 1; i < STREAMS; i++) sum[0] += sum[i];
+            delta *= 0.999999f;
+        }
 #pragma omp critical
-        *sink += sum[0][0];
+        *sink += sum[0];
     }
-    return rounds * STREAMS * W;
+    return rounds * STATES * W;
 }

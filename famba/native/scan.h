@@ -75,10 +75,11 @@ struct Block {
         for (int i = 0; i < W; i++) all &= within[i];
         return all;
     }
-    ALWAYS_INLINE vec delta(const T* from, vec& slope) const {
-        const vec raw = load(from, lanes) + bias;
-        slope = splat(1.0f);
-        vec value = raw;
+    template <typename V>
+    ALWAYS_INLINE V delta(V read, V& slope) const {
+        const V raw = read + bias;
+        V value = raw;
+        slope = V{} + 1.0f;
         if (s.softplus) softplus(raw, value, slope);
         return value;
     }

@@ -10,13 +10,16 @@
 //
 // What bounds it: per vector of exponentials, the two walks make 14 multiplications or multiply-adds at 512 bits and 17
 // at 256 (4 and 7 for a_t, 3 + 7 for the formulae), 5 and 2 operations on adders for a_t, and 3 + 3 on adders, shuffles
-// and blends for the sums over d. A core starts one of the first kind per cycle at best. Measured with all data in the
-// caches: on Zen 4 25 cycles, 20 of them in the walks, when these also rebuilt y; on Zen 1, whose multiply-adds take
-// the adders' registers from them, 43.
+// and blends for the sums over d. A core starts one of the first kind per cycle at best. Measured, softplus, gate and
+// memory included: on Zen 4 25 cycles, 20 of them in the walks, when these also rebuilt y; on Zen 1, where an addition
+// beside multiply-adds costs nearly a cycle of theirs, 41: 13 for a_t, 6 for the rest of the way there, 12 back.
 
 #include "scan.h"
 
 namespace {
+
+// Steps whose a_t are made in one go, before the states: sixteen registers are too few for both side by side.
+constexpr int64_t AHEAD = W < 16 ? 16 : 1;
 
 // What the way back needs to know of each step, and what it finds out.
 enum { DELTA, X, SLOPE, DDELTA, DX, STEP };
@@ -65,30 +68,32 @@ struct Backward {
     // dy = dout SiLU(z), the same for every direction: the gate follows their sum.
     ALWAYS_INLINE void open_gate(const Block<T>& block) {
         const Rows<T> dout_rows = block.rows(s.out), z_rows = block.rows(s.z);
-        for (int64_t l = 0; l < s.length; l++) {
-            vec dout = load(dout_rows[l], block.lanes);
+        const Rows<float> dy_rows = block.rows(dy), gate_rows = block.rows(gate);
+        by_fours(0, s.length, [&](int64_t t, auto kind) ALWAYS_INLINE {
+            using V = decltype(kind);
+            V dout = load<V>(dout_rows, t, block.lanes);
             if (s.z.data) {
-                const vec z = load(z_rows[l], block.lanes), open = sigmoid(z);
-                dout *= z * open;
-                put(gate + l * W, open);
+                const V z = load<V>(z_rows, t, block.lanes), open = sigmoid(z);
+                dout = dout * (z * open);
+                store(gate_rows, t, open, W);
             }
-            put(dy + l * W, dout);
-        }
+            store(dy_rows, t, dout, W);
+        });
     }
 
     // Returns the largest |Δ| of each channel.
     ALWAYS_INLINE vec prepare(const Block<T>& block, int64_t start, int64_t stop) {
         const Rows<T> delta_rows = block.rows(s.delta), u_rows = block.rows(s.u);
         vec largest{};
-        for (int64_t t = start; t < stop; t++) {
-            float* step = steps + (t - start) * STEP * W;
-            vec slope;
-            const vec delta = block.delta(delta_rows[t], slope), u = load(u_rows[t], block.lanes);
-            put(step + DELTA * W, delta);
-            put(step + X * W, delta * u);
-            put(step + SLOPE * W, slope);
-            largest = larger(largest, magnitude(delta));
-        }
+        by_fours(start, stop, [&](int64_t t, auto kind) ALWAYS_INLINE {
+            using V = decltype(kind);
+            V slope;
+            const V delta = block.delta(load<V>(delta_rows, t, block.lanes), slope);
+            store(kept(DELTA, start), t, delta, W);
+            store(kept(X, start), t, delta * load<V>(u_rows, t, block.lanes), W);
+            store(kept(SLOPE, start), t, slope, W);
+            largest = larger(largest, largest_of(magnitude(delta)));
+        });
         return largest;
     }
 
@@ -105,28 +110,36 @@ struct Backward {
         for (int64_t t = start; t < stop; t++) {
             const float *B = BC + t * 2 * plan.states, *step = steps + (t - start) * STEP * W;
             float* path_t = path + (t - start) * 2 * NB * W;
-            const vec delta = get(step + DELTA * W), x = get(step + X * W), dy_t = get(dy_rows[t]);
+            if ((t - start) % AHEAD == 0)
+                for (int64_t i = 0; i < (AHEAD == 1 ? 1 : std::min(AHEAD, stop - t)); i++)
+                    put_decays<MODERATE>(A, step + i * STEP * W, path_t + i * 2 * NB * W);
+            const vec x = get(step + X * W), dy_t = get(dy_rows[t]);
             vec folded[NB / 4];
 #pragma GCC unroll 2
-            for (int four = 0; four < NB; four += 4) {
-                vec a[4], product[4];  // the exponentials first: side by side, they wait less for each other
-#pragma GCC unroll 4
-                for (int i = 0; i < 4; i++) a[i] = exp2_of_product<MODERATE>(delta, get(A + (four + i) * W));
+            for (int first = 0; first < NB; first += 4) {
+                vec product[4];
 #pragma GCC unroll 4
                 for (int i = 0; i < 4; i++) {
-                    const int n = four + i;
-                    const vec kept = a[i] * h[n];
-                    put(path_t + 2 * n * W, a[i]);
-                    put(path_t + (2 * n + 1) * W, kept);
-                    h[n] = kept + x * B[n];
+                    const int n = first + i;
+                    const vec passed = get(path_t + 2 * n * W) * h[n];
+                    put(path_t + (2 * n + 1) * W, passed);
+                    h[n] = passed + x * B[n];
                     product[i] = h[n] * dy_t;
                 }
-                folded[four / 4] = fold(product);
+                folded[first / 4] = fold(product);
             }
             add_lane_sums(folded, dC + t * 2 * plan.states);
             soon.prefetch(t);
             soon_too.prefetch(t);
         }
+    }
+
+    template <bool MODERATE>
+    ALWAYS_INLINE static void put_decays(const float* A, const float* step, float* path_t) {
+        const four delta = get(step + DELTA * W);
+#pragma GCC unroll 2
+        for (int n = 0; n < NB; n += 4)
+            store(Rows<float>{path_t, 2 * W}, n, exp2_of_product<MODERATE>(delta, get_four(A + n * W)), W);
     }
 
     // From the last step of a chunk to its first; adds to dB, dx, dΔ and dA.
@@ -145,11 +158,11 @@ struct Backward {
             vec ddelta{}, dx{}, folded[NB / 4];
             if (n0 > 0) ddelta = get(step + DDELTA * W), dx = get(step + DX * W);
 #pragma GCC unroll 2
-            for (int four = 0; four < NB; four += 4) {
+            for (int first = 0; first < NB; first += 4) {
                 vec product[4];
 #pragma GCC unroll 4
                 for (int i = 0; i < 4; i++) {
-                    const int n = four + i;
+                    const int n = first + i;
                     const vec g = carried[n] + dy_t * C[n];
                     const vec q = g * get(path_t + (2 * n + 1) * W);
                     product[i] = g * x;
@@ -158,7 +171,7 @@ struct Backward {
                     dA[n] += q * delta;
                     carried[n] = g * get(path_t + 2 * n * W);
                 }
-                folded[four / 4] = fold(product);
+                folded[first / 4] = fold(product);
             }
             put(step + DDELTA * W, ddelta);
             put(step + DX * W, dx);
@@ -206,6 +219,8 @@ struct Backward {
         }
     }
 
+    // One of what `steps` holds, by scan time, of a chunk that begins at `start`.
+    Rows<float> kept(int which, int64_t start) const { return {steps + (which - start * STEP) * W, STEP * W}; }
     float* dread(const Block<T>& block, int64_t n0) const { return dreads + block.k * s.batch * plan.reads + n0; }
     float* sums_of(const Block<T>& block) const {
         return sums + (block.k * plan.blocks + block.index) * plan.sums;

@@ -52,16 +52,18 @@ struct Forward {
     ALWAYS_INLINE vec prepare(const Block<T>& block, int64_t start, int64_t stop) {
         const Rows<T> delta_rows = block.rows(s.delta), u_rows = block.rows(s.u);
         const Rows<float> y_rows = block.rows(y);
+        const Rows<float> delta_kept{steps - start * 2 * W, 2 * W}, x_kept{delta_kept[0] + W, 2 * W};
         vec largest{};
-        for (int64_t t = start; t < stop; t++) {
-            vec slope;
-            const vec delta = block.delta(delta_rows[t], slope), u = load(u_rows[t], block.lanes);
-            float* step = steps + (t - start) * 2 * W;
-            put(step, delta);
-            put(step + W, delta * u);
-            put(y_rows[t], block.k == 0 ? block.D * u : get(y_rows[t]) + block.D * u);
-            largest = larger(largest, magnitude(delta));
-        }
+        by_fours(start, stop, [&](int64_t t, auto kind) ALWAYS_INLINE {
+            using V = decltype(kind);
+            V slope;
+            const V delta = block.delta(load<V>(delta_rows, t, block.lanes), slope);
+            const V u = load<V>(u_rows, t, block.lanes), skipped = V(block.D) * u;
+            store(delta_kept, t, delta, W);
+            store(x_kept, t, delta * u, W);
+            store(y_rows, t, block.k == 0 ? skipped : load<V>(y_rows, t, W) + skipped, W);
+            largest = larger(largest, largest_of(magnitude(delta)));
+        });
         return largest;
     }
 
@@ -77,11 +79,15 @@ struct Forward {
             const float *B = BC + t * 2 * plan.states, *C = B + plan.states, *step = steps + (t - start) * 2 * W;
             const vec delta = get(step), x = get(step + W);
             vec even = get(y_rows[t]), odd{};
-#pragma GCC unroll 8
-            for (int n = 0; n < NB; n++) {
-                const vec a = exp2_of_product<MODERATE>(delta, get(A + n * W));
-                state[n] = a * state[n] + x * B[n];
-                (n % 2 ? odd : even) += state[n] * C[n];
+#pragma GCC unroll 2
+            for (int first = 0; first < NB; first += 4) {
+                const four a = exp2_of_product<MODERATE>(four(delta), get_four(A + first * W));
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; i++) {
+                    const int n = first + i;
+                    state[n] = a.of[i] * state[n] + x * B[n];
+                    (n % 2 ? odd : even) += state[n] * C[n];
+                }
             }
             put(y_rows[t], even + odd);
             soon.prefetch(t);
@@ -91,19 +97,21 @@ struct Forward {
     }
 
     ALWAYS_INLINE void finish(const Block<T>& block) {
-        for (int64_t l = 0; l < s.length; l++) {
-            vec result = get(y + l * W);
+        const auto rows = [&](const Stream& x) { return Rows<T>{x.row<T>(0, block.b, 0) + block.first, x.l}; };
+        const Rows<T> kept_rows = rows(s.y), z_rows = rows(s.z), out_rows = rows(s.out);
+        by_fours(0, s.length, [&](int64_t l, auto kind) ALWAYS_INLINE {
+            using V = decltype(kind);
+            V result = load<V>(Rows<float>{y, W}, l, W);
             if (s.y.data) {  // in the streams' type, so that the backward pass finds what the gate has seen
-                T* kept = s.y.row<T>(0, block.b, l) + block.first;
-                store(kept, result, block.lanes);
-                result = load(kept, block.lanes);
+                store(kept_rows, l, result, block.lanes);
+                result = load<V>(kept_rows, l, block.lanes);
             }
             if (s.z.data) {
-                const vec z = load(s.z.row<T>(0, block.b, l) + block.first, block.lanes);
-                result *= z * sigmoid(z);
+                const V z = load<V>(z_rows, l, block.lanes);
+                result = result * (z * sigmoid(z));
             }
-            store(s.out.row<T>(0, block.b, l) + block.first, result, block.lanes);
-        }
+            store(out_rows, l, result, block.lanes);
+        });
     }
 };
 

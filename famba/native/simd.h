@@ -68,6 +68,41 @@ inline vec smaller(vec x, vec y) { return x < y ? x : y; }
 #endif
 
 inline vec magnitude(vec x) { return (vec)((ivec)x & 0x7fffffff); }
+inline vec where_negative(vec x, vec then, vec otherwise) { return x < 0.0f ? then : otherwise; }
+
+// Four vectors that take every step of a formula side by side. A vector alone waits five cycles for each multiply-add,
+// and a processor that looks a few dozen instructions ahead finds little else to do meanwhile.
+struct four {
+    vec of[4];
+
+    four() = default;
+    four(vec x) : of{x, x, x, x} {}
+    four(float x) : four(splat(x)) {}
+};
+template <typename F>
+ALWAYS_INLINE inline four each(F f) {
+    four made;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) made.of[i] = f(i);
+    return made;
+}
+ALWAYS_INLINE inline four operator+(four x, four y) { return each([&](int i) { return x.of[i] + y.of[i]; }); }
+ALWAYS_INLINE inline four operator-(four x, four y) { return each([&](int i) { return x.of[i] - y.of[i]; }); }
+ALWAYS_INLINE inline four operator*(four x, four y) { return each([&](int i) { return x.of[i] * y.of[i]; }); }
+ALWAYS_INLINE inline four operator/(four x, four y) { return each([&](int i) { return x.of[i] / y.of[i]; }); }
+ALWAYS_INLINE inline four operator-(four x) { return each([&](int i) { return -x.of[i]; }); }
+ALWAYS_INLINE inline four larger(four x, four y) { return each([&](int i) { return larger(x.of[i], y.of[i]); }); }
+ALWAYS_INLINE inline four smaller(four x, four y) { return each([&](int i) { return smaller(x.of[i], y.of[i]); }); }
+ALWAYS_INLINE inline four magnitude(four x) { return each([&](int i) { return magnitude(x.of[i]); }); }
+ALWAYS_INLINE inline four where_negative(four x, four then, four otherwise) {
+    return each([&](int i) { return where_negative(x.of[i], then.of[i], otherwise.of[i]); });
+}
+
+// The largest of the four, lane by lane.
+ALWAYS_INLINE inline vec largest_of(four x) {
+    return larger(larger(x.of[0], x.of[1]), larger(x.of[2], x.of[3]));
+}
+inline vec largest_of(vec x) { return x; }
 
 #if defined(__AVX512F__)
 // 2^x for finite x, relative error below 2e-7; at most 2e-38 below float's range, at least 8e37 above it.
@@ -81,34 +116,44 @@ inline vec exp2(vec x) {
     const vec p = root * r * (r * 2.402287177e-01f + 6.931573416e-01f) + root;  // |r| <= 1/64: 2^r to 5.3e-8
     return (vec)_mm512_scalef_ps((__m512)p, (__m512)n);
 }
+ALWAYS_INLINE inline four exp2(four x) { return each([&](int i) { return exp2(x.of[i]); }); }
 #else
 constexpr float TO_INTEGER = 12582912.0f;  // 1.5 * 2^23: the integer part of what is added lands in the low bits
 
+inline vec exponent_of(vec shifted) { return (vec)((ivec)shifted << 23); }
+inline vec with_exponent(vec x, vec exponent) { return (vec)((ivec)x + (ivec)exponent); }
+ALWAYS_INLINE inline four exponent_of(four shifted) { return each([&](int i) { return exponent_of(shifted.of[i]); }); }
+ALWAYS_INLINE inline four with_exponent(four x, four exponent) {
+    return each([&](int i) { return with_exponent(x.of[i], exponent.of[i]); });
+}
+
 // 2^(n + r) where `shifted` is TO_INTEGER + n, |r| <= 1/2 and |n| <= 126: relative error below 2e-7.
-inline vec power(vec shifted, vec r) {
-    vec p = r * 1.326472721e-03f + 9.671512812e-03f;  // 2^r to 9.2e-8
+template <typename V>
+ALWAYS_INLINE inline V power(V shifted, V r) {
+    V p = r * 1.326472721e-03f + 9.671512812e-03f;  // 2^r to 9.2e-8
     p = p * r + 5.550733745e-02f;
     p = p * r + 2.402224208e-01f;
     p = p * r + 6.931469776e-01f;
     p = p * r + 1.0f;
-    return (vec)((ivec)p + ((ivec)shifted << 23));
+    return with_exponent(p, exponent_of(shifted));
 }
 
 // 2^x for finite x, as above.
-inline vec exp2(vec x) {
-    x = smaller(splat(LARGEST_POWER), larger(splat(-LARGEST_POWER), x));
-    const vec shifted = x + TO_INTEGER;
+template <typename V>
+ALWAYS_INLINE inline V exp2(V x) {
+    x = smaller(V{} + LARGEST_POWER, larger(V{} - LARGEST_POWER, x));
+    const V shifted = x + TO_INTEGER;
     return power(shifted, x - (shifted - TO_INTEGER));
 }
 #endif
 
 // 2^(x y), the decay of a state. MODERATE: no |x y| is above LARGEST_POWER, so that nothing needs a limit, and without
 // AVX-512 the product need not be formed: it disappears in two multiply-adds.
-template <bool MODERATE>
-inline vec exp2_of_product(vec x, vec y) {
+template <bool MODERATE, typename V>
+ALWAYS_INLINE inline V exp2_of_product(V x, V y) {
 #if !defined(__AVX512F__)
     if (MODERATE) {
-        const vec shifted = x * y + TO_INTEGER;
+        const V shifted = x * y + TO_INTEGER;
         return power(shifted, x * y - (shifted - TO_INTEGER));
     }
 #endif
@@ -118,22 +163,29 @@ inline vec exp2_of_product(vec x, vec y) {
 constexpr float LOG2E = 1.442695041f;
 constexpr float LN2 = 0.693147181f;
 
-inline vec exp(vec x) { return exp2(x * LOG2E); }
-inline vec sigmoid(vec x) { return 1.0f / (1.0f + exp(-x)); }
+template <typename V>
+ALWAYS_INLINE inline V exp(V x) {
+    return exp2(x * LOG2E);
+}
+template <typename V>
+ALWAYS_INLINE inline V sigmoid(V x) {
+    return 1.0f / (1.0f + exp(-x));
+}
 
 // log(1 + e^x) with a small relative error on both sides, and its slope, the sigmoid.
-inline void softplus(vec x, vec& value, vec& slope) {
-    const vec e = exp(x < 0.0f ? x : -x);  // in (0, 1]
-    const vec inverse = 1.0f / ((2.0f + e) * (1.0f + e));  // one division for the two quotients
-    const vec s = e * (1.0f + e) * inverse;
-    const vec s2 = s * s;
+template <typename V>
+ALWAYS_INLINE inline void softplus(V x, V& value, V& slope) {
+    const V e = exp(-magnitude(x));  // in (0, 1]
+    const V inverse = 1.0f / ((2.0f + e) * (1.0f + e));  // one division for the two quotients
+    const V s = e * (1.0f + e) * inverse;
+    const V s2 = s * s;
     // log1p(e) = 2 atanh(s), s <= 1/3; relative error 4.5e-9
-    vec p = s2 * 1.400599651e-01f + 1.400090205e-01f;
+    V p = s2 * 1.400599651e-01f + 1.400090205e-01f;
     p = p * s2 + 2.001076365e-01f;
     p = p * s2 + 3.333320814e-01f;
     p = p * s2 + 1.0f;
-    value = (x < 0.0f ? vec{} : x) + 2.0f * s * p;
-    slope = (x < 0.0f ? e : splat(1.0f)) * (2.0f + e) * inverse;
+    value = where_negative(x, V{}, x) + 2.0f * s * p;
+    slope = where_negative(x, e, V{} + 1.0f) * (2.0f + e) * inverse;
 }
 
 // The sums over the lanes of NB vectors: `fold` makes one vector of four as soon as they are there, so that few are
@@ -258,6 +310,7 @@ inline float scalar(bfloat16 x) {
 // A vector in the kernel's own scratch.
 inline vec get(const float* p) { return load(p, W); }
 inline void put(float* p, vec x) { store(p, x, W); }
+ALWAYS_INLINE inline four get_four(const float* p) { return each([&](int i) { return get(p + i * W); }); }
 
 // A tensor of the caller, (K, B, L, features): strides in elements, features contiguous. `data` is null where the
 // tensor does not exist.
@@ -281,6 +334,32 @@ struct Rows {
     // Into the L2 cache; never an error, wherever it points.
     void prefetch(int64_t t, int64_t further = 0) const { __builtin_prefetch(first + t * stride + further, 0, 2); }
 };
+
+// The steps t … t + 3 as four, or t alone as a vector.
+template <typename V, typename T>
+ALWAYS_INLINE inline V load(const Rows<T>& rows, int64_t t, int lanes) {
+    if constexpr (sizeof(V) == sizeof(vec))
+        return load(rows[t], lanes);
+    else
+        return each([&](int i) { return load(rows[t + i], lanes); });
+}
+template <typename T>
+ALWAYS_INLINE inline void store(const Rows<T>& rows, int64_t t, vec x, int lanes) {
+    store(rows[t], x, lanes);
+}
+template <typename T>
+ALWAYS_INLINE inline void store(const Rows<T>& rows, int64_t t, four x, int lanes) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) store(rows[t + i], x.of[i], lanes);
+}
+
+// Calls f(t, V{}) for all steps: V is four, and vec for the last ones.
+template <typename F>
+ALWAYS_INLINE inline void by_fours(int64_t start, int64_t stop, F f) {
+    int64_t t = start;
+    for (; t + 4 <= stop; t += 4) f(t, four{});
+    for (; t < stop; t++) f(t, vec{});
+}
 
 // How the work is cut into tasks: slices of the batch times groups of at least `smallest` channel blocks. Sizes alone
 // decide, and partial sums are added in the order of slices and groups, so no result depends on the number of threads.
