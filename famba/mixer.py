@@ -14,8 +14,8 @@ from famba.recompute import Recomputed
 
 # What each direction has for itself: forward, backward, forward, ...
 _PAIRS = attrgetter(
-    *("conv1d.weight", "conv1d_b.weight", "conv1d.bias", "conv1d_b.bias", "x_proj.weight", "x_proj_b.weight"),
-    *("dt_proj.weight", "dt_proj_b.weight", "dt_proj.bias", "dt_proj_b.bias", "A_log", "A_b_log", "D", "D_b"),
+    *("x_proj.weight", "x_proj_b.weight", "dt_proj.weight", "dt_proj_b.weight", "dt_proj.bias", "dt_proj_b.bias"),
+    *("conv1d.weight", "conv1d_b.weight", "conv1d.bias", "conv1d_b.bias", "A_log", "A_b_log", "D", "D_b"),
 )
 
 
@@ -86,7 +86,7 @@ class Mixer(nn.Module):
         if isinstance(backend, scan.FromKernels):
             return mixer_fused.mix(backend.kernels, hidden, self.in_proj.weight, self.out_proj.weight, *pairs)
         # both directions of each, stacked: (2, ...)
-        conv, conv_bias, x_proj, to_dt, dt_bias, A_log, D = map(torch.stack, zip(pairs[::2], pairs[1::2], strict=True))
+        x_proj, to_dt, dt_bias, conv, conv_bias, A_log, D = map(torch.stack, zip(pairs[::2], pairs[1::2], strict=True))
         x, z = self.in_proj(hidden).chunk(2, dim=-1)  # (B, T, D) each, D = d_inner
         with Recomputed() as recomputed:
             u = recomputed.make(lambda: scan.causal_conv(x, conv.squeeze(2), conv_bias, self.backend))  # (2, B, T, D)

@@ -10,7 +10,7 @@ from triton_cases import DEVICE, INTERPRETED, run_under_the_interpreter, with_ke
 from famba.errors import InputError
 from famba.mixer import Mixer
 from famba.scan import available, causal_conv, choose, directional_scan, triton
-from famba.scan.autograd import ScanTensors
+from famba.scan.autograd import ScanTensors, StreamGrads
 from famba.scan.chooser import load
 
 Inputs = dict[str, Tensor | None]
@@ -211,7 +211,8 @@ def test_the_result_is_made_again_to_the_bit(directions: int, dtype: torch.dtype
     out, kept = triton.scan_forward(inputs, softplus=True)
     ungated = directional_scan(**named | {"z": None}, backend="triton")
     assert torch.equal(kept[0], ungated)
-    grads, again = ScanTensors(*(torch.empty(x.shape, dtype=x.dtype) for x in inputs)), torch.empty_like(out)
+    streams = (inputs.u, inputs.delta, inputs.B, inputs.C, inputs.z)
+    grads, again = StreamGrads(*(torch.empty(x.shape, dtype=x.dtype) for x in streams)), torch.empty_like(out)
     triton.scan_backward(torch.ones_like(out), inputs, kept, True, grads, again)
     assert torch.equal(again, out)
     assert not torch.equal(again, ungated)

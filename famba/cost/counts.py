@@ -24,7 +24,7 @@ _CPU_SCAN_STEPS = 448  # of time, between the states that the C++ forward pass k
 _TRITON_SCAN_STEPS = 256  # the same of the Triton kernels (triton.py: CHUNK)
 # kernels that a layer's training step launches on a GPU: torch's operators but for views, and those in Triton; bf16's
 # casts of weights and gradients included
-_LAUNCHES_PER_LAYER = 58
+_LAUNCHES_PER_LAYER = 36
 _LAUNCHES_PER_FUSION = 8
 
 

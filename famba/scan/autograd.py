@@ -13,7 +13,7 @@ Kept = tuple[Tensor | None, Tensor]
 
 
 class ScanTensors(NamedTuple):
-    """The inputs of a scan, or their gradients."""
+    """The inputs of a scan."""
 
     u: Tensor  # (K, B, L, D)
     delta: Tensor  # (K, B, L, D)
@@ -23,6 +23,19 @@ class ScanTensors(NamedTuple):
     D: Tensor | None  # (K, D)
     z: Tensor | None  # (B, L, D)
     delta_bias: Tensor | None  # (K, D)
+
+
+class StreamGrads(NamedTuple):
+    """Where the gradients of a scan's streams are to be written."""
+
+    u: Tensor  # (K, B, L, D), contiguous
+    delta: Tensor  # (K, B, L, D), contiguous
+    B: Tensor  # (K, B, L, N), features contiguous, rows (k, b, l) at equal steps
+    C: Tensor  # (K, B, L, N), likewise
+    z: Tensor | None  # (B, L, D), features contiguous
+
+
+ParameterGrads = tuple[Tensor, Tensor | None, Tensor | None]  # of A, D and delta_bias
 
 
 class Kernels(Protocol):
@@ -40,20 +53,22 @@ class Kernels(Protocol):
         inputs: ScanTensors,
         kept: Kept,
         softplus: bool,
-        grads: ScanTensors,
+        grads: StreamGrads,
         again: Tensor | None = None,
-    ) -> None:
-        """Write the gradients of all inputs into `grads`, and the result of the forward pass into `again`.
+    ) -> ParameterGrads:
+        """Write the gradients of the streams into `grads`; returns those of the parameters.
 
-        du, ddelta and again are contiguous; dz has contiguous features; dB and dC also rows (k, b, l) at equal steps.
-        Without a gate `again` must be None.
+        The result of the forward pass is written into `again`, contiguous; None without a gate.
         """
 
     def conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """See `chooser.Backend.conv`."""
 
     def conv_backward(self, dout: Tensor, x: Tensor, weight: Tensor, bias: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the gradient of x into `dx`, which has contiguous features; returns those of weight and bias."""
+        """Write the gradient of x into `dx`, which has contiguous features; returns those of weight and bias.
+
+        Each direction's are contiguous, here and in what scan_backward returns.
+        """
 
 
 @dataclass(frozen=True)
@@ -96,10 +111,13 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, total, states = ctx.saved_tensors
-        grads = ScanTensors(*(None if x is None else x.new_empty(x.shape) for x in inputs))  # type: ignore[arg-type]
-        ctx.kernels.scan_backward(_dense(dout), ScanTensors(*inputs), (total, states), ctx.softplus, grads)
-        return None, None, *grads
+        *tensors, total, states = ctx.saved_tensors
+        inputs = ScanTensors(*tensors)
+        u, delta, _, B, C, _, z, _ = inputs
+        du, ddelta, dB, dC = (x.new_empty(x.shape) for x in (u, delta, B, C))
+        grads = StreamGrads(du, ddelta, dB, dC, None if z is None else z.new_empty(z.shape))
+        dA, dD, dbias = ctx.kernels.scan_backward(_dense(dout), inputs, (total, states), ctx.softplus, grads)
+        return None, None, du, ddelta, dA, dB, dC, dD, grads.z, dbias
 
 
 class _Conv(torch.autograd.Function):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from famba.native.build import BuildError, library
-from famba.scan.autograd import Kept, ScanTensors
+from famba.scan.autograd import Kept, ParameterGrads, ScanTensors, StreamGrads
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -101,8 +101,8 @@ def scan_forward(inputs: ScanTensors, softplus: bool) -> tuple[Tensor, Kept]:
 
 
 def scan_backward(
-    dout: Tensor, inputs: ScanTensors, kept: Kept, softplus: bool, grads: ScanTensors, again: Tensor | None = None
-) -> None:
+    dout: Tensor, inputs: ScanTensors, kept: Kept, softplus: bool, grads: StreamGrads, again: Tensor | None = None
+) -> ParameterGrads:
     """See `autograd.Kernels`."""
     total, states = kept
     args = _scan_args(inputs, softplus, dout, total, again)
@@ -111,8 +111,11 @@ def scan_backward(
     args.du, args.ddelta, args.dB, args.dC, args.dz = (
         _stream(x) for x in (grads.u, grads.delta, grads.B, grads.C, grads.z)
     )
-    args.dA, args.dD, args.dbias = (_pointer(x) for x in (grads.A, grads.D, grads.delta_bias))
+    dA, dD, dbias = (None if x is None else torch.empty_like(x) for x in (inputs.A, inputs.D, inputs.delta_bias))
+    args.dA, args.dD, args.dbias = (_pointer(x) for x in (dA, dD, dbias))
     library().scan_backward(ctypes.byref(args))
+    assert dA is not None
+    return dA, dD, dbias
 
 
 def _conv_args(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> _ConvArgs:

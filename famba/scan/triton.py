@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from famba.errors import InputError
-from famba.scan.autograd import Kept, ScanTensors
+from famba.scan.autograd import Kept, ParameterGrads, ScanTensors, StreamGrads
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CHUNK = 256  # steps between stored states, a multiple of 16: 224-pixel images of 16-pixel patches store none
@@ -102,8 +102,8 @@ def scan_forward(inputs: ScanTensors, softplus: bool) -> tuple[Tensor, Kept]:
 
 
 def scan_backward(
-    dout: Tensor, inputs: ScanTensors, kept: Kept, softplus: bool, grads: ScanTensors, again: Tensor | None = None
-) -> None:
+    dout: Tensor, inputs: ScanTensors, kept: Kept, softplus: bool, grads: StreamGrads, again: Tensor | None = None
+) -> ParameterGrads:
     """See `autograd.Kernels`."""
     from famba.scan import triton_gate as gates  # noqa: PLC0415
     from famba.scan import triton_scan as kernels  # noqa: PLC0415
@@ -118,14 +118,13 @@ def scan_backward(
     segments = chunk // kernels.SEGMENT.value
     scratch = A.new_empty(directions, batch, programs, segments, blocks["BLOCK_N"] * blocks["BLOCK_D"])
     # partial sums: over channels within a program, over time for the parameters
-    dA = A.new_empty(batch, directions, dim, blocks["BLOCK_N"])
     dB_dC = A.new_empty(programs, 2, rows, state)
-    dD, dbias = (None if x is None else x.new_empty(batch, *x.shape) for x in (D, bias))
+    parameters = A.new_empty(batch, directions, dim * (state + 2))
     with torch.cuda.device_of(u):
         kernels.scan_backward[programs, batch, directions](
             *(*_strided(dout), *_strided_or_none(z)),
             *(argument for stream in (u, delta, B, C) for argument in _strided(stream)),
-            *(A, D, bias, states, scratch, grads.u, grads.delta, dA, dB_dC, dD, dbias, length, chunk, dim, state),
+            *(A, D, bias, states, scratch, grads.u, grads.delta, dB_dC, parameters, length, chunk, dim, state),
             HAS_Z=z is not None,
             HAS_D=D is not None,
             HAS_BIAS=bias is not None,
@@ -149,10 +148,8 @@ def scan_backward(
                 **blocks,
                 **OPTIONS,
             )
-    torch.sum(dA[..., :state], 0, out=grads.A)
-    for partial, grad in ((dD, grads.D), (dbias, grads.delta_bias)):
-        if partial is not None:
-            torch.sum(partial, 0, out=grad)
+    dA, dD, dbias = parameters.sum(0).split([dim * state, dim, dim], dim=1)
+    return dA.view(A.shape), None if D is None else dD, None if bias is None else dbias
 
 
 def conv_forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -181,18 +178,18 @@ def conv_backward(dout: Tensor, x: Tensor, weight: Tensor, bias: Tensor, dx: Ten
     directions, _, width = weight.shape
     batch, length, dim = x.shape
     grid, blocks = _blocks(CONVOLVED, batch, length, dim)
-    dweight = weight.new_empty(batch, grid[1], directions, width, dim)
-    dbias = bias.new_empty(batch, grid[1], directions, dim)
+    parameters = weight.new_empty(batch, grid[1], directions, dim * (width + 1))  # partial sums
     with torch.cuda.device_of(x):
         kernels.conv_backward[grid](
-            *(*_strided(dout), *_strided(x), weight, bias, *_strided(dx), dweight, dbias, length, dim),
+            *(*_strided(dout), *_strided(x), weight, bias, *_strided(dx), parameters, length, dim),
             K=directions,
             W=width,
             **blocks,
             **OPTIONS,
             num_warps=1,
         )
-    return dweight.sum((0, 1)).mT, dbias.sum((0, 1))
+    dweight, dbias = parameters.sum((0, 1)).split([dim * width, dim], dim=1)
+    return dweight.view(weight.shape), dbias
 
 
 def _strided(x: Tensor) -> tuple[Any, ...]:

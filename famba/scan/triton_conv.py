@@ -115,8 +115,7 @@ def conv_backward(
     dx,  # (B, L, D), strides as x
     dx_b,
     dx_l,
-    dweight,  # (B, blocks of positions, K, W, D)
-    dbias,  # (B, blocks of positions, K, D)
+    parameters,  # (B, blocks of positions, K, D W + D): the gradients of weight and bias
     L,
     dim,
     K: tl.constexpr,
@@ -163,9 +162,10 @@ def conv_backward(
             dpre, sums = known, added
             tl.store(dx + (first + i) * dx_l + d, dx_t, mask=exists(d, dim, first + i < L))
             window = window[1:]
-    row = b * tl.num_programs(1) + tl.program_id(1)
+    parameters += (b * tl.num_programs(1) + tl.program_id(1)) * K * dim * (W + 1)
     for k in tl.static_range(K):
         for w in tl.static_range(W):
-            at = (row * K + k) * W + (w if k == 0 else W - 1 - w)
-            tl.store(dweight + at * dim + d, sums[k * (W + 1) + w], mask=d < dim)
-        tl.store(dbias + (row * K + k) * dim + d, sums[k * (W + 1) + W], mask=d < dim)
+            tap = w if k == 0 else W - 1 - w
+            tl.store(parameters + d * W + tap, sums[k * (W + 1) + w], mask=d < dim)
+        tl.store(parameters + dim * W + d, sums[k * (W + 1) + W], mask=d < dim)
+        parameters += dim * (W + 1)

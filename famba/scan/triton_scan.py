@@ -290,10 +290,8 @@ def scan_backward(
     scratch,  # per program: the states before each segment of one chunk
     du,  # (K, B, L, D)
     ddelta,  # (K, B, L, D)
-    dA,  # (B, K, D, BLOCK_N)
     dB,  # (blocks of channels, 2, K B L, N): the gradients of B, then those of C
-    dD,  # (B, K, D)
-    dbias,  # (B, K, D)
+    parameters,  # (B, K, D N + D + D): the gradients of A, D and delta_bias
     L,
     chunk,
     dim,
@@ -414,11 +412,12 @@ def scan_backward(
             B_t, C_t = next_B.to(tl.float32), next_C.to(tl.float32)
         tl.debug_barrier()  # all lanes have read this chunk's states
 
-    tl.store(dA + ((b * directions + k) * dim + rows) * BLOCK_N + columns, sum_A, mask=rows < dim)
+    parameters += (b * directions + k) * dim * (state + 2)
+    tl.store(parameters + rows * state + columns, sum_A, mask=(rows < dim) & (columns < state))
     if HAS_D:
-        tl.store(dD + (b * directions + k) * dim + d, tl.sum(sum_D, 1, keep_dims=True), mask=d < dim)
+        tl.store(parameters + dim * state + d, tl.sum(sum_D, 1, keep_dims=True), mask=d < dim)
     if HAS_BIAS:
-        tl.store(dbias + (b * directions + k) * dim + d, tl.sum(sum_bias, 1, keep_dims=True), mask=d < dim)
+        tl.store(parameters + dim * (state + 1) + d, tl.sum(sum_bias, 1, keep_dims=True), mask=d < dim)
 
 
 @triton.jit(do_not_specialize=["rows"])
