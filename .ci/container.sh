@@ -36,14 +36,15 @@ needs() {
   timeout -s KILL 120 bash "$script" >/dev/null 2>&1 || fail "Apptainer: not installed"
 }
 
-grid() { # grid NAME: config/NAME.yaml, of the smoke grid one model, two strategies, two seeds, two epochs
+grid() { # grid NAME: config/NAME.yaml, of the smoke grid one model, a third as deep, two strategies, two seeds, two epochs
   python - "$1" <<'END'
 import sys
 import yaml
 
 settings = yaml.safe_load(open("config/smoke.yaml"))
 name, model = next(iter(settings["models"].items()))
-settings |= {"experiment": sys.argv[1], "models": {name: model}, "strategies": ["baseline", "upper"], "seeds": [0, 1]}
+settings |= {"experiment": sys.argv[1], "models": {name: model | {"depth": 4}}}
+settings |= {"strategies": ["baseline", "upper"], "seeds": [0, 1]}
 settings["recipe"] |= {"epochs": 2, "warmup_epochs": 1}
 yaml.safe_dump(settings, open(f"config/{sys.argv[1]}.yaml", "w"))
 END
