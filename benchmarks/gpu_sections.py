@@ -339,7 +339,7 @@ def parts(suite: Suite, found: Found) -> None:
 def prediction(suite: Suite, found: Found) -> None:
     """`famba plan`'s calibrated prediction over the measured step, for cells that its probes have not seen."""
     for model in suite.models:
-        probes = Probes(suite.cell(model, "baseline"), suite.device, suite.choice.name, CLASSES)
+        probes = Probes(suite.cell(model, "baseline"), suite.device, suite.choice.name, CLASSES, small=suite.quick)
         made = {
             name: running(suite.cell(model, name), suite.device, suite.choice.name, CLASSES)
             for name in ("baseline", "upper")

@@ -81,13 +81,13 @@ class Probes:
     """Small models of a cell's width, tokens and precision: without fusion, thinned at once, thinned in every layer.
 
     Args:
-        scan: the backend. classes: of the data set.
+        scan: the backend. classes: of the data set. small: measure the device's rates on less work, for rehearsals.
 
     Attributes:
         runs: by name, to be timed in turn, with whatever is to be held against them.
     """
 
-    def __init__(self, cell: Cell, device: torch.device, scan: str, classes: int) -> None:
+    def __init__(self, cell: Cell, device: torch.device, scan: str, classes: int, small: bool = False) -> None:
         images = min(cell.recipe.micro_batch, CPU_IMAGES) if device.type == "cpu" else cell.recipe.micro_batch
         settings = cell.recipe.model_copy(update=dict.fromkeys(("global_batch", "mixup_batch", "micro_batch"), images))
         half, (shallow, deep) = cell.architecture.tokens // 2, DEPTHS
@@ -98,7 +98,7 @@ class Probes:
             (max(1, half // 14),) * deep,
         ]
         self._images = images
-        self._roof = Probe(device, cell.recipe.precision)
+        self._roof = Probe(device, cell.recipe.precision, small)
         self._steps: dict[str, StepCost] = {}
         self.runs: dict[str, Callable[[], Any]] = dict(self._roof.runs)
         for number, schedule in enumerate(schedules):
