@@ -70,7 +70,7 @@ inline vec smaller(vec x, vec y) { return x < y ? x : y; }
 inline vec magnitude(vec x) { return (vec)((ivec)x & 0x7fffffff); }
 inline vec where_negative(vec x, vec then, vec otherwise) { return x < 0.0f ? then : otherwise; }
 
-// Four vectors that take every step of a formula side by side. A vector alone waits five cycles for each multiply-add,
+// Four vectors that take every step of a formula side by side. One alone waits four or five cycles for a multiply-add,
 // and a processor that looks a few dozen instructions ahead finds little else to do meanwhile.
 struct four {
     vec of[4];

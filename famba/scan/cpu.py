@@ -111,10 +111,10 @@ def scan_backward(
     args.du, args.ddelta, args.dB, args.dC, args.dz = (
         _stream(x) for x in (grads.u, grads.delta, grads.B, grads.C, grads.z)
     )
-    dA, dD, dbias = (None if x is None else torch.empty_like(x) for x in (inputs.A, inputs.D, inputs.delta_bias))
+    dA = torch.empty_like(inputs.A)
+    dD, dbias = (None if x is None else torch.empty_like(x) for x in (inputs.D, inputs.delta_bias))
     args.dA, args.dD, args.dbias = (_pointer(x) for x in (dA, dD, dbias))
     library().scan_backward(ctypes.byref(args))
-    assert dA is not None
     return dA, dD, dbias
 
 
