@@ -2,9 +2,9 @@
 //
 //     pre_t = bias + Σ_w weight_w x_{t-R+w}   (in reversed time x_{t+R-w}),   R = width - 1,   out_t = SiLU(pre_t)
 //
-// A vector of channels walks over the steps with a window of width steps in registers. Both directions read the same
-// window: once x_{l-R} … x_l are there, direction 0 is at step l and direction 1 at step l - R. Backward, pre_t is
-// formed again, and two more windows hold ∂loss/∂pre of the directions: both are complete for dx_{l-R} at that moment.
+// The steps of a vector of channels are gathered between R zeros on either side, so that each tap of each direction is a
+// load at an offset of its own, and four steps go side by side. Backward, pre_t is formed again, and ∂loss/∂pre lies
+// between zeros likewise: dx is a convolution of it with the taps of the other direction.
 
 #include "simd.h"
 
@@ -24,68 +24,20 @@ namespace {
 
 Tasks cut(const ConvArgs& s) { return Tasks(s.batch, s.dim, 8); }
 
-// The latest vectors, the last at width - 1: in registers where the width is known, else (WIDTH = 0) in memory.
-template <int WIDTH>
-struct Window {
-    vec v[WIDTH] = {};
-
-    Window(float*, int64_t) {}
-    vec operator[](int64_t i) const { return v[i]; }
-    void push(vec x) {
-#pragma GCC unroll 8
-        for (int i = 0; i + 1 < WIDTH; i++) v[i] = v[i + 1];
-        v[WIDTH - 1] = x;
-    }
-};
-template <>
-struct Window<0> {
-    float* memory;
-    int64_t width;
-
-    Window(float* memory, int64_t width) : memory(memory), width(width) {
-        std::memset(memory, 0, width * W * sizeof(float));
-    }
-    vec operator[](int64_t i) const { return get(memory + i * W); }
-    void push(vec x) {
-        std::memmove(memory, memory + W, (width - 1) * W * sizeof(float));
-        put(memory + (width - 1) * W, x);
-    }
-};
-
-// Sums of width + 1 vectors, kept likewise; what they come to is added to `to`.
-template <int WIDTH>
-struct Sums {
-    vec v[WIDTH + 1] = {};
-    float* to;
-
-    explicit Sums(float* to) : to(to) {}
-    void add(int64_t i, vec x) { v[i] += x; }
-    void finish() const {
-        for (int i = 0; i <= WIDTH; i++) put(to + i * W, get(to + i * W) + v[i]);
-    }
-};
-template <>
-struct Sums<0> {
-    float* to;
-
-    explicit Sums(float* to) : to(to) {}
-    void add(int64_t i, vec x) { put(to + i * W, get(to + i * W) + x); }
-    void finish() const {}
-};
-
-// One vector of channels of one image.
+// One vector of channels of one image. WIDTH: the width, or 0 where only the arguments know it.
 template <typename T, int WIDTH>
 struct Channels {
     const ConvArgs& s;
-    const int64_t b, first, width, reach;
+    const int64_t b, first, width, reach, padded;
     const int lanes;
-    float *weights, *memory;  // (2, width + 1, W), the last of width + 1 is the bias; the windows' where they need it
+    float *weights, *x, *dpre;  // (2, width + 1, W), the last of width + 1 is the bias; (padded, W); (2, padded, W)
 
-    static int64_t room(const ConvArgs& s) { return (2 * (s.width + 1) + 3 * s.width) * W; }
+    static int64_t room(const ConvArgs& s) { return (2 * (s.width + 1) + 3 * (s.length + 2 * (s.width - 1))) * W; }
 
     Channels(const ConvArgs& s, int64_t b, int64_t block, float* work)
-        : s(s), b(b), first(block * W), width(WIDTH ? WIDTH : s.width), reach(width - 1),
-          lanes(int(s.dim - first < W ? s.dim - first : W)), weights(work), memory(work + 2 * (width + 1) * W) {
+        : s(s), b(b), first(block * W), width(WIDTH ? WIDTH : s.width), reach(width - 1), padded(s.length + 2 * reach),
+          lanes(int(s.dim - first < W ? s.dim - first : W)), weights(work), x(work + 2 * (width + 1) * W),
+          dpre(x + padded * W) {
         std::memset(weights, 0, 2 * (width + 1) * W * sizeof(float));
         for (int64_t k = 0; k < s.directions; k++)
             for (int64_t w = 0; w <= width; w++)
@@ -94,73 +46,90 @@ struct Channels {
                     weights[(k * (width + 1) + w) * W + i] = w == width ? s.bias[d] : s.weight[d * width + w];
                 }
     }
-    Window<WIDTH> window(int64_t which) const { return Window<WIDTH>(memory + which * width * W, width); }
     vec weight(int64_t k, int64_t w) const { return get(weights + (k * (width + 1) + w) * W); }
-    Rows<T> rows(const Stream& x, int64_t k) const { return {x.row<T>(k, b, 0) + first, x.l}; }
-    vec at(const Rows<T>& rows, int64_t l) const { return l < s.length ? load(rows[l], lanes) : vec{}; }
+    Rows<T> rows(const Stream& from, int64_t k = 0) const { return {from.row<T>(k, b, 0) + first, from.l}; }
+    // From where tap w of direction k reads for step 0; its transpose, from where the gradient does, is 1 - k's.
+    Rows<float> tap(float* from, int64_t k, int64_t w) const { return {from + (k == 0 ? w : 2 * reach - w) * W, W}; }
 
-    // Where tap w of direction k lies in the window.
-    int64_t tap(int64_t k, int64_t w) const { return k == 0 ? w : reach - w; }
+    // x between zeros; asks for what comes next: x of the next block, `out` of this one.
+    void gather() const {
+        const Rows<T> from = rows(s.x), soon[2] = {rows(s.out, 0), rows(s.out, s.directions - 1)};
+        const Rows<float> to = between_zeros(x);
+        for (int64_t l = 0; l < s.length; l++) {
+            put(to[l], load(from[l], lanes));
+            from.prefetch(l, W);
+            for (const Rows<T>& out : soon) out.prefetch(l);
+        }
+    }
+    // Puts the zeros there; returns the rows between them.
+    Rows<float> between_zeros(float* of) const {
+        std::memset(of, 0, reach * W * sizeof(float));
+        std::memset(of + (padded - reach) * W, 0, reach * W * sizeof(float));
+        return {of + reach * W, W};
+    }
 
-    ALWAYS_INLINE vec preactivation(int64_t k, const Window<WIDTH>& x) const {
-        vec pre = weight(k, width);
+    template <typename V>
+    ALWAYS_INLINE V preactivation(int64_t k, int64_t t) const {
+        V pre = weight(k, width);
 #pragma GCC unroll 8
-        for (int64_t w = 0; w < width; w++) pre += x[tap(k, w)] * weight(k, w);
+        for (int64_t w = 0; w < width; w++) pre = pre + load<V>(tap(x, k, w), t, W) * V(weight(k, w));
         return pre;
     }
 
     ALWAYS_INLINE void forward() const {
-        const Rows<T> x_rows = rows(s.x, 0), out_rows[2] = {rows(s.out, 0), rows(s.out, 1)};
-        Window<WIDTH> x = window(0);
-        for (int64_t l = 0; l < s.length + reach; l++) {
-            x.push(at(x_rows, l));
-            x_rows.prefetch(l, W);
-#pragma GCC unroll 2
-            for (int64_t k = 0; k < 2; k++) {
-                const int64_t step = k == 0 ? l : l - reach;
-                if (k == s.directions || step < 0 || step >= s.length) continue;
-                const vec pre = preactivation(k, x);
-                store(out_rows[k][step], pre * sigmoid(pre), lanes);
-                out_rows[k].prefetch(step, W);
-            }
+        gather();
+        for (int64_t k = 0; k < s.directions; k++) {
+            const Rows<T> out_rows = rows(s.out, k);
+            by_fours(0, s.length, [&](int64_t t, auto kind) ALWAYS_INLINE {
+                const auto pre = preactivation<decltype(kind)>(k, t);
+                store(out_rows, t, pre * sigmoid(pre), lanes);
+            });
         }
     }
 
     // Writes dx, adds to the sums of dweight and dbias: `sums` has (width + 1, W) for direction 0, and `apart` floats
     // further for direction 1.
     ALWAYS_INLINE void backward(float* sums, int64_t apart) const {
-        const Rows<T> x_rows = rows(s.x, 0), dx_rows = rows(s.dx, 0);
-        const Rows<T> dout_rows[2] = {rows(s.out, 0), rows(s.out, 1)};
-        Window<WIDTH> x = window(0), dpre[2] = {window(1), window(2)};
-        Sums<WIDTH> dweight[2] = {Sums<WIDTH>(sums), Sums<WIDTH>(sums + apart)};
-        for (int64_t l = 0; l < s.length + reach; l++) {
-            x.push(at(x_rows, l));
-            x_rows.prefetch(l, W);
-            vec dx{};
-#pragma GCC unroll 2
-            for (int64_t k = 0; k < 2; k++) {
-                const int64_t step = k == 0 ? l : l - reach;
-                if (k == s.directions) continue;
-                vec d{};
-                if (step >= 0 && step < s.length) {
-                    const vec pre = preactivation(k, x), gate = sigmoid(pre);
-                    // SiLU'(p) = σ(p) (1 + p (1 - σ(p)))
-                    d = load(dout_rows[k][step], lanes) * gate * (1.0f + pre * (1.0f - gate));
-                    dout_rows[k].prefetch(step, W);
-                }
-                dpre[k].push(d);
-                dweight[k].add(width, d);
-#pragma GCC unroll 8
-                for (int64_t w = 0; w < width; w++) {
-                    dweight[k].add(w, d * x[tap(k, w)]);
-                    dx += dpre[k][tap(1 - k, w)] * weight(k, w);
-                }
-            }
-            if (l < reach) continue;
-            store(dx_rows[l - reach], dx, lanes);
-            dx_rows.prefetch(l - reach, W);
+        gather();
+        for (int64_t k = 0; k < s.directions; k++) {
+            const Rows<T> dout_rows = rows(s.out, k);
+            const Rows<float> d_rows = between_zeros(dpre + k * padded * W);
+            by_fours(0, s.length, [&](int64_t t, auto kind) ALWAYS_INLINE {
+                using V = decltype(kind);
+                const V pre = preactivation<V>(k, t), gate = sigmoid(pre);
+                // SiLU'(p) = σ(p) (1 + p (1 - σ(p)))
+                store(d_rows, t, load<V>(dout_rows, t, lanes) * gate * (1.0f + pre * (1.0f - gate)), W);
+            });
+            add_sums(k, d_rows, sums + k * apart);
         }
-        for (int64_t k = 0; k < s.directions; k++) dweight[k].finish();
+        const Rows<T> dx_rows = rows(s.dx);
+        by_fours(0, s.length, [&](int64_t t, auto kind) ALWAYS_INLINE {
+            using V = decltype(kind);
+            V dx{};
+            for (int64_t k = 0; k < s.directions; k++)
+#pragma GCC unroll 8
+                for (int64_t w = 0; w < width; w++)
+                    dx = dx + load<V>(tap(dpre + k * padded * W, 1 - k, w), t, W) * V(weight(k, w));
+            store(dx_rows, t, dx, lanes);
+        });
+    }
+
+    // d_rows: ∂loss/∂pre of direction k.
+    ALWAYS_INLINE void add_sums(int64_t k, const Rows<float>& d_rows, float* sums) const {
+        const auto add = [&](int64_t w, vec sum) { put(sums + w * W, get(sums + w * W) + sum); };
+        vec dbias{};
+        for (int64_t t = 0; t < s.length; t++) dbias += get(d_rows[t]);
+        add(width, dbias);
+        for (int64_t w0 = 0; w0 < width; w0 += 4) {
+            four sum{};
+            for (int64_t t = 0; t < s.length; t++) {
+                const vec d = get(d_rows[t]);
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; i++)
+                    if (w0 + i < width) sum.of[i] += d * get(tap(x, k, w0 + i)[t]);
+            }
+            for (int i = 0; i < 4 && w0 + i < width; i++) add(w0 + i, sum.of[i]);
+        }
     }
 };
 
