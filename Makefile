@@ -1,6 +1,6 @@
 # The two commands to start with; both set up the environment in .venv first:
 #
-#   make demo    the whole pipeline on real images, on a CPU, in minutes
+#   make demo    the whole pipeline on real images, on a CPU, in ten minutes
 #   make test    linters, types and tests
 #
 # and, with a DVC remote configured:

@@ -18,7 +18,7 @@ SMOKE = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text())
     ("settings", "message"),
     [
         (SMOKE | {"protocol": "paper"}, "dataset is digits, the protocol's cifar100"),
-        (SMOKE | {"protocol": "fast", "dataset": "cifar100"}, "recipe.epochs is 10, the protocol's 300"),
+        (SMOKE | {"protocol": "fast", "dataset": "cifar100"}, "recipe.epochs is 6, the protocol's 300"),
         (PAPER | {"recipe": {"lr": 1.0e-3}}, "recipe.lr is 0.001, the protocol's 0.0005"),
         (PAPER | {"recipe": {"precision": "bf16"}}, "recipe.precision is bf16, the protocol's fp32"),
         (FAST | {"recipe": {"crop_scale": [0.5, 1]}}, "recipe.crop_scale is [0.5, 1.0], the protocol's [0.08, 1.0]"),
