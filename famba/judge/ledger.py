@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from famba.config import Experiment
 from famba.config.settings import DatasetName, Name, Protocol, Settings
 from famba.errors import InputError
+from famba.judge.published import PublishedRow, PublishedTable
 from famba.record import read_row
 
 Relation = Literal["equal", "at_least", "at_most", "above", "below"]
@@ -127,8 +128,20 @@ class Ledger(Settings):
 
     sources: dict[str, str]
     accuracy: Literal["best", "last"] = "best"
+    tables: list[PublishedTable] = Field(default=[])
     published: list[Published]
     claims: list[Claim]
+
+    @model_validator(mode="after")
+    def _tables_are_known_and_there_once(self) -> Ledger:
+        numbers = [table.table for table in self.tables]
+        twice = next((n for n in numbers if numbers.count(n) > 1), None)
+        if twice:
+            raise ValueError(f"table {twice} is there twice")
+        for table in self.tables:
+            if table.source not in self.sources:
+                raise ValueError(f"table {table.table} has the unknown source {table.source!r}")
+        return self
 
     @model_validator(mode="after")
     def _refers_to_what_is_there(self) -> Ledger:
@@ -182,6 +195,11 @@ def load(path: Path) -> Ledger:
         where = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{path}: {where + ': ' if where else ''}{message}") from None
+
+
+def published_rows(path: Path = PUBLISHED) -> tuple[PublishedRow, ...]:
+    """Every row of the ledger's published tables, in the order of the tables. Raises InputError, as `load` does."""
+    return tuple(row for table in load(path).tables for row in table.flat())
 
 
 def of_rows(paths: Sequence[Path]) -> Path:

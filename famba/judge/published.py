@@ -1,0 +1,83 @@
+"""The tables of a publication as the ledger has them, and their rows one by one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+
+from famba.config.settings import DatasetName, Name, Settings
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One row of a published table: what was trained, and the four numbers printed for it.
+
+    `r`: tokens fused per layer, `start`: the first layer that fuses, counted from 1; None where the table does not list
+    them. Accuracies in percent.
+    """
+
+    table: int
+    model: str
+    strategy: str
+    r: int | None
+    start: int | None
+    top1: float
+    top5: float
+    time_s: int
+    memory_mib: int
+
+
+class TableRow(Settings):
+    """A row of a published table as it is printed. `time`: h:mm:ss of the whole training."""
+
+    model: Name
+    strategy: Name
+    r: Annotated[int, Field(ge=0)] | None = None
+    start: Annotated[int, Field(ge=1)] | None = None
+    top1: Percent
+    top5: Percent
+    time: str
+    memory_mib: Annotated[int, Field(gt=0)]
+
+    @field_validator("time")
+    @classmethod
+    def _is_h_mm_ss(cls, time: str) -> str:
+        if not re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", time):
+            raise ValueError(f'{time!r} is no time; write "h:mm:ss" in quotes')
+        return time
+
+    @property
+    def time_s(self) -> int:
+        """The time in seconds."""
+        hours, minutes, seconds = map(int, self.time.split(":"))
+        return 3600 * hours + 60 * minutes + seconds
+
+
+class PublishedTable(Settings):
+    """A published table. `page`: of the source."""
+
+    table: Annotated[int, Field(ge=1)]
+    page: Annotated[int, Field(ge=1)]
+    source: str
+    dataset: DatasetName
+    rows: Annotated[list[TableRow], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _lists_a_cell_once(self) -> PublishedTable:
+        keys = [(row.model, row.strategy, row.r, row.start) for row in self.rows]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice:
+            raise ValueError(f"table {self.table} lists {' '.join(str(k) for k in twice if k is not None)} twice")
+        return self
+
+    def flat(self) -> list[PublishedRow]:
+        """Its rows, each with the number of the table."""
+        return [
+            PublishedRow(self.table, r.model, r.strategy, r.r, r.start, r.top1, r.top5, r.time_s, r.memory_mib)
+            for r in self.rows
+        ]

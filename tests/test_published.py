@@ -1,0 +1,54 @@
+"""The paper's tables in the ledger: whole, consistent with each other, and refused where they are not."""
+
+import subprocess
+import sys
+
+import pytest
+from rows import ROOT
+
+from famba.errors import InputError
+from famba.judge.ledger import published_rows
+
+LEDGER = ROOT / "config" / "claims.yaml"
+ROWS = published_rows(LEDGER)
+
+
+def test_the_paper_has_31_distinct_trainings_in_33_rows():
+    assert [sum(row.table == n for row in ROWS) for n in (1, 2, 3)] == [10, 14, 9]
+    distinct = {(row.model, row.top1, row.top5, row.time_s, row.memory_mib) for row in ROWS}
+    assert sorted(row[0] for row in distinct) == ["vim_small"] * 5 + ["vim_tiny"] * 26
+
+
+def test_the_training_in_all_three_tables_has_the_same_numbers_in_each():
+    (upper,) = [row for row in ROWS if (row.table, row.model, row.strategy) == (1, "vim_tiny", "upper")]
+    others = [row for row in ROWS if (row.r, row.start) == (9, 6)]
+    assert [row.table for row in others] == [2, 3]
+    for row in others:
+        assert (row.top1, row.top5, row.time_s, row.memory_mib) == (70.5, 90.5, 14920, 5996)
+        assert (upper.top1, upper.top5, upper.time_s, upper.memory_mib) == (70.5, 90.5, 14920, 5996)
+
+
+def test_published_rows_are_read_without_torch():
+    code = (
+        "import sys; from famba.judge.ledger import published_rows; published_rows(); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('time: "4:33:02"', "time: 4:33:02", "time"),  # YAML reads it as a number in base 60
+        ('time: "4:33:02"', 'time: "4:63:02"', "'4:63:02' is no time"),
+        ("table: 3", "table: 2", "table 2 is there twice"),
+        ("r: 1, start: 6", "r: 2, start: 6", "table 3 lists vim_tiny upper 2 6 twice"),
+        ("page: 7\n    source: paper", "page: 7\n    source: article2", "table 1 has the unknown source 'article2'"),
+    ],
+)
+def test_a_table_with_a_slip_is_refused(tmp_path, old, new, message):
+    text = LEDGER.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    path = tmp_path / "claims.yaml"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        published_rows(path)
