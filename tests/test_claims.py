@@ -311,10 +311,13 @@ def test_judge_writes_claims_and_tables(tmp_path, capsys):
     assert [verdict["id"] for verdict in written["verdicts"]] == list(CLAIMS)
     markdown = (tmp_path / "tables" / "verdicts.md").read_text()
     assert "SMOKE: not evidence about the paper" in markdown
-    assert markdown.count("| not tested |") == len(CLAIMS)
+    assert markdown.count("not tested: these are smoke rows") == 1  # the reason that all of them share
+    assert f"* {len(CLAIMS)} claims not tested: these are smoke rows" in markdown
+    assert "| claim |" not in markdown
     latex = (tmp_path / "tables" / "verdicts.tex").read_text()
     assert latex.count("{") == latex.count("}")
-    assert {line.count(" & ") for line in latex.splitlines() if line.endswith(r"\\")} == {5}
+    assert [line.count(" & ") for line in latex.splitlines() if line.endswith(r"\\")] == [5, 0]
+    assert f"{len(CLAIMS)} claims not tested" in latex
 
 
 def test_the_noise_floor_is_measured(tmp_path):

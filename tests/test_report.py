@@ -95,18 +95,45 @@ def test_every_claim_is_there_with_its_verdict(pages, which, request):
     assert main(["judge", "--out", str(judged), "--claims", str(CLAIMS), *map(str, rows_in(folder))]) == 0
     verdicts = json.loads((judged / "claims.json").read_text())["verdicts"]
     page = pages[which]
-    assert [a["id"] for a in page.all("li") if a.get("id", "").startswith("claim-")] == [
-        f"claim-{v['id']}" for v in verdicts
-    ]
+    shown = [a["id"] for a in page.all("li") if a.get("id", "").startswith("claim-")]
+    assert sorted(shown) == sorted(f"claim-{v['id']}" for v in verdicts)
     for v in verdicts:
         shown = page.text[page.text.index(" ".join(v["quote"].split())) :]
         assert ledger.load(CLAIMS).sources[v["source"]].split()[-1] in shown[:400]
         assert v["reason"][1:] in page.text
+        alike = [other for other in verdicts if (other["verdict"], other["reason"]) == (v["verdict"], v["reason"])]
+        if len(alike) > 1:
+            assert page.text.count(f"{len(alike)} claims {v['verdict']}: {v['reason']}") == 1
         if v["mean"] is not None:
             assert f"{v['mean']:.4g}" in shown
     exact = list(csv.DictReader(io.StringIO(copied(page, "the verdicts", "CSV"))))
     assert [(line["claim"], line["verdict"]) for line in exact] == [(v["id"], v["verdict"]) for v in verdicts]
     assert copied(page, "the verdicts", "LaTeX") == (judged / "tables" / "verdicts.tex").read_text()
+
+
+@pytest.mark.parametrize("which", ["paper", "smoke"])
+def test_results_and_figures_come_before_the_verdicts(pages, which, request):
+    ids = [a["id"] for a in pages[which].all("section")]
+    assert ids[:3] == ["results", "figures", "verdicts"]
+    assert [a["href"] for a in pages[which].all("a") if a["href"] in {f"#{i}" for i in ids}][1:4] == [
+        f"#{i}" for i in ids[:3]
+    ]
+    text = (request.getfixturevalue(which) / "report.md").read_text()
+    assert text.index("## Results") < text.index("## Verdicts")
+    tex = (request.getfixturevalue(which) / "report.tex").read_text()
+    assert tex.index(r"\label{tab:summary}") < tex.index(r"\label{tab:verdicts}")
+
+
+def test_smoke_verdicts_are_one_line_in_markdown(smoke, pages):
+    text = (smoke / "report.md").read_text()
+    assert text.count("these are smoke rows") == 1
+    assert "| claim |" not in text
+    assert pages["smoke"].text.count("these are smoke rows") == 1
+
+
+def test_a_table_without_numbers_is_left_out(pages):
+    assert "Noise floor" in pages["paper"].text
+    assert "Noise floor" not in pages["smoke"].text  # one seed
 
 
 def test_every_comparison_of_a_claim_is_shown(pages):
@@ -228,7 +255,7 @@ def test_markdown_and_latex_hold_verdicts_and_summary(paper):
     assert "| Vim-Ti | baseline " in text
     assert "GPU-hours" in text
     tex = (paper / "report.tex").read_text()
-    assert tex.index(r"\begin{document}") < tex.index(r"\label{tab:verdicts}") < tex.index(r"\label{tab:summary}")
+    assert tex.index(r"\begin{document}") < tex.index(r"\label{tab:summary}")
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from famba.judge.shared import by_reason
 from famba.judge.tables import SMOKE_NOTE, tex
 from famba.judge.verdicts import Verdict, Verdicts
 from famba.wording import count
@@ -33,16 +34,20 @@ def counted(verdicts: Verdicts) -> str:
 
 
 def markdown(verdicts: Verdicts, what: str) -> str:
-    """A Markdown table, with what was run and how to read it. Ends in a newline."""
-    smoke = [f"**{SMOKE_NOTE}.**", ""] if verdicts.watermark else []
-    lines = [_HEAD, tuple("---" for _ in _HEAD), *map(_entries, verdicts.verdicts)]
+    """A Markdown table, with what was run and how to read it; a line for verdicts that share a reason. Ends in a
+    newline."""
+    smoke = [f"**{SMOKE_NOTE}.**"] if verdicts.watermark else []
+    alone, shared = by_reason(verdicts.verdicts)
+    lines = [_HEAD, tuple("---" for _ in _HEAD), *map(_entries, alone)] if alone else []
     table = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
-    return "\n".join([*smoke, f"Run: {what}.", "", *table, "", note(verdicts), ""])
+    parts = [[f"Run: {what}."], table, [f"* {group.line}." for group in shared], [note(verdicts)]]
+    return "\n\n".join("\n".join(part) for part in [smoke, *parts] if part) + "\n"
 
 
 def latex(verdicts: Verdicts, what: str) -> str:
-    """A floating table that needs the package booktabs. Ends in a newline."""
+    """A floating table that needs the package booktabs; a line for verdicts that share a reason. Ends in a newline."""
     smoke = rf"\textbf{{{SMOKE_NOTE}.}} " if verdicts.watermark else ""
+    alone, shared = by_reason(verdicts.verdicts)
     wide = r">{\raggedright\arraybackslash}p{0.3\textwidth}"
     return "\n".join(
         [
@@ -55,7 +60,8 @@ def latex(verdicts: Verdicts, what: str) -> str:
             r"\toprule",
             " & ".join(map(tex, _HEAD)) + r" \\",
             r"\midrule",
-            *(" & ".join(map(tex, _entries(verdict))) + r" \\" for verdict in verdicts.verdicts),
+            *(" & ".join(map(tex, _entries(verdict))) + r" \\" for verdict in alone),
+            *(rf"\multicolumn{{6}}{{@{{}}p{{0.9\textwidth}}@{{}}}}{{{tex(group.line)}.}} \\" for group in shared),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table*}",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from famba.judge.ledger import Ledger
+from famba.judge.shared import by_reason
 from famba.judge.tables import model_name
 from famba.judge.verdicts import Part, Verdict, Verdicts
 from famba.report.charts import Panel, Scale
@@ -46,21 +47,35 @@ class Claim:
     told: str
 
 
-def claims(verdicts: Verdicts, ledger: Ledger) -> list[Claim]:
-    """All claims, in the ledger's order."""
-    found = []
-    for v in verdicts.verdicts:
-        turning = next((p for p in v.parts if (p.mean, p.n, p.effect_size) == (v.mean, v.n, v.effect_size)), None)
-        compared = [_comparison(part, v.parts) for part in v.parts]
-        reason = v.reason[:1].upper() + v.reason[1:]
-        told = f"{_bare(turning)}; claimed: {_claimed(turning)}" if turning and turning.expected else ""
-        found.append(
-            Claim(
-                v.id, v.quote, ledger.sources[v.source], v.verdict, SYMBOLS[v.verdict], reason, v.reads, _numbers(v),
-                compared, _drawn(turning, [turning]) if turning else None, told,
-            )
-        )  # fmt: skip
-    return found
+@dataclass(frozen=True)
+class Group:
+    """Claims that share their verdict and its reason, said once in `line`."""
+
+    line: str
+    verdict: str
+    symbol: str
+    claims: Sequence[Claim]
+
+
+def claims(verdicts: Verdicts, ledger: Ledger) -> tuple[list[Claim], list[Group]]:
+    """Claims with a reason of their own, and those that share one; both in the ledger's order."""
+    alone, shared = by_reason(verdicts.verdicts)
+    groups = []
+    for group in shared:
+        name = group.verdicts[0].verdict
+        groups.append(Group(group.line, name, SYMBOLS[name], [_claim(v, ledger) for v in group.verdicts]))
+    return [_claim(v, ledger) for v in alone], groups
+
+
+def _claim(v: Verdict, ledger: Ledger) -> Claim:
+    turning = next((p for p in v.parts if (p.mean, p.n, p.effect_size) == (v.mean, v.n, v.effect_size)), None)
+    compared = [_comparison(part, v.parts) for part in v.parts]
+    reason = v.reason[:1].upper() + v.reason[1:]
+    told = f"{_bare(turning)}; claimed: {_claimed(turning)}" if turning and turning.expected else ""
+    return Claim(
+        v.id, v.quote, ledger.sources[v.source], v.verdict, SYMBOLS[v.verdict], reason, v.reads, _numbers(v),
+        compared, _drawn(turning, [turning]) if turning else None, told,
+    )  # fmt: skip
 
 
 def counts(verdicts: Verdicts) -> list[tuple[str, str, int]]:

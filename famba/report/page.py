@@ -95,6 +95,7 @@ def html(report: Report) -> str:
     style = _source(environment, "report.css") + _colours(report.results.strategies)
     script = _source(environment, "report.js")
     markers = palette.markers(report.results.strategies)
+    alone, shared = evidence.claims(report.verdicts, report.ledger)
     by_line: dict[tuple[str, str], list[Row]] = {}
     for row in report.rows:
         by_line.setdefault((row.cell.model, row.cell.strategy), []).append(row)
@@ -110,7 +111,8 @@ def html(report: Report) -> str:
         ),
         "style": Markup(style),
         "script": Markup(script),
-        "claims": evidence.claims(report.verdicts, report.ledger),
+        "claims": alone,
+        "shared": shared,
         "counts": evidence.counts(report.verdicts),
         "verdict_note": verdict_tables.note(report.verdicts),
         "verdict_copies": {
@@ -139,17 +141,17 @@ def html(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """For a README: verdicts, summary, figures, cost, how to run it again."""
+    """For a README: summary, figures, verdicts, cost, how to run it again."""
     there = [name for name in (*NAMES, *TOKEN_NAMES) if (report.folder / "figures" / f"{name}.png").is_file()]
     shown = [f"![{name.replace('_', ' ')}](figures/{name}.png)" for name in there]
     parts = [
         f"# {report.title}",
         f"{report.dates}. All of it, with every number linked to its row: `report.html`.",
-        "## Verdicts",
-        verdict_tables.markdown(report.verdicts, report.described).strip(),
         "## Results",
         tables.markdown(report.lines, report.described).strip(),
         *(["## Figures", *shown] if shown else []),
+        "## Verdicts",
+        verdict_tables.markdown(report.verdicts, report.described).strip(),
         "## Cost",
         cost.device_hours(report.rows),
         "## Again",
@@ -178,8 +180,8 @@ def latex(report: Report) -> str:
             r"\author{}",
             r"\begin{document}",
             r"\maketitle",
-            verdict_tables.latex(report.verdicts, report.described),
             tables.latex(report.lines, report.described),
+            verdict_tables.latex(report.verdicts, report.described),
             rf"\paragraph{{Cost}} {tables.tex(cost.device_hours(report.rows))}",
             r"\paragraph{Environment}",
             r"\begin{description}",

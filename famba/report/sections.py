@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from famba.judge import summary
 from famba.judge.ledger import Ledger
-from famba.judge.noise import Noise
+from famba.judge.noise import Noise, Scatter
 from famba.judge.summary import Line
 from famba.judge.tables import NOTE, latex, model_name, time_unit
 from famba.record import Row
@@ -87,13 +87,17 @@ def noise_table(noise: Sequence[Noise]) -> Table:
     body = [
         [
             Entry(model_name(n.model)), Entry("{} ({})".format(*words(n.quantity).rsplit(" ", 1))),
-            number(n.seeds.sd, 3), Entry(str(n.seeds.df), n.seeds.df),
-            number(n.repeats.sd, 3), Entry(str(n.repeats.df), n.repeats.df),
+            *(number(value, digits) for spread in (n.seeds, n.repeats) for value, digits in _known(spread)),
         ]
         for n in noise
     ]  # fmt: skip
     head = ("model", "quantity (unit)", "sd between seeds", "df", "sd between repeats of a seed", "df of repeats")
     return table("noise", "Noise floor: standard deviation of one training", head, "llrrrr", body)
+
+
+def _known(spread: Scatter) -> list[tuple[float | None, int]]:
+    """Standard deviation and degrees of freedom with their decimals; without degrees of freedom there is neither."""
+    return [(spread.sd, 3), (spread.df or None, 0)]
 
 
 def published_table(ledger: Ledger) -> Table:

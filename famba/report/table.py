@@ -38,6 +38,12 @@ class Table:
     ids: Sequence[str] = ()
     note: str = ""
 
+    @property
+    def empty(self) -> bool:
+        """No line, or no number in any column of numbers: nothing to show."""
+        entries = [e for line in self.lines for e, kind in zip(line, self.numeric, strict=True) if kind == "r"]
+        return not self.lines or ("r" in self.numeric and all(e.text in ("", "–") for e in entries))
+
 
 def table(
     id_: str,

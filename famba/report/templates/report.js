@@ -99,10 +99,11 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
   });
 }
 
-// A link to a row opens it.
+// A link to a row opens it, and one to a claim opens the group that it stands in.
 function open() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  if (target instanceof HTMLDetailsElement) target.open = true;
+  const folded = target?.closest("details");
+  if (folded) folded.open = true;
 }
 window.addEventListener("hashchange", open);
 open();
