@@ -107,6 +107,8 @@ rule report:
         html="<results>/report.html",
         markdown="<results>/report.md",
         latex="<results>/report.tex",
+        # the paper's tables, published and measured
+        csv="<results>/report.csv",
     log:
         "<results>/logs/report.log",
     message:

@@ -234,7 +234,7 @@ def test_identical_rows_give_identical_files(tmp_path, smoke):
     rows = rows_in(smoke)
     assert report(tmp_path / "a", rows) == 0
     assert report(tmp_path / "b", rows[::-1]) == 0
-    for name in ("report.html", "report.md", "report.tex"):
+    for name in ("report.html", "report.md", "report.tex", "report.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
@@ -256,7 +256,7 @@ def test_markdown_and_latex_hold_verdicts_and_summary(paper):
     assert "GPU-hours" in text
     tex = (paper / "report.tex").read_text()
     assert tex.index(r"\begin{document}") < tex.index(r"\label{tab:summary}")
-    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 2
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 3  # Table 1, summary, verdicts
 
 
 def test_figures_beside_the_page_are_taken_in(tmp_path):

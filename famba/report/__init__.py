@@ -1,4 +1,5 @@
-"""The report of an experiment: one HTML file that stands alone, Markdown for a README, LaTeX for a paper.
+"""The report of an experiment: one HTML file that stands alone, Markdown for a README, LaTeX for a paper,
+and the paper's tables as CSV.
 
 Its numbers are those of `famba judge` and `famba figures`. Identical rows give identical files.
 """
@@ -21,7 +22,8 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "report",
         help="write the results of an experiment as one page",
-        description="Write the page, and beside it the same as .md and .tex. epochs.csv is read beside each row, and "
+        description="Write the page, beside it the same as .md and .tex, and the paper's tables as .csv: published and "
+        "measured numbers, one a line. epochs.csv is read beside each row, and "
         "figures/ beside the page. "
         "Example: famba report --out results/smoke/report.html results/smoke/cells/*/row.json",
     )
@@ -50,9 +52,11 @@ def _main(args: argparse.Namespace) -> int:
 
     claims = args.claims or ledger.of_rows(args.rows)
     report = page.read(args.rows, claims, args.repeats, args.deviations, args.plan, args.out.parent)
-    texts = {".html": page.html(report), ".md": page.markdown(report), ".tex": page.latex(report)}
+    texts = {
+        ".html": page.html(report), ".md": page.markdown(report), ".tex": page.latex(report), ".csv": page.csv(report)
+    }  # fmt: skip
     for suffix, text in texts.items():
         with atomic_file(args.out.with_suffix(suffix)) as file:
             file.write(text)
-    print(f"{args.out}: {count(len(report.rows), 'row')}; also .md and .tex")
+    print(f"{args.out}: {count(len(report.rows), 'row')}; also .md, .tex and .csv")
     return 0

@@ -17,11 +17,13 @@ from markupsafe import Markup
 from famba import __version__
 from famba.figures import NAMES, TOKEN_NAMES, palette
 from famba.figures.results import Results, read_results
-from famba.judge import ledger, noise, summary, tables, verdict_tables, verdicts
+from famba.judge import ledger, noise, paper_tables, summary, tables, verdict_tables, verdicts
 from famba.judge.tables import SMOKE_NOTE
 from famba.record import Row
 from famba.report import cost, evidence, figures, pictures, prose, provenance, sections
+from famba.report import paper_tables as printed
 from famba.report.charts import MARKERS
+from famba.report.table import Table, as_markdown
 
 PAPER = "Famba-V: Fast Vision Mamba with Cross-Layer Token Fusion"
 _TEMPLATES = PackageLoader("famba.report")
@@ -50,6 +52,16 @@ class Report:
     @cached_property
     def described(self) -> str:
         return summary.described(self.results.rows)
+
+    @cached_property
+    def paper_tables(self) -> list[paper_tables.PaperTable]:
+        """The paper's tables that these rows speak about."""
+        return paper_tables.paper_tables(self.ledger, self.lines, self.rows)
+
+    @cached_property
+    def printed(self) -> list[Table]:
+        """The same, to show."""
+        return printed.tables(self.paper_tables, self.rows, self.ledger.accuracy)
 
     @property
     def title(self) -> str:
@@ -148,6 +160,8 @@ def markdown(report: Report) -> str:
         f"# {report.title}",
         f"{report.dates}. All of it, with every number linked to its row: `report.html`.",
         "## Results",
+        *(part for t in report.printed for part in (f"### {t.caption}", as_markdown(t), t.note)),
+        *(["### Summary"] if report.printed else []),
         tables.markdown(report.lines, report.described).strip(),
         *(["## Figures", *shown] if shown else []),
         "## Verdicts",
@@ -180,6 +194,7 @@ def latex(report: Report) -> str:
             r"\author{}",
             r"\begin{document}",
             r"\maketitle",
+            *map(_floating, report.printed),
             tables.latex(report.lines, report.described),
             verdict_tables.latex(report.verdicts, report.described),
             rf"\paragraph{{Cost}} {tables.tex(cost.device_hours(report.rows))}",
@@ -192,6 +207,26 @@ def latex(report: Report) -> str:
             "",
         ]
     )
+
+
+def _floating(found: Table) -> str:
+    """A table of many columns as LaTeX sets it on a landscape page."""
+    return "\n".join(
+        [
+            r"\begin{table*}[t]",
+            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{tables.tex(found.caption)}. {tables.tex(found.note)}}}",
+            rf"\label{{tab:{found.id}}}",
+            found.latex.rstrip(),
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+def csv(report: Report) -> str:
+    """The paper's tables, every published and measured number one a line."""
+    return printed.as_csv(report.paper_tables)
 
 
 def _source(environment: Environment, name: str) -> str:

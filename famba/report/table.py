@@ -92,6 +92,19 @@ def as_latex(head: Sequence[str], numeric: str, lines: Iterable[Sequence[Entry]]
     )  # fmt: skip
 
 
+def as_markdown(found: Table) -> str:
+    """An aligned Markdown table. No newline at its end."""
+    lines = [list(found.head), *([e.text for e in line] for line in found.lines)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    pad = [str.ljust if kind == "l" else str.rjust for kind in found.numeric]
+    rule = [
+        "-" * width if kind == "l" else "-" * (width - 1) + ":"
+        for width, kind in zip(widths, found.numeric, strict=True)
+    ]
+    text = [[to(cell, width) for to, cell, width in zip(pad, line, widths, strict=True)] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [text[0], rule, *text[1:]])
+
+
 def words(quantity: str) -> str:
     """The name of a quantity for people."""
     return quantity.replace("top1", "top-1").replace("_", " ")

@@ -1,0 +1,154 @@
+"""The paper's tables for the page, Markdown, LaTeX and CSV: published beside measured, with the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from famba.judge.paper_tables import IMAGES_PER_GPU, MACHINE, QUANTITIES, Number, PaperTable
+from famba.judge.tables import SMOKE_NOTE, model_name
+from famba.record import Row
+from famba.report.table import Entry, Table, csv_of, line_href, table
+
+_TITLES = {1: "fusion strategies", 2: "starting layer", 3: "tokens per layer"}
+_HEADS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "time": "time (h:mm:ss)", "memory": "peak memory (MiB)"}
+Column = tuple[str, str, Sequence[Entry]]  # head, `l` or `r` as in Table, an entry per line
+_CSV = (
+    "table", "model", "strategy", "tokens_per_layer", "starting_layer", "quantity", "unit", "published", "measured",
+    "n", "difference", "difference_low", "difference_high",
+)  # fmt: skip
+
+
+def title(found: PaperTable) -> str:
+    """The heading of a table."""
+    which = f"Table {found.table}" if found.published else f"In the layout of Table {found.table}"
+    return f"{which} of the paper: {_TITLES[found.table]}"
+
+
+def tables(found: Sequence[PaperTable], rows: Sequence[Row], accuracy: str) -> list[Table]:
+    """The tables as the page shows them."""
+    return [_table(one, rows, accuracy) for one in found]
+
+
+def as_csv(found: Sequence[PaperTable]) -> str:
+    """Every number of all tables, one a line, in the unit that stands beside it."""
+    return csv_of([_CSV, *(line for one in found for line in _exact(one))])
+
+
+def _table(found: PaperTable, rows: Sequence[Row], accuracy: str) -> Table:
+    columns = [*_settings(found), *(column for quantity in QUANTITIES for column in _columns(found, quantity))]
+    return table(
+        f"paper-table-{found.table}",
+        title(found),
+        [name for name, _, _ in columns],
+        "".join(kind for _, kind, _ in columns),
+        zip(*(entries for _, _, entries in columns), strict=True),
+        note=_note(found, rows, accuracy),
+    )
+
+
+def _settings(found: PaperTable) -> Iterator[Column]:
+    """What was trained, in the order of the paper's columns, and how often."""
+    lines = found.lines
+    models = [Entry(model_name(line.model)) for line in lines]
+    starts = [Entry("no fusion") if line.start is None else Entry(str(line.start), line.start) for line in lines]
+    each = [Entry("no fusion") if line.r is None else Entry(f"{line.r:.3g}", line.r) for line in lines]
+    if found.table == 1 or len({line.model for line in lines}) > 1:
+        yield "model", "l", models
+    if found.table == 1:
+        yield "strategy", "l", [Entry("none" if line.strategy == "baseline" else line.strategy) for line in lines]
+    elif found.table == 2:
+        yield "starting layer", "r", starts
+        yield "tokens per layer", "r", each
+    else:
+        yield "tokens per layer", "r", each
+        yield "starting layer", "r", starts
+    yield "n", "r", [Entry(str(line.line["n"]), line.line["n"]) if line.line else Entry("–") for line in lines]
+
+
+def _columns(found: PaperTable, quantity: str) -> Iterator[Column]:
+    """Published, measured and their difference; the last where the two are of the same conditions."""
+    lines = [(line, line.numbers[quantity]) for line in found.lines]
+    name = _HEADS[quantity]
+    if found.published:
+        yield f"{name}, published", "r", [Entry(_printed(quantity, n.published), n.published) for _, n in lines]
+        name = "measured"
+    yield (
+        name,
+        "r",
+        [
+            Entry(_shown(quantity, n.measured), n.measured, line_href(line.line) if line.line else None)
+            for line, n in lines
+        ],
+    )
+    if found.published and _subtracted(found, quantity):
+        yield "difference", "r", [Entry(_difference(quantity, n), n.difference) for _, n in lines]
+
+
+def _subtracted(found: PaperTable, quantity: str) -> bool:
+    return any(line.numbers[quantity].difference is not None for line in found.lines)
+
+
+def _printed(quantity: str, value: float | None) -> str:
+    """A published number, with the decimals that it has in print."""
+    return f"{value:.1f}" if value is not None and quantity in ("top1", "top5") else _shown(quantity, value)
+
+
+def _shown(quantity: str, value: float | None) -> str:
+    """A measured number; a dash for none."""
+    if value is None:
+        return "–"
+    if quantity == "time":
+        seconds = round(value)
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    return f"{value:,.0f}" if quantity == "memory" else f"{value:.2f}"
+
+
+def _difference(quantity: str, number: Number) -> str:
+    if number.difference is None:
+        return "–"
+    ends = number.interval
+    text = _signed(quantity, number.difference)
+    return text if ends is None else f"{text} [{_signed(quantity, ends[0])}, {_signed(quantity, ends[1])}]"
+
+
+def _signed(quantity: str, value: float) -> str:
+    return ("−" if value < 0 else "+") + _shown(quantity, abs(value))
+
+
+def _note(found: PaperTable, rows: Sequence[Row], accuracy: str) -> str:
+    """How to read a table, and why its published numbers are left out where they are."""
+    row = rows[0]
+    epoch = "best epoch on the test set, as the paper's" if accuracy == "best" else "last epoch"
+    notes = [f"Accuracy: {epoch}. Time: the whole loop."]
+    if row.memory.device_peak is None:
+        notes.append("Memory: the resident set of the process, interpreter and libraries included.")
+    if found.table > 1 and any(line.r is not None and line.r % 1 for line in found.lines):
+        notes.append("Tokens per layer: the mean, where layers differ by one.")
+    if not found.published:
+        why = SMOKE_NOTE if row.watermark else "these rows are not of the published experiment"
+        return " ".join([*notes, f"The paper's numbers are left out ({why})."])
+    notes.append(
+        "Difference: measured less published, with the 95 % interval of the measured mean over n seeds (Student t; "
+        "none for one seed). The published number is one training, whose spread is not known."
+    )
+    count, kind = MACHINE
+    if not _subtracted(found, "time"):
+        notes.append(
+            f"Hours of two machines are not subtracted: the released scripts use {count} × {kind} (the paper does not "
+            f"give the number), these rows {row.environment.world_size} × {row.environment.device}."
+        )
+    if not _subtracted(found, "memory"):
+        notes.append(
+            f"Memory is subtracted only where a GPU holds {IMAGES_PER_GPU} images, as in the released scripts."
+        )
+    return " ".join(notes)
+
+
+def _exact(found: PaperTable) -> Iterator[list[object]]:
+    for line in found.lines:
+        for quantity, unit in QUANTITIES.items():
+            number = line.numbers[quantity]
+            low, high = number.interval or (None, None)
+            values = (number.published, number.measured, line.line and line.line["n"], number.difference, low, high)
+            where = (found.table, line.model, line.strategy, line.r, line.start, quantity, unit)
+            yield ["" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in (*where, *values)]
