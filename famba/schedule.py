@@ -8,22 +8,27 @@ from collections.abc import Sequence
 from famba.errors import InputError
 
 STRATEGIES = ("baseline", "all", "interleaved", "lower", "upper")
+READINGS = ("lower_18", "upper_18")  # `lower` and `upper` of the released scripts, which fuse in one layer less
+NAMED = STRATEGIES + READINGS
 
 _PAPER_DEPTH = 24
 _PAPER_TOKENS = 197
-# tokens fused per layer at depth 24 (AIoT-MLSys-Lab/Famba-V 28f7236: all-merge-r7, alternate-merge-r14, *-r9-l18)
-_PAPER_R = {"baseline": 0, "all": 7, "interleaved": 14, "lower": 9, "upper": 9}
+# tokens fused per layer at depth 24 (the paper's section 4.1)
+_PAPER_R = {"baseline": 0, "all": 7, "interleaved": 14, "lower": 9, "upper": 9, "lower_18": 9, "upper_18": 9}
+# layers of 24 that fuse: the first ones of `lower`, the last ones of `upper`
+_PAPER_LAYERS = {"baseline": 0, "all": 24, "interleaved": 12, "lower": 19, "upper": 19, "lower_18": 18, "upper_18": 18}
 
 
 def strategy(name: str, depth: int = _PAPER_DEPTH, tokens: int | None = None) -> tuple[int, ...]:
-    """Tokens to fuse at each layer, for one of the paper's strategies (its strategy figure; paper-facts §2).
+    """Tokens to fuse at each layer, for one of the paper's strategies (its section 4.1; paper-facts §2).
 
     Args:
-        name: one of `STRATEGIES`. `all` fuses in every layer, `interleaved` in every second one (1, 3, ...), `lower` in
-            the first and `upper` in the last three quarters of the layers.
+        name: one of `NAMED`. `all` fuses in every layer, `interleaved` in every second one (1, 3, ...), `lower` in the
+            first 19 of 24 layers (0 to 18) and `upper` in the last 19 (5 to 23). `lower_18` (0 to 17) and `upper_18`
+            (6 to 23) are the released scripts' readings of the two.
         depth: number of layers. Other depths than 24 scale the set of layers.
         tokens: None takes the paper's tokens per layer (7, 14 or 9) as they are. A sequence length, class token
-            included, takes the paper's *share* instead: 168 (or 162) of 196 tokens, spread evenly over the layers, so
+            included, takes the paper's *share* instead: 168 (171, 162) of 196 tokens, spread evenly over the layers, so
             that a scaled-down model is thinned as much as the paper's. Equal to None at depth 24 and 197 tokens.
 
     Returns:
@@ -32,27 +37,25 @@ def strategy(name: str, depth: int = _PAPER_DEPTH, tokens: int | None = None) ->
     Raises:
         InputError: unknown name, or a depth or token count below 1.
     """
-    if name not in STRATEGIES:
-        close = difflib.get_close_matches(name, STRATEGIES, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(STRATEGIES)}"
+    if name not in NAMED:
+        close = difflib.get_close_matches(name, NAMED, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(NAMED)}"
         raise InputError(f"unknown fusion strategy {name!r}; {hint}")
     if depth < 1 or (tokens is not None and tokens < 1):
         raise InputError(f"a fusion strategy needs depth and tokens of at least 1, found {depth} and {tokens}")
-    three_quarters = round(depth * 18 / _PAPER_DEPTH)
-    layers = {
-        "baseline": range(0),
-        "all": range(depth),
-        "interleaved": range(1, depth, 2),
-        "lower": range(three_quarters),
-        "upper": range(depth - three_quarters, depth),
-    }[name]
+    number = round(depth * _PAPER_LAYERS[name] / _PAPER_DEPTH)
+    if name == "interleaved":
+        layers = range(1, depth, 2)
+    elif name.startswith("upper"):
+        layers = range(depth - number, depth)
+    else:
+        layers = range(number)
     schedule = [0] * depth
-    paper_layers = {"baseline": 0, "all": 24, "interleaved": 12, "lower": 18, "upper": 18}[name]
     for i, layer in enumerate(layers):
         if tokens is None:
             schedule[layer] = _PAPER_R[name]
         else:
-            budget = round(_PAPER_R[name] * paper_layers * (tokens - 1) / (_PAPER_TOKENS - 1))
+            budget = round(_PAPER_R[name] * _PAPER_LAYERS[name] * (tokens - 1) / (_PAPER_TOKENS - 1))
             # the i-th of n equal shares of a whole number: shares differ by one at most
             schedule[layer] = budget * (i + 1) // len(layers) - budget * i // len(layers)
     return tuple(schedule)

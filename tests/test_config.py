@@ -35,9 +35,9 @@ def test_published_schemas_are_the_code_s():
 
 def test_the_paper_s_recipe_is_the_default():
     cell = Experiment.load(ROOT / "config" / "paper.yaml").cell("vim_small", "upper", 2)
-    assert cell.schedule == (0,) * 6 + (9,) * 18
+    assert cell.schedule == (0,) * 5 + (9,) * 19
     assert (cell.recipe.epochs, cell.recipe.global_batch, cell.recipe.precision) == (300, 512, "fp32")
-    assert cell.architecture.tokens == 197
+    assert (cell.architecture.tokens, cell.architecture.cls_index) == (197, 0)
     assert Cell.from_json(cell.model_dump_json()) == cell
 
 
@@ -54,7 +54,10 @@ def test_the_paper_s_recipe_is_the_default():
         ({"models": {"a-b": {"embed_dim": 8}}}, "file.yaml: models.a-b.[key]: String should match pattern"),
         ({"models": {}}, "models is empty"),
         ({"strategies": ["uper"]}, "unknown strategy 'uper'; did you mean 'upper'?"),
-        ({"schedules": {"mine": [1, 2]}, "strategies": ["mine"]}, "schedule 'mine' has 2 layers, vim_tiny has 24"),
+        (
+            {"schedules": {"mine": [1, 2]}, "strategies": ["mine"]},
+            "schedules.mine has 2 layers and the model 24 (vim_tiny)",
+        ),
         ({"seeds": [1, 1]}, "seeds has a value twice"),
         ({"seeds": []}, "seeds: List should have at least 1 item"),
         ({"recipe": {"micro_batch": 100}}, "recipe: micro_batch 100 must divide mixup_batch 128"),
@@ -76,6 +79,7 @@ def test_the_paper_s_recipe_is_the_default():
             "scan: Input should be 'auto', 'mamba_ssm', 'cpu', 'triton', 'chunked' or 'reference', "
             "found 'tritn'; did you mean 'triton'?",
         ),
+        ({"cls_position": "end"}, "file.yaml: cls_position: Input should be 'middle' or 'head', found 'end'"),
         ({"dataset": "cifar10"}, "dataset: Input should be 'cifar100', 'fashion-mnist' or 'digits', found 'cifar10'"),
     ],
 )
@@ -121,6 +125,71 @@ def test_own_schedules_join_the_grid():
     mine = [0] * 23 + [5]
     experiment = Experiment.from_config({**MINIMAL, "strategies": ["baseline", "mine"], "schedules": {"mine": mine}})
     assert experiment.cell("vim_tiny", "mine", 0).schedule == tuple(mine)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ({"from": 5, "r": 9}, [0] * 5 + [9] * 19),
+        ({"to": 18, "r": 9}, [9] * 19 + [0] * 5),
+        ({"from": 2, "to": 3, "r": 14}, [0, 0, 14, 14] + [0] * 20),
+        ({"from": 0, "r": 4}, [4] * 24),
+        ({"layers": [1, 3], "r": 14}, [0, 14, 0, 14] + [0] * 20),
+    ],
+)
+def test_a_short_schedule_is_the_long_one(written, expected):
+    short, full = (
+        Experiment.from_config({**MINIMAL, "strategies": ["mine"], "schedules": {"mine": schedule}})
+        for schedule in (written, expected)
+    )
+    assert short.cells() == full.cells()
+    assert Experiment.from_config(short.model_dump()) == short
+    jsonschema.validate(
+        {**MINIMAL, "schedules": {"mine": written}}, json.loads((ROOT / "config/schema/experiment.json").read_text())
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ({"form": 5, "r": 9}, ".form: unknown key; did you mean 'from'?"),
+        ({"from": 5}, ".r: Field required"),
+        ({"r": 9}, ": name the layers that fuse either by `from` and `to` (or one of them) or by `layers`"),
+        ({"to": 3, "layers": [1], "r": 9}, ": name the layers that fuse either by"),
+        ({"from": 5, "to": 4, "r": 9}, ": from 5 is after to 4"),
+        ({"layers": [], "r": 9}, ".layers: Tuple should have at least 1 item"),
+        ({"layers": [3, 3], "r": 9}, ": layers has a value twice"),
+        ({"layers": [-1], "r": 9}, ".layers.0: Input should be greater than or equal to 0, found -1"),
+        ({"layers": [24], "r": 9}, " fuses in layer 24 of a model with layers 0 to 23 (vim_tiny)"),
+        ({"to": 24, "r": 9}, " fuses in layer 24 of a model with layers 0 to 23 (vim_tiny)"),
+        ({"from": True, "r": 9}, ".from: Input should be a valid integer, found True"),
+        ({"to": 3, "r": 0}, ".r: Input should be greater than or equal to 1, found 0"),
+        ({"from": 0, "r": 99}, ": mine asks for 99 tokens in layer 0 of vim_tiny, where 98 can be fused"),
+        ("late", ": write one whole number per layer, or {from: 5, r: 9}"),
+        ([0.5] * 24, ".0: Input should be a valid integer, found 0.5"),
+    ],
+)
+def test_a_wrong_schedule_is_one_line_about_the_form_that_was_meant(written, message):
+    with pytest.raises(InputError) as error:
+        Experiment.from_config({**MINIMAL, "schedules": {"mine": written}}, "file.yaml")
+    assert f"file.yaml: schedules.mine{message}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_released_scripts_18_layers_are_strategies_by_name():
+    experiment = Experiment.from_config({**MINIMAL, "strategies": ["lower_18", "upper_18"]})
+    assert experiment.cell("vim_tiny", "lower_18", 0).schedule == (9,) * 18 + (0,) * 6
+    assert experiment.cell("vim_tiny", "upper_18", 0).schedule == (0,) * 6 + (9,) * 18
+    with pytest.raises(InputError, match="schedules: upper_18 is a published strategy"):
+        Experiment.from_config({**MINIMAL, "schedules": {"upper_18": [0] * 24}})
+
+
+def test_the_class_token_stands_where_the_experiment_says_unless_a_model_says_otherwise():
+    own = {"a": {"embed_dim": 8}, "b": {"embed_dim": 8, "cls_position": "middle"}}
+    for models, places in ((["vim_tiny"], ["head"]), (own, ["head", "middle"])):
+        experiment = Experiment.from_config({**MINIMAL, "models": models, "cls_position": "head"})
+        assert [model.cls_position for model in experiment.models.values()] == places
+    assert Experiment.from_config(MINIMAL).models["vim_tiny"].cls_position == "middle"
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ SMOKE = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text())
             PAPER | {"models": {"vim_tiny": {"embed_dim": 192, "d_state": 8}}},
             "models.vim_tiny.d_state is 8, the protocol's 16",
         ),
+        (PAPER | {"cls_position": "middle"}, "models.vim_tiny.cls_position is middle, the protocol's head"),
     ],
 )
 def test_a_claim_to_a_protocol_is_held_to_it(settings, message):
@@ -60,7 +61,7 @@ def test_a_cell_by_hand_is_held_to_it_too():
     cell = paper_experiment(recipe={"epochs": 30}).cells()[0]
     with pytest.raises(InputError, match=r"--cell: recipe.epochs is 30, the protocol's 300.*protocol: custom"):
         Cell.from_json(cell.model_dump_json())
-    settings = MINIMAL | {"seeds": [0], "protocol": "custom", "dataset": "cifar100"}
+    settings = MINIMAL | {"seeds": [0], "protocol": "custom", "dataset": "cifar100", "cls_position": "head"}
     changed = Experiment.from_config(settings).cell("vim_tiny", "upper", 0).model_copy(update={"schedule": (1,) * 24})
     with pytest.raises(InputError, match=r"--cell: schedule of upper is \[1, 1, .*, the protocol's \[0, 0, "):
         Cell.from_json(changed.model_copy(update={"protocol": "paper"}).model_dump_json())

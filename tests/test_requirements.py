@@ -17,7 +17,7 @@ from famba.config.grid import ScanName
 from famba.config.requirements import RAND_AUGMENT
 from famba.errors import InputError
 from famba.scan import BACKENDS
-from famba.schedule import beyond_cap, strategy
+from famba.schedule import NAMED, beyond_cap, strategy
 
 FOUR = {"m": {"embed_dim": 8, "depth": 4, "img_size": 32, "patch_size": 4}}  # 65 tokens
 
@@ -51,7 +51,7 @@ FOUR = {"m": {"embed_dim": 8, "depth": 4, "img_size": 32, "patch_size": 4}}  # 6
             "fusion.budget: paper's all asks for 7 tokens in layer 8 of m, where 4 can be fused, half of those that "
             "are left; fusion: {budget: proportional} scales it",
         ),
-        ({"models": FOUR, "schedules": {"mine": [1, 1, 1]}}, "schedule 'mine' has 3 layers, m has 4"),
+        ({"models": FOUR, "schedules": {"mine": [1, 1, 1]}}, "schedules.mine has 3 layers and the model 4 (m)"),
         ({"schedules": {"upper": [0] * 24}}, "schedules: upper is a published strategy"),
     ],
 )
@@ -72,8 +72,9 @@ def test_a_schedule_up_to_the_cap_is_carried_out():
 
 
 def test_the_published_strategies_fit_the_published_models():
-    for name in ("baseline", "all", "interleaved", "lower", "upper"):
+    for name in NAMED:
         assert beyond_cap(strategy(name), 197, 98) is None
+        assert beyond_cap(strategy(name), 197, 0) is None
 
 
 def test_a_scaled_down_share_is_meant_as_far_as_it_goes():

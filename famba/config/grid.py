@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, model_validator
 
 from famba.config.requirements import unmet
+from famba.config.schedules import Schedule, written_out
 from famba.config.settings import (
     ARCHITECTURES,
     Architecture,
+    ClsPosition,
     Count,
     DatasetName,
     FolderName,
@@ -31,8 +33,7 @@ from famba.config.settings import (
 )
 from famba.config.validation import nearest, validated
 from famba.errors import InputError
-from famba.schedule import STRATEGIES, strategy
-from famba.wording import count
+from famba.schedule import NAMED, STRATEGIES, strategy
 
 # famba.scan's, which has torch to import
 ScanName = Literal["auto", "mamba_ssm", "cpu", "triton", "chunked", "reference"]
@@ -86,8 +87,9 @@ class Experiment(Settings):
     protocol: Protocol
     dataset: DatasetName
     models: dict[Name, Architecture]
+    cls_position: ClsPosition = "middle"  # in the models that do not say themselves; the paper's is the head
     strategies: Annotated[list[Name], Field(min_length=1)] = Field(default=list(STRATEGIES))
-    schedules: dict[Name, tuple[Whole, ...]] = Field(default={})  # strategies of your own: tokens per layer
+    schedules: dict[Name, Schedule] = Field(default={})  # strategies of your own: tokens per layer
     seeds: Annotated[list[Seed], Field(min_length=1)]
     fusion: Fusion = Fusion()
     recipe: Recipe = Recipe()
@@ -104,15 +106,16 @@ class Experiment(Settings):
         if not self.models:
             raise ValueError("models is empty: name at least one")
         for name, schedule in self.schedules.items():
-            if name in STRATEGIES:
+            if name in NAMED:
                 raise ValueError(f"schedules: {name} is a published strategy; call yours otherwise")
             for model, architecture in self.models.items():
-                if len(schedule) != architecture.depth:
-                    layers = count(len(schedule), "layer")
-                    raise ValueError(f"schedule {name!r} has {layers}, {model} has {architecture.depth}")
+                try:
+                    written_out(schedule, architecture.depth)
+                except ValueError as error:
+                    raise ValueError(f"schedules.{name} {error} ({model})") from None
         for name in self.strategies:
-            if name not in STRATEGIES and name not in self.schedules:
-                raise ValueError(f"unknown strategy {name!r}{nearest(name, [*STRATEGIES, *self.schedules])}")
+            if name not in NAMED and name not in self.schedules:
+                raise ValueError(f"unknown strategy {name!r}{nearest(name, [*NAMED, *self.schedules])}")
         for what, values in (("seeds", self.seeds), ("strategies", self.strategies)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{what} has a value twice")
@@ -160,7 +163,11 @@ class Experiment(Settings):
                 raise InputError(
                     f"{source}: models: unknown model {unknown[0]!r}{nearest(str(unknown[0]), ARCHITECTURES)}"
                 )
-            data = {**data, "models": {name: ARCHITECTURES[name].model_dump() for name in models}}
+            models = {name: ARCHITECTURES[name].model_dump(exclude_defaults=True) for name in models}
+        if isinstance(models, dict) and data.get("cls_position") in get_args(ClsPosition):
+            position = {"cls_position": data["cls_position"]}
+            models = {name: position | model if isinstance(model, dict) else model for name, model in models.items()}
+        data = {**data, "models": models} if "models" in data else data
         return validated(cls, data, source)
 
     def cells(self) -> list[Cell]:
@@ -181,7 +188,7 @@ class Experiment(Settings):
     def _cell(self, model: str, strategy_name: str, seed: int) -> Cell:
         architecture = self.models[model]
         if strategy_name in self.schedules:
-            schedule = self.schedules[strategy_name]
+            schedule = written_out(self.schedules[strategy_name], architecture.depth)
         else:
             tokens = architecture.tokens if self.fusion.budget == "proportional" else None
             schedule = strategy(strategy_name, architecture.depth, tokens)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from famba.config import protocol
 from famba.config.settings import Recipe
-from famba.schedule import STRATEGIES, beyond_cap
+from famba.schedule import NAMED, beyond_cap
 from famba.wording import count
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _of_schedule(cell: Cell) -> Iterator[str]:
 
     Not so of `budget: proportional`, whose shares are meant as far as they go.
     """
-    published = cell.strategy in STRATEGIES
+    published = cell.strategy in NAMED
     found = beyond_cap(cell.schedule, cell.architecture.tokens, cell.architecture.cls_index)
     if found is None or (published and cell.fusion.budget == "proportional"):
         return

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+ClsPosition = Literal["middle", "head"]  # Vim's and Famba-V's place of the class token in the sequence
 Protocol = Literal["paper", "fast", "smoke", "custom"]  # custom: an experiment of your own, no claim about the paper
 DatasetName = Literal["cifar100", "fashion-mnist", "digits"]
 
@@ -51,7 +52,7 @@ class Architecture(Settings):
     d_state: Size = 16
     d_conv: Size = 4
     expand: Size = 2
-    cls_position: Literal["middle", "head"] = "middle"
+    cls_position: ClsPosition = "middle"
 
     @model_validator(mode="after")
     def _patches_divide(self) -> Architecture:

@@ -36,9 +36,16 @@ def _fields_at(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """Names of the keys allowed at a location inside a settings class."""
     for part in loc:
         field = cls.model_fields.get(str(part))
-        annotations = [] if field is None else [field.annotation, *get_args(field.annotation)]
-        cls = next((a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)), cls)
-    return list(cls.model_fields)
+        found = _settings_in(field.annotation) if field else None
+        cls = found or cls
+    return [field.alias or name for name, field in cls.model_fields.items()]
+
+
+def _settings_in(annotation: Any) -> type[BaseModel] | None:
+    """The settings class in a type such as `dict[str, Architecture]`, if there is one."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for a in get_args(annotation) if (found := _settings_in(a))), None)
 
 
 def nearest(name: str, known: Iterable[str], others: str | None = None) -> str:

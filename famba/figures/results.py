@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from famba.config import ARCHITECTURES
+from famba.config.protocol import MODELS
 from famba.errors import InputError
 from famba.judge import ledger, summary
 from famba.judge.ledger import Published
@@ -102,7 +102,7 @@ def _applies(number: Published, row: Row) -> bool:
     cell = row.cell
     return (
         (number.model, number.dataset) == (cell.model, cell.dataset)
-        and cell.architecture == ARCHITECTURES.get(cell.model)
+        and cell.architecture == MODELS.get(cell.model)
         and row.data.official
         and cell.protocol != "smoke"
         and isinstance(number.value, float)
