@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -161,12 +163,23 @@ def first_not_finite(model: VisionMamba, images: Tensor, autocast: Autocast) -> 
     return f"output of {found[0]}" if found else "the loss itself; parameters and activations are finite"
 
 
+@dataclass(frozen=True)
+class StepTimes:
+    """Milliseconds of each step: by the wall clock, of CPU time in this process, of CPU time in the main thread."""
+
+    wall: list[float]
+    cpu: list[float]
+    thread: list[float]
+
+
 class StepClock:
     """Times optimiser steps without making the host wait for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
-        self._marks: list[Any] = []
+        self._wall: list[Any] = []
+        self._cpu: list[float] = []
+        self._thread: list[float] = []
         self.mark()
 
     def mark(self) -> None:
@@ -174,13 +187,22 @@ class StepClock:
         if self._cuda:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
-            self._marks.append(event)
+            self._wall.append(event)
         else:
-            self._marks.append(time.perf_counter())
+            self._wall.append(time.perf_counter())
+        self._cpu.append(time.process_time())
+        self._thread.append(time.thread_time())
 
-    def steps_ms(self) -> list[float]:
-        """Milliseconds between the marks so far; waits for the device."""
+    def times(self) -> StepTimes:
+        """Times between the marks so far; waits for the device."""
         if self._cuda:
             torch.cuda.synchronize()
-            return [a.elapsed_time(b) for a, b in zip(self._marks, self._marks[1:], strict=False)]
-        return [(b - a) * 1e3 for a, b in zip(self._marks, self._marks[1:], strict=False)]
+            wall = [a.elapsed_time(b) for a, b in pairwise(self._wall)]
+        else:
+            wall = _differences(self._wall)
+        return StepTimes(wall, _differences(self._cpu), _differences(self._thread))
+
+
+def _differences(seconds: list[float]) -> list[float]:
+    """In milliseconds."""
+    return [(b - a) * 1e3 for a, b in pairwise(seconds)]

@@ -11,12 +11,18 @@ from typing import IO, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from famba import consistency
 from famba.config import Cell
 from famba.errors import InputError
 
+VERSION = 2  # of the row's format
+
 Percent = Annotated[float, Field(ge=0, le=100)]
 Seconds = Annotated[float, Field(ge=0)]
+Spent = Annotated[float, Field(gt=0)]  # seconds or milliseconds of something that has happened
 Bytes = Annotated[int, Field(ge=0)]
+Peak = Annotated[int, Field(gt=0)]  # bytes
+Count = Annotated[int, Field(ge=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -45,72 +51,95 @@ class Metrics(Record):
     ema_last: Accuracy
     ema_best: Accuracy
     train_loss: float
-    images_seen: Annotated[int, Field(ge=0)]
+    images_seen: Count
 
 
 class Time(Record):
-    """Wall-clock seconds of the whole training, summed over resumed runs.
+    """Seconds of the whole training, summed over resumed runs: wall clock, and CPU time of all threads and processes.
 
-    `total` = `train` + `evaluation` + the rest (checkpoints, logs). `data_wait` is the part of `train` spent waiting
-    for images. `warmup` is the first step of each run (compilation, allocation): a part of `train` that
-    `images_per_s` leaves out. `step_ms` is the median optimiser step, data included.
+    `total` = `train` + `evaluation` + `ema_evaluation` + the rest (checkpoints, logs). `data_wait` is the part of
+    `train` spent waiting for images. `warmup` is the first step of each run (compilation, allocation): a part of
+    `train` that `images_per_s` and all CPU times but `loop_cpu` leave out. `step_ms` is the median optimiser step, data
+    included.
+
+    `cpu` is the CPU time of `train`, loading processes included; `step_cpu_ms` that of the median step in the first
+    process, null on a GPU; `thread_cpu` that of its main thread in `train`, which falls behind the wall clock only
+    where the thread waits or the processor is taken from it. `loop_cpu` is the CPU time of `judged_seconds`.
     """
 
-    total: Seconds
-    train: Seconds
-    evaluation: Seconds
+    total: Spent
+    train: Spent
+    evaluation: Spent
+    ema_evaluation: Spent
     data_wait: Seconds
     warmup: Seconds
-    images_per_s: Annotated[float, Field(gt=0)]
-    step_ms: Annotated[float, Field(gt=0)]
-    runs: Annotated[int, Field(ge=1)]
+    cpu: Spent
+    thread_cpu: Spent
+    loop_cpu: Spent
+    images_per_s: Spent
+    step_ms: Spent
+    step_cpu_ms: Spent | None
+    runs: Count
+
+    @property
+    def judged_seconds(self) -> float:
+        """Wall-clock seconds of what the released training loop does: it keeps no moving average to evaluate."""
+        return self.total - self.ema_evaluation
+
+    @property
+    def compared_step_ms(self) -> float:
+        """What a step is compared by: on a CPU its CPU time, which a neighbour hardly changes, else the wall clock."""
+        return self.step_ms if self.step_cpu_ms is None else self.step_cpu_ms
+
+    @property
+    def compared_train_s(self) -> float:
+        """What trainings are compared by, the first step of each run left out; see `compared_step_ms`."""
+        return self.train - self.warmup if self.step_cpu_ms is None else self.cpu
 
 
 class Memory(Record):
     """Bytes. `device_peak`: largest allocation of the GPU (null on a CPU); `host_peak`: resident set of the process;
     `saved_activations`: what the forward pass keeps for the backward one, per image."""
 
-    device_peak: Bytes | None
-    host_peak: Bytes
-    saved_activations: Bytes
+    device_peak: Peak | None
+    host_peak: Peak
+    saved_activations: Peak
+
+    @property
+    def peak(self) -> int:
+        """Of the device, on a CPU of the host."""
+        return self.host_peak if self.device_peak is None else self.device_peak
 
 
 class Tokens(Record):
     """Tokens seen by each layer's mixer, then the final count: by the schedule, and measured in a forward pass."""
 
-    scheduled: tuple[int, ...]
-    measured: tuple[int, ...]
+    scheduled: tuple[Count, ...]
+    measured: tuple[Count, ...]
 
 
 class Cost(Record):
     """Size of the model and work of one image: multiply-adds count as two, forward pass only."""
 
-    parameters: int
-    forward_flops: int
-    energy_joules: float | None  # of the whole device while training; null where the device does not tell
+    parameters: Count
+    forward_flops: Count
+    # of the whole device while training; null where the device does not tell
+    energy_joules: Annotated[float, Field(ge=0)] | None
 
 
 class Data(Record):
-    """Which data, by content.
-
-    `sha256` and `bytes` are of the file or files read. `train_digest` and `test_digest` are over the sorted records
-    of each split (`famba.data.content`): rows with equal ones are of the same data, whatever form it came in.
-    `order_digest` is over the order of the records, on which the bits of a training depend.
-    """
+    """Which data, by content."""
 
     name: str
     source: str
     official: bool
     sha256: Sha256
-    bytes: Bytes
-    train: int
-    test: int
-    classes: int
-    channels: int
-    size: int
-    train_digest: Sha256
-    test_digest: Sha256
-    order_digest: Sha256
+    bytes: Count
+    train: Count
+    test: Count
+    classes: Count
+    channels: Count
+    size: Count
 
 
 class Scan(Record):
@@ -120,18 +149,35 @@ class Scan(Record):
     reason: str
 
 
+class Initial(Record):
+    """The weights that the training started from: `scratch`, or the name and sha256 of a checkpoint's file."""
+
+    weights: str
+    sha256: Sha256 | None  # null from scratch
+
+
+class Arithmetic(Record):
+    """How float32 matrices are multiplied: torch's matmul precision, and whether TF32 may stand in on a GPU.
+
+    The precision under autocast is the recipe's `precision`.
+    """
+
+    float32_matmul: Literal["highest", "high", "medium"]
+    tf32: bool  # in cuBLAS or cuDNN
+
+
 class Environment(Record):
     """Where and with what the row was made."""
 
     device: str
     device_kind: Literal["cpu", "cuda"]
-    device_memory: Bytes | None
+    device_memory: Peak | None
     clocks_mhz: dict[str, int] | None
-    other_processes: int | None  # on the GPU besides this one; null where it cannot be told
+    other_processes: Annotated[int, Field(ge=0)] | None  # on the GPU besides this one; null where it cannot be told
     driver: str | None
     cpu: str
-    threads: int
-    world_size: int
+    threads: Count
+    world_size: Count
     python: str
     packages: dict[str, str | None]
     lock_sha256: Sha256 | None
@@ -143,10 +189,13 @@ class Environment(Record):
 class Row(Record):
     """The result of one cell."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     id: str
     watermark: Literal["SMOKE"] | None
     cell: Cell
+    method: Annotated[str, Field(pattern=r"^[a-z0-9_.-]+$")]  # of token fusion
+    init: Initial
+    arithmetic: Arithmetic
     metrics: Metrics
     time: Time
     memory: Memory
@@ -160,12 +209,8 @@ class Row(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Row:
-        if self.tokens.scheduled != self.tokens.measured:
-            raise ValueError(f"measured tokens {self.tokens.measured} are not the schedule's {self.tokens.scheduled}")
-        if self.id != self.cell.id:
-            raise ValueError(f"row {self.id} holds the settings of {self.cell.id}")
-        if (self.watermark == "SMOKE") != (self.cell.protocol == "smoke"):
-            raise ValueError("a smoke row, and no other, carries the SMOKE watermark")
+        if problem := consistency.problem(self):
+            raise ValueError(problem)
         return self
 
 
@@ -186,7 +231,9 @@ def read_row(path: Path) -> Row:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        problem = f"{where + ': ' if where else ''}{first['msg']}"
+        problem = f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
+        if where == "version":
+            problem = f"version {first['input']} of the format, and this famba reads version {VERSION}"
     raise InputError(f"{path}: not a valid row: {problem}; delete it and run again, which trains its cell anew")
 
 
@@ -223,8 +270,8 @@ def atomic_file(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
 
 
 EPOCH_FIELDS = (
-    "epoch", "lr", "train_loss", "top1", "top5", "ema_top1", "ema_top5", "train_s", "evaluation_s", "data_wait_s",
-    "images_per_s",
+    "epoch", "lr", "train_loss", "top1", "top5", "ema_top1", "ema_top5", "train_s", "evaluation_s", "ema_evaluation_s",
+    "data_wait_s", "cpu_s", "images_per_s",
 )  # fmt: skip
 
 

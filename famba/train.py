@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from famba import data, measure, recipe, scan
-from famba.cell import checkpoint
+from famba.cell import checkpoint, initial
 from famba.cell.checkpoint import History
 from famba.cell.progress import Progress
 from famba.config import Cell
@@ -20,6 +20,8 @@ from famba.cost.counts import forward_flops
 from famba.distributed import Processes
 from famba.errors import CheckFailed
 from famba.loader import EvalLoader, TrainLoader
+from famba.machine import float32
+from famba.machine.cpu_time import cpu_seconds
 from famba.machine.device import energy_joules, environment, host_peak_bytes, pick_device
 from famba.model import VisionMamba
 from famba.record import Cost, Data, Memory, Metrics, Row, Scan, Time, Tokens, write_epochs, write_row
@@ -27,11 +29,21 @@ from famba.similarity import token_record
 from famba.step import CapturedForward, CapturedStep, Forward, Step
 from famba.tokens import write_tokens
 
+METHOD = "famba-v"  # of token fusion
 _NAN_CHECK_STEPS = 50  # reading the loss makes the host wait for a GPU, so there it is read this often only
 
 
 class Training:
-    """One cell between its settings and its row."""
+    """One cell between its settings and its row.
+
+    Args:
+        cell: what to train.
+        folder: of the row, the checkpoint and the weights.
+        data_root: where the data sets are.
+        log: file that gets the progress, too.
+        company: the processes that train the cell together.
+        init: checkpoint to start from; None: the seed's own weights.
+    """
 
     def __init__(
         self,
@@ -40,6 +52,7 @@ class Training:
         data_root: Path,
         log: Path | None = None,
         company: Processes = Processes(),  # noqa: B008 (frozen)
+        init: Path | None = None,
     ) -> None:
         self.cell = cell
         self.folder = folder
@@ -48,6 +61,7 @@ class Training:
         self.device = pick_device(cell.device)
         if cell.threads is not None:
             torch.set_num_threads(cell.threads)
+        float32.fix()
         self.dataset = data.load(cell.dataset, data_root)
         self.choice = scan.choose(self.device, requested=cell.scan)
         recipe.seed_everything(cell.seed)
@@ -59,6 +73,9 @@ class Training:
             order=cell.fusion.order,
             scan=self.choice.name,
         ).to(self.device)
+        self.init = initial.identify(init)
+        if init is not None:
+            initial.load(init, self.model)
         self.ema = recipe.Ema(self.model, cell.recipe.ema_decay)
         self.optimizer = recipe.optimizer(self.model, cell.recipe)
         captured = cell.recipe.cuda_graphs and self.device.type == "cuda"
@@ -69,17 +86,20 @@ class Training:
         size, share = architecture.img_size, (company.rank, company.world)
         self.train_images = TrainLoader(self.dataset, cell.recipe, size, cell.seed, self.device, *share)
         self.test_images = EvalLoader(self.dataset, cell.recipe, size, self.device, *share)
-        self.history = History(started=_now())
+        self.history = History(started=_now(), init=self.init.model_dump())
         self.tokens = measure.checked_tokens(self.model, self.device)
         measure.check_fusion(self.model, self.device)
         self.saved_activations = measure.saved_activation_bytes(self.model, self.device, self._autocast)
+        self._initial_digest = initial.digest(self.model)
 
     def run(self) -> Row:
         """Train to the last epoch, resuming where a checkpoint is; returns the row, which it has written.
 
         Raises:
-            CheckFailed: the loss is no longer finite, or tokens are fused that the schedule does not fuse.
+            CheckFailed: the loss is no longer finite, or the weights are not those that `init` names.
         """
+        if initial.digest(self.model) != self._initial_digest:
+            raise CheckFailed(f"{self.cell.id}: its weights were changed before the first step; load them with `init`")
         self._resume()
         epochs = self.cell.recipe.epochs
         done = len(self.history.epochs)
@@ -88,7 +108,7 @@ class Training:
         self._first_epoch = done
         self.progress.start(done)
         self.history.runs += 1
-        self._lap, self._joules = time.perf_counter(), energy_joules(self.device)
+        self._lap, self._cpu_lap, self._joules = time.perf_counter(), cpu_seconds(), energy_joules(self.device)
         for epoch in range(done, epochs):
             self._train_epoch(epoch)
             self._account()
@@ -115,7 +135,7 @@ class Training:
         losses = torch.zeros(steps, device=device)
         check_every = 1 if device.type == "cpu" else _NAN_CHECK_STEPS
         waited = self.train_images.wait_s
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), cpu_seconds()
         clock = measure.StepClock(device)
         for step, batches in enumerate(self.train_images.epoch(epoch)):
             losses[step] = self.step.gradients(batches)
@@ -124,16 +144,17 @@ class Training:
             self.step.update()
             clock.mark()
             self.progress.step(epoch, step + 1, steps, settings.global_batch)
-        step_ms = clock.steps_ms()
-        train_s = time.perf_counter() - started
-        if epoch == self._first_epoch:
-            self.history.warmup_s += step_ms[0] / 1e3
-            step_ms = step_ms[1:] or step_ms  # an epoch of one step has no other to time
-        self.history.step_ms += step_ms
+        times = clock.times()
+        train_s, cpu_s = time.perf_counter() - started, cpu_seconds() - cpu_started
+        self._account_steps(times, first=epoch == self._first_epoch)
         started = time.perf_counter()
         top1, top5 = self._evaluate()
+        evaluation_s = time.perf_counter() - started
+        started, cpu_started = time.perf_counter(), cpu_seconds()
         with self.ema.applied_to(self.model):
             ema_top1, ema_top5 = self._evaluate()
+        ema_evaluation_s = time.perf_counter() - started
+        self.history.loop_cpu_s -= self._of_all(cpu_seconds() - cpu_started)  # `_account` counts it with the rest
         self.history.epochs.append(
             {
                 "epoch": epoch,
@@ -144,8 +165,10 @@ class Training:
                 "ema_top1": ema_top1,
                 "ema_top5": ema_top5,
                 "train_s": train_s,
-                "evaluation_s": time.perf_counter() - started,
+                "evaluation_s": evaluation_s,
+                "ema_evaluation_s": ema_evaluation_s,
                 "data_wait_s": self.train_images.wait_s - waited,
+                "cpu_s": self._of_all(cpu_s),
                 "images_per_s": steps * settings.global_batch / train_s,
             }
         )
@@ -176,16 +199,35 @@ class Training:
             f"(lr {recipe.learning_rate(self.cell.recipe, epoch):.3g}); first not finite: {where}"
         )
 
-    def _account(self) -> None:
-        """Adds wall clock, energy and memory peaks since the last call to the history."""
+    def _account_steps(self, times: measure.StepTimes, first: bool) -> None:
+        """Adds the steps of an epoch to the history. The first one of a run is its warm-up."""
         history = self.history
-        now, joules = time.perf_counter(), energy_joules(self.device)
+        warmup = 1 if first else 0
+        history.warmup_s += sum(times.wall[:warmup]) / 1e3
+        history.warmup_cpu_s += self._of_all(sum(times.cpu[:warmup]) / 1e3)
+        if len(times.wall) == warmup:
+            warmup = 0  # an epoch of one step has no other to time
+        history.step_ms += times.wall[warmup:]
+        history.step_cpu_ms += times.cpu[warmup:]
+        history.thread_cpu_s += sum(times.thread[warmup:]) / 1e3
+
+    def _of_all(self, seconds: float) -> float:
+        """The sum over all processes."""
+        held = torch.tensor(seconds, dtype=torch.float64, device=self.device)
+        self.company.sum_([held])
+        return held.item()
+
+    def _account(self) -> None:
+        """Adds wall clock, CPU time, energy and memory peaks since the last call to the history."""
+        history = self.history
+        now, cpu_now, joules = time.perf_counter(), cpu_seconds(), energy_joules(self.device)
         history.total_s += now - self._lap
+        history.loop_cpu_s += self._of_all(cpu_now - self._cpu_lap)
         if history.energy_joules is None or joules is None or self._joules is None:
             history.energy_joules = None
         else:
             history.energy_joules += joules - self._joules
-        self._lap, self._joules = now, joules
+        self._lap, self._cpu_lap, self._joules = now, cpu_now, joules
         history.host_peak = max(history.host_peak, host_peak_bytes())
         if self.device.type == "cuda":
             peak = self.company.largest(torch.cuda.max_memory_allocated(self.device), self.device)
@@ -202,7 +244,7 @@ class Training:
                 "ema": self.ema.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
             }
-            checkpoint.write(self._checkpoint, self.cell, self.dataset.identity.sequence, self.history, states)
+            checkpoint.write(self._checkpoint, self.cell, self.dataset.identity.sha256, self.history, states)
 
     def _resume(self) -> None:
         """Take up a checkpoint of this very training; one of another is set aside, with a word about it."""
@@ -210,7 +252,7 @@ class Training:
             return
         state = checkpoint.read(self._checkpoint, self.device)
         parameters = set(self.model.state_dict())
-        if other := checkpoint.foreign(state, self.cell, self.dataset.identity.sequence, parameters):
+        if other := checkpoint.foreign(state, self.cell, self.dataset.identity.sha256, parameters, self.init):
             self.company.largest(0, self.device)  # by now every process has read it
             if self.company.first:
                 aside = checkpoint.set_aside(self._checkpoint)
@@ -234,6 +276,9 @@ class Training:
             id=self.cell.id,
             watermark="SMOKE" if self.cell.protocol == "smoke" else None,
             cell=self.cell,
+            method=METHOD,
+            init=self.init,
+            arithmetic=float32.arithmetic(),
             metrics=Metrics(
                 last=history.last(),
                 best=history.best(),
@@ -246,10 +291,15 @@ class Training:
                 total=history.total_s,
                 train=train_s,
                 evaluation=history.sum("evaluation_s"),
+                ema_evaluation=history.sum("ema_evaluation_s"),
                 data_wait=history.sum("data_wait_s"),
                 warmup=history.warmup_s,
+                cpu=history.sum("cpu_s") - history.warmup_cpu_s,
+                thread_cpu=history.thread_cpu_s,
+                loop_cpu=history.loop_cpu_s,
                 images_per_s=len(history.step_ms) * settings.global_batch / timed,
                 step_ms=statistics.median(history.step_ms),
+                step_cpu_ms=None if cuda else statistics.median(history.step_cpu_ms),
                 runs=history.runs,
             ),
             memory=Memory(

@@ -4,13 +4,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from rows import changed, experiment, write_grid
+from rows import changed, experiment, paper_experiment, write_grid
 
 from famba.cli import main
 from famba.errors import InputError
 from famba.judge import baseline, gate
 from famba.judge.summary import read_rows
-from famba.record import read_row
+from famba.record import read_row, write_epochs
 
 
 @pytest.fixture
@@ -22,13 +22,23 @@ def grid(tmp_path) -> tuple[list[Path], Path]:
     return paths, frozen
 
 
+def scaled(path: Path, **factors: float) -> None:
+    """Multiply columns of the metrics per epoch beside a row."""
+    epochs = baseline.read_epochs(path.with_name("epochs.csv"))
+    for epoch in epochs:
+        epoch |= {name: epoch[name] * factor for name, factor in factors.items()}
+    write_epochs(epochs, path.with_name("epochs.csv"))
+
+
 def slower(path: Path, factor: float) -> None:
-    """Rewrite the images per second of all epochs beside a row."""
-    csv = path.with_name("epochs.csv")
-    head, *lines = csv.read_text().splitlines()
-    assert head.endswith("images_per_s")
-    parts = [line.rpartition(",") for line in lines]
-    csv.write_text("\n".join([head, *(f"{rest},{float(last) / factor}" for rest, _, last in parts)]) + "\n")
+    """By the wall clock and in CPU time."""
+    scaled(path, images_per_s=1 / factor, cpu_s=factor)
+
+
+def with_top1(path: Path, top1: float) -> None:
+    """Another accuracy after the last epoch, and after the best one."""
+    accuracy = {"top1": top1, "top5": 99.9}
+    changed(path, metrics={"last": accuracy, "best": accuracy})
 
 
 def regressions(paths: list[Path], frozen: Path) -> set[tuple[str, str]]:
@@ -51,12 +61,12 @@ def test_less_accuracy_is_a_regression_and_more_is_none(grid):
     fused = [path for path in paths if "small_mini-lower" in path.parent.name]
     for path in fused:
         top1 = read_row(path).metrics.last.top1
-        changed(path, metrics={"last": {"top1": top1 - 8}})
+        with_top1(path, top1 - 8)
     expected = {("top-1 (%)", "vim_small_mini-lower"), ("top-1 less baseline's (points)", "vim_small_mini-lower")}
     assert regressions(paths, frozen) == expected
     assert regressions([path for path in paths if path.parent.name.endswith("s1")], frozen) == expected  # one seed
     for path in fused:
-        changed(path, metrics={"last": {"top1": 99.0}})
+        with_top1(path, 99.0)
     assert regressions(paths, frozen) == set()
 
 
@@ -65,7 +75,7 @@ def test_a_drop_within_the_seeds_scatter_is_none(grid):
     paths, frozen = grid
     for path in paths:
         if "small_mini-lower" in path.parent.name:
-            changed(path, metrics={"last": {"top1": read_row(path).metrics.last.top1 - 0.3}})
+            with_top1(path, read_row(path).metrics.last.top1 - 0.3)
     assert regressions(paths, frozen) == set()
 
 
@@ -78,6 +88,27 @@ def test_time_is_a_ratio_to_the_same_runs_baseline(grid):
     slower(next(path for path in one if "tiny_mini-upper" in path.parent.name), 1.3)
     assert regressions(one, frozen) == {("time ratio", "vim_tiny_mini-upper")}
     assert gate.compare(read_rows(one), baseline.read(frozen), time_margin=0.4)[-1].verdict == "ok"
+
+
+def test_a_neighbour_on_a_cpu_is_no_regression(grid):
+    """It halves the images per second of one cell and leaves its CPU time."""
+    paths, frozen = grid
+    for path in paths:
+        if "tiny_mini-upper" in path.parent.name:
+            scaled(path, images_per_s=0.5)
+    assert regressions(paths, frozen) == set()
+
+
+def test_on_a_gpu_a_time_ratio_is_of_the_wall_clock(tmp_path):
+    """The host's CPU time says nothing of a GPU's step."""
+    paths = write_grid(tmp_path, paper_experiment(seeds=[0], strategies=["baseline", "upper"]))
+    rows = read_rows(paths)
+    upper = next(path for path in paths if path.parent.name == "vim_tiny-upper-s0")
+    before = baseline.time_ratios(upper, rows)
+    scaled(upper, cpu_s=5)
+    assert baseline.time_ratios(upper, rows) == before
+    scaled(upper, images_per_s=0.5)
+    assert baseline.time_ratios(upper, rows) == pytest.approx([2 * ratio for ratio in before], abs=1e-3)
 
 
 def test_times_of_a_shared_machine_are_left_out(grid):

@@ -34,10 +34,12 @@ def test_values_are_those_computed_by_hand(tmp_path):
     """Two strategies, three seeds, round numbers: means, Student intervals and ratios worked out on paper."""
     paths = write_grid(tmp_path, experiment(strategies=["baseline", "upper"]))[:6]
     trained = {"baseline": (12.0, 22.0, 42.0), "upper": (7.0, 12.0, 17.0)}  # the first 2 s of each are warm-up
+    used = {"baseline": (8.0, 16.0, 40.0), "upper": (4.0, 8.0, 15.0)}
     for path in paths:
         cell = read_row(path).cell
         data = json.loads(path.read_text())
-        data["time"] |= {"train": trained[cell.strategy][cell.seed], "warmup": 2.0, "step_ms": 4.0}
+        wall, cpu = trained[cell.strategy][cell.seed], used[cell.strategy][cell.seed]
+        data["time"] |= {"total": 90.0, "train": wall, "warmup": 2.0, "step_ms": 4.0, "cpu": cpu, "step_cpu_ms": 2.0}
         data["metrics"]["last"] |= {"top1": 90.0 + cell.seed}
         data["metrics"]["best"] |= {"top1": 95.0}
         data["memory"] |= {
@@ -49,7 +51,7 @@ def test_values_are_those_computed_by_hand(tmp_path):
     assert (baseline["strategy"], upper["strategy"], upper["n"], upper["seeds"]) == ("baseline", "upper", "3", "0 1 2")
     assert float(baseline["train_s"]) == pytest.approx((10 + 20 + 40) / 3, rel=1e-5)
     assert float(upper["train_s"]) == 10.0
-    # by seed: 5/10, 10/20, 15/40; a ratio of the means would be 0.4286
+    # CPU seconds by seed: 4/8, 8/16, 15/40; a ratio of the means would be 0.4219
     assert float(upper["time_ratio"]) == pytest.approx((0.5 + 0.5 + 0.375) / 3, rel=1e-5)
     assert float(upper["step_ratio"]) == 1.0
     assert float(upper["top1_last_percent"]) == 91.0
@@ -122,8 +124,7 @@ def test_a_missing_baseline_leaves_the_ratio_empty(tmp_path):
 @pytest.mark.parametrize(
     ("part", "change", "what"),
     [
-        ("data", {"train_digest": "b" * 64}, "train digest of the data"),
-        ("data", {"test_digest": "b" * 64}, "test digest of the data"),
+        ("data", {"sha256": "b" * 64}, "data sha256"),
         ("environment", {"device": "Another CPU"}, "device"),
         ("environment", {"threads": 64}, "threads"),
         ("scan", {"backend": "reference"}, "scan backend"),

@@ -14,7 +14,7 @@ import torch
 
 from famba.config import Cell
 from famba.errors import InputError
-from famba.record import EPOCH_FIELDS, Accuracy, atomic_file
+from famba.record import EPOCH_FIELDS, Accuracy, Initial, atomic_file
 
 NAME = "checkpoint.pt"
 
@@ -25,13 +25,18 @@ class History:
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     step_ms: list[float] = field(default_factory=list)
+    step_cpu_ms: list[float] = field(default_factory=list)
     total_s: float = 0.0
     warmup_s: float = 0.0
+    warmup_cpu_s: float = 0.0
+    thread_cpu_s: float = 0.0  # without the warm-up
+    loop_cpu_s: float = 0.0
     runs: int = 0
     device_peak: int = 0
     host_peak: int = 0
     energy_joules: float | None = 0.0
     started: str = ""
+    init: dict[str, str | None] = field(default_factory=dict)
 
     def sum(self, key: str) -> float:
         return sum(epoch[key] for epoch in self.epochs)
@@ -47,9 +52,9 @@ class History:
         return self.accuracy(max(self.epochs, key=lambda epoch: epoch[f"{prefix}top1"]), prefix)
 
 
-def write(path: Path, cell: Cell, data: str, history: History, states: Mapping[str, Any]) -> None:
+def write(path: Path, cell: Cell, data_sha256: str, history: History, states: Mapping[str, Any]) -> None:
     """Replace the checkpoint, whole or not at all. `states`: state dicts of model, ema and optimizer."""
-    state = {"cell": cell.model_dump_json(), "data": data, **states, "history": asdict(history)}
+    state = {"cell": cell.model_dump_json(), "data": data_sha256, **states, "history": asdict(history)}
     with atomic_file(path, binary=True) as file:
         torch.save(state, file)
 
@@ -68,16 +73,18 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
     return state
 
 
-def foreign(state: Mapping[str, Any], cell: Cell, data: str, parameters: set[str]) -> str | None:
+def foreign(state: Mapping[str, Any], cell: Cell, data_sha256: str, parameters: set[str], init: Initial) -> str | None:
     """Of what else a checkpoint is, if a training of this cell, data and model cannot take it up."""
     if state["cell"] != cell.model_dump_json():
         return "other settings"
-    if state["data"] != data:
+    if state["data"] != data_sha256:
         return "other data"
     history = state["history"]
     known = {entry.name for entry in fields(History)}
     whole = history.keys() == known and all(epoch.keys() == set(EPOCH_FIELDS) for epoch in history["epochs"])
-    return None if whole and state["model"].keys() == parameters else "another version of famba"
+    if not whole or state["model"].keys() != parameters:
+        return "another version of famba"
+    return None if history["init"] == init.model_dump() else "other initial weights"
 
 
 def set_aside(path: Path) -> Path:

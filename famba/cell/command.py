@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from famba.cell import checkpoint
+from famba.cell import checkpoint, initial
 from famba.cell.lock import exclusive
 from famba.config import Cell, Experiment
 from famba.distributed import launch, processes
@@ -34,6 +34,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--cell", required=True, metavar="ID", help="<model>-<strategy>-s<seed>, or a cell as JSON")
     parser.add_argument("--out", type=Path, metavar="ROW", help="result row [results/<experiment>/cells/<id>/row.json]")
     parser.add_argument("--again", action="store_true", help="train a finished cell anew, in place of its result")
+    parser.add_argument("--init", type=Path, metavar="FILE", help="start from these weights instead of the seed's")
     parser.add_argument("--log", type=Path, metavar="FILE", help="also write the progress there, a line a minute")
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="where the data sets are [data]")
     parser.add_argument("--rendezvous", metavar="HOST:PORT", help="where the nodes of a cell that takes several meet")
@@ -51,20 +52,21 @@ def _main(args: argparse.Namespace) -> int:
     # before torchrun has started them, none of several nodes is the first
     holds = rank == 0 and (world > 1 or cell.nodes == 1)
     with exclusive(row.parent) if holds else nullcontext():
-        if not args.again and _is_finished(cell, row, silent=rank > 0):
+        if not args.again and _is_finished(cell, row, args.init, silent=rank > 0):
             return 0
         device = pick_device(cell.device)
         if world == 1 < cell.processes:
             again = ["train", "--cell", cell.model_dump_json(), "--out", str(row), "--data", str(args.data)]
             log = ["--log", str(args.log)] if args.log else []
+            init = ["--init", str(args.init)] if args.init else []
             more = ["--again"] if args.again else []
-            launch([*again, *log, *more], device, cell.processes, cell.nodes, args.rendezvous)
+            launch([*again, *log, *init, *more], device, cell.processes, cell.nodes, args.rendezvous)
         if world != cell.processes:
             raise InputError(
                 f"{cell.id} is for {cell.processes} processes, not {world}: set `processes` in its experiment"
             )
         with processes(device) as company, _memory_told(cell):
-            Training(cell, row.parent, args.data, args.log, company).run()
+            Training(cell, row.parent, args.data, args.log, company, args.init).run()
     return 0
 
 
@@ -78,7 +80,7 @@ def _named(args: argparse.Namespace) -> Cell:
     return Experiment.load(args.config).cell_by_id(args.cell)
 
 
-def _is_finished(cell: Cell, path: Path, silent: bool) -> bool:
+def _is_finished(cell: Cell, path: Path, init: Path | None, silent: bool) -> bool:
     """Whether the result of this very cell is there. Raises InputError where one of other settings is.
 
     A checkpoint beside a row is of a training that was to replace it, and was stopped: that goes on.
@@ -89,6 +91,11 @@ def _is_finished(cell: Cell, path: Path, silent: bool) -> bool:
     if row.cell != cell:
         raise InputError(
             f"{path}: the result of other settings ({_difference(row.cell, cell)}); --again replaces it, --out with "
+            "another folder keeps both"
+        )
+    if row.init != initial.identify(init):
+        raise InputError(
+            f"{path}: the result of other initial weights ({row.init.weights}); --again replaces it, --out with "
             "another folder keeps both"
         )
     if not silent:

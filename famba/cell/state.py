@@ -156,7 +156,9 @@ def _from_checkpoint(path: Path) -> _Sign | None:
                 state = _WithoutTensors(file).load()
         history, epochs = state["history"], json.loads(state["cell"])["recipe"]["epochs"]
         last, done = history["epochs"][-1], len(history["epochs"])
-        left = (epochs - done) * statistics.fmean(e["train_s"] + e["evaluation_s"] for e in history["epochs"])
+        evaluation = [e["evaluation_s"] + e["ema_evaluation_s"] for e in history["epochs"]]
+        trained = [e["train_s"] for e in history["epochs"]]
+        left = (epochs - done) * (statistics.fmean(trained) + statistics.fmean(evaluation))
         return _Sign(
             at,
             min(done + 1, epochs),
@@ -166,7 +168,7 @@ def _from_checkpoint(path: Path) -> _Sign | None:
             last["top1"],
             left,
             history["total_s"] + left,
-            last["evaluation_s"],
+            evaluation[-1],
         )
     except Exception:  # damaged, or of another version: the training itself says so, and the log may still tell
         return None

@@ -1,6 +1,7 @@
 """What a training has to fulfil before anything is spent on it, beyond the range of each setting by itself.
 
-Experiments and cells are held to it where they enter (config.py). Rows are not: what has been trained stays readable.
+Experiments and cells are held to it where they enter (config.py). Rows are held to `schedule_problem` alone: what has
+been trained stays readable.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def _problems(cell: Cell) -> Iterator[str]:
             f"recipe.eval_resize: {resize} is less than the {img_size} pixels of {cell.model}; "
             f"set at least that, or null for the image size itself"
         )
-    yield from _of_schedule(cell)
+    if problem := schedule_problem(cell):
+        yield problem
     if deviation := protocol.deviation(cell):
         yield f"{deviation} ({cell.protocol}): set it so, or protocol: custom, which claims no published experiment"
 
@@ -62,19 +64,19 @@ def _of_recipe(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _of_schedule(cell: Cell) -> Iterator[str]:
+def schedule_problem(cell: Cell) -> str | None:
     """Half of a layer's tokens can be fused at most: a schedule that asks for more would be another one in the end.
 
-    Not so of `budget: proportional`, whose shares are meant as far as they go.
+    Not so of `budget: proportional`, whose shares are meant as far as they go. None if the schedule can be fused.
     """
     published = cell.strategy in NAMED
     found = beyond_cap(cell.schedule, cell.architecture.tokens, cell.architecture.cls_index)
     if found is None or (published and cell.fusion.budget == "proportional"):
-        return
+        return None
     layer, asked, possible = found
     what = "fusion.budget: paper's" if published else f"schedules.{cell.strategy}:"
     instead = "; fusion: {budget: proportional} scales it" if published else ""
-    yield (
+    return (
         f"{what} {cell.strategy} asks for {asked} tokens in layer {layer} of {cell.model}, "
         f"where {possible} can be fused, half of those that are left{instead}"
     )

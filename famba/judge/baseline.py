@@ -26,7 +26,8 @@ class FrozenCell(Record):
     schedule: tuple[int, ...]
     seeds: tuple[int, ...]
     top1: tuple[Percent, ...]  # after the last epoch: no choice made on the test set
-    # per epoch but the first, to the same run's baseline of that seed; empty where times were not frozen
+    # per epoch but the first, to the same run's baseline of that seed, of CPU time on a CPU; empty where times were not
+    # frozen
     time_ratios: tuple[tuple[float, ...], ...]
     tokens: tuple[int, ...]
     saved_activations: Bytes
@@ -35,11 +36,10 @@ class FrozenCell(Record):
 class Frozen(Record):
     """results/baselines/<experiment>.json."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     experiment: str
     protocol: str
-    train_digest: Sha256
-    test_digest: Sha256
+    data_sha256: Sha256
     scan: str
     device_kind: str
     device: str
@@ -94,8 +94,7 @@ def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
     return Frozen(
         experiment=first.cell.experiment,
         protocol=first.cell.protocol,
-        train_digest=first.data.train_digest,
-        test_digest=first.data.test_digest,
+        data_sha256=first.data.sha256,
         scan=first.scan.backend,
         device_kind=first.environment.device_kind,
         device=first.environment.device,
@@ -135,14 +134,15 @@ def require_same_settings(frozen: Frozen, path: Path, rows: Mapping[Path, Row]) 
 def time_ratios(path: Path, rows: Mapping[Path, Row]) -> tuple[float, ...]:
     """Time per epoch relative to the baseline of the same model, seed and run; the first epoch (warm-up) left out.
 
-    Empty without that baseline.
+    Of CPU time on a CPU, as a neighbour there changes the wall clock. Empty without that baseline.
     """
-    cell = rows[path].cell
+    cell, cpu = rows[path].cell, rows[path].environment.device_kind == "cpu"
     for other, row in rows.items():
         if (row.cell.model, row.cell.strategy, row.cell.seed) == (cell.model, "baseline", cell.seed):
             ours, theirs = (read_epochs(p.with_name("epochs.csv")) for p in (path, other))
             pairs = zip(ours[1:], theirs[1:], strict=False)
-            return tuple(round(b["images_per_s"] / a["images_per_s"], 4) for a, b in pairs)
+            ratios = (a["cpu_s"] / b["cpu_s"] if cpu else b["images_per_s"] / a["images_per_s"] for a, b in pairs)
+            return tuple(round(ratio, 4) for ratio in ratios)
     return ()
 
 
@@ -168,8 +168,7 @@ def _settings(row: Row, frozen: Frozen) -> list[tuple[str, Any, Any]]:
     known = frozen.by_cell.get((cell.model, cell.strategy))
     return [
         ("protocol", cell.protocol, frozen.protocol),
-        ("train digest of the data", row.data.train_digest, frozen.train_digest),
-        ("test digest of the data", row.data.test_digest, frozen.test_digest),
+        ("data sha256", row.data.sha256, frozen.data_sha256),
         ("scan backend", row.scan.backend, frozen.scan),
         ("kind of device", row.environment.device_kind, frozen.device_kind),
         *((f"recipe.{name}", value, getattr(frozen.recipe, name)) for name, value in cell.recipe),

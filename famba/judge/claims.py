@@ -59,13 +59,15 @@ def grid_of(rows: Sequence[Row], accuracy: Literal["best", "last"] = "best") -> 
     for key, group in cells.items():
         of = {
             "top1": [getattr(row.metrics, accuracy).top1 for row in group],
-            "hours": [row.time.total / 3600 for row in group],
+            "hours": [row.time.judged_seconds / 3600 for row in group],
             "activations": [float(row.memory.saved_activations) for row in group],
             "tokens_removed": [float(row.cell.architecture.tokens - row.tokens.measured[-1]) for row in group],
         }
         peaks = [row.memory.device_peak for row in group if row.memory.device_peak is not None]
         if len(peaks) == len(group):
             of["memory"] = [float(peak) for peak in peaks]
+        if all(row.environment.device_kind == "cpu" for row in group):
+            of["cpu_hours"] = [row.time.loop_cpu / 3600 for row in group]
         grid[key] = Samples(tuple(row.cell.seed for row in group), {name: np.array(v) for name, v in of.items()})
     return grid
 
@@ -115,7 +117,12 @@ def _values(grid: Grid, quantity: str, model: str, strategy: str, against: str |
 
 
 def _paired(grid: Grid, measured: str, one: tuple[str, str], other: tuple[str, str]) -> tuple[Array, Array] | None:
-    """Measurements of two cells (..., n) for the seeds that both have: what a seed does to both cancels."""
+    """Measurements of two cells (..., n) for the seeds that both have: what a seed does to both cancels.
+
+    Hours on a CPU are compared as CPU hours: the wall clock there depends on what else runs on the machine.
+    """
+    if measured == "hours" and all(cell in grid and "cpu_hours" in grid[cell].of for cell in (one, other)):
+        measured = "cpu_hours"
     if one not in grid or other not in grid or measured not in grid[one].of or measured not in grid[other].of:
         return None
     seeds = [seed for seed in grid[one].seeds if seed in grid[other].seeds]

@@ -3,8 +3,9 @@
 Accuracy, of every cell and of its difference to the unfused model: worse by a one-sided Welch test at 1 %, with Holm's
 correction for all of them, and by more than one standard deviation of a seed. The spread over seeds is pooled over the
 strategies of a model. Of a single seed it is not known: then the frozen one holds for both (a prediction interval).
-Time, as a ratio to the same run's baseline, epoch by epoch: larger by a Mann-Whitney test at 1 % (Holm) and by more
-than the margin. Tokens, saved activations and the learning rate of each epoch are not up to chance: compared exactly.
+Time (on a CPU: CPU time), as a ratio to the same run's baseline, epoch by epoch: larger by a Mann-Whitney test at 1 %
+(Holm) and by more than the margin. Tokens, saved activations and the learning rate of each epoch are not up to chance:
+compared exactly.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from famba.record import Row
 from famba.wording import count
 
 ALPHA = 0.01
-TIME_MARGIN = 0.10  # a ratio of two trainings minutes apart on a shared machine is off by as much
+TIME_MARGIN = 0.10  # CPU times of two trainings minutes apart differ by as much: clock, caches, hyperthreads
 _LR_DIGITS = 1e-4  # epochs.csv has six digits
 
 

@@ -150,7 +150,7 @@ def _schedule(row: PublishedRow) -> tuple[int, ...]:
 
 def _numbers(published: Mapping[str, float], line: Line | None, row: Row | None, accuracy: str) -> dict[str, Number]:
     names = {
-        "top1": f"top1_{accuracy}_percent", "top5": f"top5_{accuracy}_percent", "time": "total_s",
+        "top1": f"top1_{accuracy}_percent", "top5": f"top5_{accuracy}_percent", "time": "loop_s",
         "memory": "peak_memory_mib",
     }  # fmt: skip
     same = dict.fromkeys(QUANTITIES, True)

@@ -83,6 +83,22 @@ def protocol(at: Beside) -> str | None:
     return deviation(at.row.cell)
 
 
+def scratch(at: Beside) -> str | None:
+    """A row of a published protocol is of a training from scratch."""
+    at.only_formal()
+    init = at.row.init
+    return f"started from {init.weights} (sha256 {init.sha256})" if init.sha256 else None
+
+
+def float32(at: Beside) -> str | None:
+    """A row of a published protocol multiplies float32 matrices in full float32: no TF32, no bfloat16 in its place."""
+    at.only_formal()
+    arithmetic = at.row.arithmetic
+    if arithmetic.float32_matmul != "highest":
+        return f"matmul precision {arithmetic.float32_matmul}, the protocol's is highest"
+    return "TF32 was allowed" if arithmetic.tf32 else None
+
+
 def exclusive(at: Beside) -> str | None:
     """Nothing else ran on the GPU: with company neither time nor peak memory is the training's own."""
     if at.row.environment.device_kind != "cuda":
@@ -104,18 +120,6 @@ def warm_up(at: Beside) -> str | None:
     rate = images / (time.train - time.warmup)
     if not math.isclose(rate, time.images_per_s, rel_tol=_RATE_TOLERANCE):
         return f"{time.images_per_s:.4g} images/s, but {rate:.4g} by images and time after the warm-up"
-    return None
-
-
-def evaluation(at: Beside) -> str | None:
-    """Last and best epoch are told apart, of the trained weights and of their average (EMA), the last after the final
-    epoch."""
-    metrics, epochs = at.row.metrics, at.row.cell.recipe.epochs
-    for name, last, best in (("", metrics.last, metrics.best), ("EMA ", metrics.ema_last, metrics.ema_best)):
-        if last.epoch != epochs - 1:
-            return f"the last {name}evaluation is of epoch {last.epoch} of {epochs}"
-        if best.top1 < last.top1 or best.epoch > last.epoch:
-            return f"the best {name}epoch ({best.epoch}, {best.top1} %) is not the best"
     return None
 
 
@@ -152,7 +156,7 @@ def container(at: Beside) -> str | None:
 
 RULES: dict[str, Callable[[Beside], str | None]] = {
     rule.__name__: rule
-    for rule in (seed, trace, data, protocol, exclusive, warm_up, evaluation, curve, clean_tree, container)
+    for rule in (seed, trace, data, protocol, scratch, float32, exclusive, warm_up, curve, clean_tree, container)
 }
 
 

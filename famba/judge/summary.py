@@ -1,13 +1,15 @@
 """From result rows to the summary: one line per model and strategy.
 
 The primary accuracy is the last epoch's: the best epoch, which the paper reports, is chosen on the test set. Training
-time leaves out evaluation and each run's first step (compilation, allocation); `total_s` is the paper's whole loop.
+time leaves out evaluation and each run's first step (compilation, allocation); `loop_s` is the released code's whole
+loop. Ratios of time are of CPU time on a CPU: there another program changes the wall clock by any factor, and CPU time
+only as far as it uses the same caches and hyperthreads.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,12 @@ from famba.schedule import STRATEGIES
 from famba.wording import count
 
 MIB = 2**20
-RATIOS = {  # of a row to the unfused row of the same model and seed
-    "time_ratio": "train_s",
-    "step_ratio": "step_ms",
-    "peak_memory_ratio": "peak_memory_mib",
-    "saved_activations_ratio": "saved_activations_mib_per_image",
+SHARED = 1.1  # wall clock to CPU time, from which on the machine was shared
+RATIOS: dict[str, Callable[[Row], float]] = {  # of a row to the unfused row of the same model and seed
+    "time_ratio": lambda row: row.time.compared_train_s,
+    "step_ratio": lambda row: row.time.compared_step_ms,
+    "peak_memory_ratio": lambda row: row.memory.peak,
+    "saved_activations_ratio": lambda row: row.memory.saved_activations,
 }
 COMPARED = ("top1_last_percent", "train_s", "step_ratio", "saved_activations_ratio")  # between revisions
 Line = dict[str, Any]
@@ -60,26 +63,54 @@ def strategy_order(names: Iterable[str]) -> list[str]:
 
 def measures(row: Row) -> dict[str, float]:
     """What one training yields as numbers, units in the names. Peak memory is the device's, on a CPU the host's."""
-    peak = row.memory.device_peak if row.memory.device_peak is not None else row.memory.host_peak
     accuracies = {"last": row.metrics.last, "best": row.metrics.best}
     averaged = {"ema_last": row.metrics.ema_last, "ema_best": row.metrics.ema_best}
     return {
         **{f"top1_{when}_percent": accuracy.top1 for when, accuracy in (accuracies | averaged).items()},
         **{f"top5_{when}_percent": accuracy.top5 for when, accuracy in (accuracies | averaged).items()},
         "train_s": row.time.train - row.time.warmup,
+        "cpu_s": row.time.cpu,
+        "loop_s": row.time.judged_seconds,
         "total_s": row.time.total,
         "step_ms": row.time.step_ms,
         "images_per_s": row.time.images_per_s,
-        "peak_memory_mib": peak / MIB,
+        "peak_memory_mib": row.memory.peak / MIB,
         "saved_activations_mib_per_image": row.memory.saved_activations / MIB,
     }
 
 
 def ratios(row: Row, rows: Mapping[Path, Row]) -> dict[str, float | None]:
-    """Measures of a row relative to the baseline of the same model and seed; None where that is missing or zero."""
+    """Measures of a row relative to the baseline of the same model and seed; None where that is missing."""
     pair = [r for r in rows.values() if r.cell.strategy == "baseline" and (r.cell.model, r.cell.seed) == _pair(row)]
-    ours, theirs = measures(row), measures(pair[0]) if pair else {}
-    return {name: ours[of] / theirs[of] if theirs.get(of) else None for name, of in RATIOS.items()}
+    return {name: of(row) / of(pair[0]) if pair else None for name, of in RATIOS.items()}
+
+
+def wall_to_cpu(row: Row) -> float | None:
+    """Wall clock of the steps to the CPU time of the thread that runs them, waits for loading processes left out.
+
+    That thread works, or spins while its helpers do, all the time: the number of threads does not matter, and a ratio
+    above `SHARED` is of a processor that others used, too. None where the thread waits for something else: a GPU, or
+    other processes.
+    """
+    recipe, time, environment = row.cell.recipe, row.time, row.environment
+    if environment.device_kind != "cpu" or environment.world_size > 1:
+        return None
+    waits = time.data_wait if recipe.augmentation == "timm" and recipe.workers else 0.0
+    return max(time.train - time.warmup - waits, 0.0) / time.thread_cpu
+
+
+def shared_note(lines: Sequence[Mapping[str, Any]]) -> str | None:
+    """What a reader of times must know of a machine that was shared, in a sentence; None of one that was not."""
+    shared = [line for line in lines if line["wall_to_cpu"] is not None and line["wall_to_cpu"] > SHARED]
+    if not shared:
+        return None
+    most = max(shared, key=lambda line: line["wall_to_cpu"])
+    return (
+        f"The machine was shared: steps took up to {most['wall_to_cpu']:.2f} times their CPU time "
+        f"({most['model']} {most['strategy']}; {len(shared)} of {count(len(lines), 'line')} above {SHARED:g}). "
+        "Wall-clock times are not the training's own; ratios, of CPU time, are affected by shared caches and "
+        "hyperthreads only."
+    )
 
 
 def token_share(row: Row) -> float:
@@ -106,14 +137,18 @@ def summarise(rows: Mapping[Path, Row]) -> list[Line]:
             "tokens_final": first.tokens.measured[-1],
             "token_share": token_share(first),
         }
-        per_seed: list[dict[str, float | None]] = [{**measures(row), **ratios(row, rows)} for row in group]
+        per_seed: list[dict[str, float | None]] = [
+            {**measures(row), "step_cpu_ms": row.time.step_cpu_ms, **ratios(row, rows)} for row in group
+        ]
         for name in per_seed[0]:
             values = [seed[name] for seed in per_seed]
             there = [value for value in values if value is not None]
             complete = len(there) == len(values)
             line[name] = statistics.fmean(there) if complete else None
             line[f"{name}_ci95"] = interval(there) if complete else None
+        shares = [share for row in group if (share := wall_to_cpu(row)) is not None]
         line |= {
+            "wall_to_cpu": max(shares, default=None),  # of the seed that was disturbed most
             "peak_memory_of": memory_kind(first),
             "parameters": first.cost.parameters,
             "forward_flops_per_image": first.cost.forward_flops,
@@ -187,11 +222,14 @@ def _must_agree(row: Row) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Everything in which rows of one table agree; architecture and schedule only for the same model and strategy."""
     cell, environment = row.cell, row.environment
     yield ("protocol",), cell.protocol
-    yield ("train digest of the data",), row.data.train_digest
-    yield ("test digest of the data",), row.data.test_digest
+    yield ("data sha256",), row.data.sha256
     yield ("device",), environment.device
     yield ("number of processes",), environment.world_size
     yield ("scan backend",), row.scan.backend
+    yield ("method",), row.method
+    yield ("float32 arithmetic",), row.arithmetic
+    yield ("training from scratch",), row.init.sha256 is None
+    yield ("initial weights", cell.model), row.init.sha256
     if environment.device_kind == "cpu":
         yield ("threads",), environment.threads
     yield from (((f"recipe.{key}",), value) for key, value in cell.recipe)

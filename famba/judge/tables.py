@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from famba.judge.summary import shared_note
+
 _TEX = str.maketrans(
     {
         "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
@@ -15,8 +17,9 @@ _TEX = str.maketrans(
 SMOKE_NOTE = "SMOKE: not evidence about the paper"
 NOTE = (
     "Top-1: last epoch, mean ± 95 % interval over n seeds (Student t; none for one seed). Time: training, without "
-    "evaluation and each run's first step. Memory: activations saved for the backward pass. Ratios: to the baseline "
-    "of the same model and seed, of the median step's time and of memory; predicted from the tokens summed over layers."
+    "evaluation and each run's first step, by the wall clock. Memory: activations saved for the backward pass. Ratios: "
+    "to the baseline of the same model and seed, of the median step's time (on a CPU: its CPU time) and of memory; "
+    "predicted from the tokens summed over layers."
 )
 _NAMES = {"vim_tiny": "Vim-Ti", "vim_small": "Vim-S"}
 _HEAD = ("model", "strategy", "n", "top-1 (%)", "time ({})", "step time ratio", "memory ratio", "tokens")
@@ -31,6 +34,11 @@ def model_name(model: str) -> str:
 def time_unit(seconds: float) -> tuple[str, float]:
     """The unit that a person would choose for a duration, and its seconds."""
     return next(((unit, size) for unit, size in (("h", 3600.0), ("min", 60.0)) if seconds >= 2 * size), ("s", 1.0))
+
+
+def note_of(lines: Sequence[Mapping[str, Any]]) -> str:
+    """How to read the summary, and whether its times are of a shared machine."""
+    return " ".join(filter(None, (NOTE, shared_note(lines))))
 
 
 def markdown(lines: Sequence[Mapping[str, Any]], what: str) -> str:
@@ -49,7 +57,7 @@ def markdown(lines: Sequence[Mapping[str, Any]], what: str) -> str:
         for r in rows
     ]
     note = [f"**{SMOKE_NOTE}.**", ""] if lines[0]["watermark"] else []
-    return "\n".join([*note, f"Run: {what}.", "", *(f"| {row} |" for row in table), "", NOTE, ""])
+    return "\n".join([*note, f"Run: {what}.", "", *(f"| {row} |" for row in table), "", note_of(lines), ""])
 
 
 def latex(lines: Sequence[Mapping[str, Any]], what: str) -> str:
@@ -67,7 +75,7 @@ def latex(lines: Sequence[Mapping[str, Any]], what: str) -> str:
         [
             r"\begin{table*}[t]",
             r"\centering",
-            rf"\caption{{{note}Run: {tex(what)}. {tex(NOTE)}}}",
+            rf"\caption{{{note}Run: {tex(what)}. {tex(note_of(lines))}}}",
             r"\label{tab:summary}",
             r"\begin{tabular}{@{}llrrrrrr@{}}",
             r"\toprule",

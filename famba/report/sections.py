@@ -8,7 +8,7 @@ from famba.judge import summary
 from famba.judge.ledger import Ledger
 from famba.judge.noise import Noise, Scatter
 from famba.judge.summary import Line
-from famba.judge.tables import NOTE, latex, model_name, time_unit
+from famba.judge.tables import latex, model_name, note_of, time_unit
 from famba.record import Row
 from famba.report.prose import Deviations
 from famba.report.table import Entry, Table, as_csv, as_latex, csv_of, number, row_href, table, words
@@ -45,7 +45,7 @@ def summary_table(lines: Sequence[Line], what: str, by_line: Mapping[tuple[str, 
     exact: list[list[object]] = [list(lines[0]), *([_short(value) for value in line.values()] for line in lines)]
     return table(
         "summary", "One line per model and strategy", head, "llrrrrrrrrrl", body,
-        ids=[f"line-{line['model']}-{line['strategy']}" for line in lines], note=NOTE,
+        ids=[f"line-{line['model']}-{line['strategy']}" for line in lines], note=note_of(lines),
         csv_text=csv_of(exact), latex=latex(lines, what),
     )  # fmt: skip
 

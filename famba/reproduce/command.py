@@ -45,21 +45,24 @@ def train_again(recorded: Result, folder: Path, data_root: Path) -> Result:
             f"{path}: made on a GPU ({there.device}), and torch {torch.__version__} sees none here; train it where "
             "there is one, or compare with a row that was: --with ROW"
         )
+    if row.init.sha256:
+        raise InputError(
+            f"{path}: its training started from {row.init.weights} (sha256 {row.init.sha256}); train it again with "
+            "famba train --init, then compare: --with ROW"
+        )
     if row.cell.nodes > 1:
         raise InputError(
             f"{path}: made on {row.cell.nodes} nodes together; train it there by the pipeline, then compare: --with ROW"
         )
     device = pick_device(there.device_kind)
     scan.choose(device, requested=row.scan.backend)
-    found = data.verify(row.data.name, data_root)
-    for split in ("train", "test"):
-        then, now = (getattr(of, f"{split}_digest") for of in (row.data, found))
-        if then != now:
-            raise InputError(
-                f"{path}: made from {row.data.name} with {split} digest {then}, and what is here has {now}"
-            )
+    found = data.verify(row.data.name, data_root).sha256
+    if found != row.data.sha256:
+        raise InputError(
+            f"{path}: made from {row.data.name} with sha256 {row.data.sha256}, and what is here has {found}"
+        )
     here = environment(device, there.world_size).model_copy(update={"threads": there.threads})
-    _warn(row.id, conditions(row, here, row.scan.backend, found.order_digest))
+    _warn(row.id, conditions(row, here, row.scan.backend))
     # what was left open then is not now
     settings = {"device": there.device_kind, "scan": row.scan.backend, "processes": there.world_size}
     cell = row.cell.model_copy(update={**settings, "threads": there.threads})
