@@ -6,16 +6,23 @@ Identical rows give byte-identical SVG. Every figure of a smoke run carries a wa
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from famba.errors import InputError
 from famba.judge import ledger
 from famba.judge.options import add_ledger
+from famba.judge.sweeps import SWEEPS, sweeps
 from famba.wording import count, install
 
 NAMES = ("top1", "time", "memory", "accuracy_time", "accuracy_memory", "tokens", "strategies", "curves")
 TOKEN_NAMES = ("similarity", "best_match", "fused_patches")  # need the tokens.npz beside each row
+
+
+def names_of(strategies: Iterable[str]) -> list[str]:
+    """All figures of an experiment with these strategies; first those of the paper's studies that it takes part in."""
+    return [*(sweep.name for sweep in sweeps(strategies)), *NAMES, *TOKEN_NAMES]
 
 
 def add_parser(commands: Any) -> None:
@@ -23,7 +30,9 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "figures",
         help="draw the figures of an experiment from its rows",
-        description=f"Draw {', '.join(NAMES + TOKEN_NAMES)}, each as .svg and .png. epochs.csv and tokens.npz are read "
+        description=f"Draw {', '.join(NAMES + TOKEN_NAMES)}, each as .svg and .png; "
+        f"and {' and '.join(sweep.name for sweep in SWEEPS)} where strategies are of the paper's studies "
+        "(start_15, tokens_9). epochs.csv and tokens.npz are read "
         "beside each row. "
         "Example: famba figures --out results/smoke/figures results/smoke/cells/*/row.json",
     )
@@ -39,8 +48,8 @@ def _main(args: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise InputError(f"the figures need {error.name}, which is not installed: {install('pipeline')}") from None
 
-    bare = draw(args.rows, args.out, args.claims or ledger.of_rows(args.rows))
-    print(f"{args.out}: {', '.join(NAMES if bare else NAMES + TOKEN_NAMES)} (.svg, .png)")
+    names, bare = draw(args.rows, args.out, args.claims or ledger.of_rows(args.rows))
+    print(f"{args.out}: {', '.join(names)} (.svg, .png)")
     if bare:
         print(f"not drawn: {', '.join(TOKEN_NAMES)}; no tokens.npz beside {count(len(bare), 'row')}, such as {bare[0]}")
     return 0

@@ -17,14 +17,28 @@ _OWN_COLOURS = ("#D55E00", "#56B4E9", "#882255", "#999933", "#332288")
 _OWN_MARKERS = ("P", "X", "p", "h", "<")
 
 
+# from dark to light, of even steps to the eye: strategies that are settings of one quantity, and more than colours
+_RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (216, 200, 40))
+
+
 def colours(strategies: Iterable[str]) -> dict[str, str]:
-    """A colour for each strategy; an experiment's own strategies take further colours, in the order given."""
-    return _assign(strategies, STRATEGY_COLOURS, _OWN_COLOURS)
+    """A colour for each strategy; an experiment's own take further colours, or a ramp where there are too few."""
+    names = list(strategies)
+    own = sum(name not in STRATEGY_COLOURS for name in names)
+    further = _OWN_COLOURS if own <= len(_OWN_COLOURS) else tuple(_between(i / (own - 1)) for i in range(own))
+    return _assign(names, STRATEGY_COLOURS, further)
 
 
 def markers(strategies: Iterable[str]) -> dict[str, str]:
     """A marker for each strategy, as `colours`."""
     return _assign(strategies, STRATEGY_MARKERS, _OWN_MARKERS)
+
+
+def _between(share: float) -> str:
+    """The ramp's colour at a share of its length."""
+    at = share * (len(_RAMP) - 1)
+    i = min(int(at), len(_RAMP) - 2)
+    return "#" + "".join(f"{round(a + (b - a) * (at - i)):02X}" for a, b in zip(_RAMP[i], _RAMP[i + 1], strict=True))
 
 
 def _assign(strategies: Iterable[str], fixed: dict[str, str], further: tuple[str, ...]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from famba.config.protocol import MODELS
 from famba.errors import InputError
 from famba.judge import ledger, summary
 from famba.judge.ledger import Published
+from famba.judge.paper_tables import PaperTable, paper_tables
 from famba.record import EPOCH_FIELDS, Row
 
 
@@ -22,13 +23,14 @@ class Results:
 
     `seeds`: a line per row with `model`, `strategy`, `seed`, `token_share` and every measure and ratio of
     `famba.judge.summary`. `epochs`: epochs.csv of all rows, with `model` and `strategy`. `published`: numbers by model
-    that were measured on the same model and data set.
+    that were measured on the same model and data set. `tables`: the paper's tables that the rows speak about.
     """
 
     rows: Mapping[Path, Row]
     seeds: pd.DataFrame
     epochs: pd.DataFrame
     published: Mapping[str, Sequence[Published]]
+    tables: Sequence[PaperTable]
     models: Sequence[str]
     strategies: Sequence[str]
 
@@ -65,12 +67,14 @@ def read_results(paths: Sequence[Path], claims: Path) -> Results:
         )
         for path, row in rows.items()
     ]
-    published = ledger.load(claims).published
+    entries = ledger.load(claims)
+    published = entries.published
     return Results(
         rows=rows,
         seeds=pd.DataFrame(seeds),
         epochs=pd.concat(epochs, ignore_index=True),
         published={row.cell.model: [number for number in published if _applies(number, row)] for row in rows.values()},
+        tables=paper_tables(entries, summary.summarise(rows), list(rows.values())),
         models=list(dict.fromkeys(row.cell.model for row in rows.values())),
         strategies=summary.strategy_order(row.cell.strategy for row in rows.values()),
     )

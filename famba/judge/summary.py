@@ -8,6 +8,7 @@ only as far as it uses the same caches and hyperthreads.
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -56,9 +57,14 @@ def read_rows(paths: Sequence[Path]) -> dict[Path, Row]:
 
 
 def strategy_order(names: Iterable[str]) -> list[str]:
-    """Each strategy once: the paper's in its order, then the experiment's own by name."""
+    """Each strategy once: the paper's in its order, then the experiment's own by name, numbers by their value."""
     there = set(names)
-    return [*(name for name in STRATEGIES if name in there), *sorted(there - set(STRATEGIES))]
+    return [*(name for name in STRATEGIES if name in there), *sorted(there - set(STRATEGIES), key=_by_number)]
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """A key that puts `start_2` before `start_15`."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"\d+|\D+", name)]
 
 
 def measures(row: Row) -> dict[str, float]:

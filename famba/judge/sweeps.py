@@ -31,7 +31,7 @@ class Sweep:
 
 
 SWEEPS = (
-    Sweep("starting_layer", 2, "start", "first layer that fuses, from 1"),
+    Sweep("starting_layer", 2, "start", "starting layer (from 1)"),
     Sweep("tokens_per_layer", 3, "tokens", "tokens fused per layer"),
 )
 

@@ -1,0 +1,120 @@
+"""The paper's two studies of `upper`: accuracy, time and memory by the starting layer, and by the tokens per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from famba.figures import palette, style
+from famba.figures.results import Results
+from famba.judge.paper_tables import PaperTable
+from famba.judge.sweeps import SWEEPS, Sweep, sweeps
+
+_COLOUR = palette.STRATEGY_COLOURS["upper"]
+_UNFUSED: dict[str, Any] = {"color": palette.STRATEGY_COLOURS["baseline"], "linewidth": 1.0, "linestyle": (0, (4, 2))}
+_PAPER_UNFUSED: dict[str, Any] = {"color": "black", "linewidth": 0.8, "linestyle": (0, (1, 2))}
+_RATIOS = {"time": "loop_ratio", "memory": "peak_memory_ratio"}  # to the unfused model, as the paper's tables have them
+
+
+def drawn(results: Results) -> dict[str, Callable[[Results], Figure]]:
+    """The figures of the studies that these rows are of, by name."""
+    return {sweep.name: partial(_figure, sweep=sweep) for sweep in sweeps(results.strategies)}
+
+
+def _figure(results: Results, sweep: Sweep) -> Figure:
+    """A row of panels per model: top-1, time and memory, the last two as ratios to the model without fusion."""
+    table = next((t for t in results.tables if t.table == sweep.table), None)
+    published = table is not None and table.published
+    quantities = {
+        "top1": ("top1_best_percent", "top-1, best epoch on test (%)") if published
+        else ("top1_last_percent", "top-1, last epoch (%)"),
+        "time": ("loop_ratio", "whole loop's time / unfused") if published
+        else ("step_ratio", "time of a step / unfused"),
+        "memory": ("peak_memory_ratio", "peak memory / unfused") if results.memory_kind == "device"
+        else ("saved_activations_ratio", "saved activations / unfused"),
+    }  # fmt: skip
+    figure = style.new_figure(style.FULL, 2.1 * len(results.models) + 0.6)
+    grid = figure.subplots(len(results.models), len(quantities), squeeze=False, sharex=True)
+    for row, model in zip(grid, results.models, strict=True):
+        seeds = _settings(results, model, sweep)
+        for axes, (quantity, (measure, label)) in zip(row, quantities.items(), strict=True):
+            _panel(axes, seeds, measure, results.several_seeds)
+            if published and table is not None:
+                _published(axes, table, model, quantity, measure)
+            last = model == results.models[-1]
+            axes.set(xlabel=sweep.axis if last else "", ylabel=label)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+            axes.margins(0.06)
+            style.tidy(axes)
+        style.title(row[0], model)
+    style.legend(figure, _handles(published))
+    mean = "Point: mean; whisker: 95 % interval over seeds (Student t)." if results.several_seeds else "One seed."
+    style.footer(figure, results, mean, "Ratios: to the model without fusion of the same seed.")
+    return figure
+
+
+def _settings(results: Results, model: str, sweep: Sweep) -> pd.DataFrame:
+    """The seeds of one model that fuse as the study sets, and those without fusion, whose `setting` is missing."""
+    at = {
+        row.cell.strategy: sweep.at(row.cell.schedule)
+        for row in results.rows.values()
+        if row.cell.model == model and sweep.number(row.cell.strategy) is not None
+    }
+    seeds = results.of(model)
+    seeds = seeds[seeds["strategy"].isin([*at, "baseline"])]
+    unfused = seeds[seeds["strategy"] == "baseline"].set_index("seed")["total_s"]
+    return seeds.assign(
+        setting=seeds["strategy"].map(at), loop_ratio=seeds["total_s"] / seeds["seed"].map(unfused)
+    ).reset_index(drop=True)
+
+
+def _panel(axes: Axes, seeds: pd.DataFrame, measure: str, several: bool) -> None:
+    measured = seeds.dropna(subset=["setting", measure])
+    if not measured.empty:
+        sns.lineplot(
+            measured, x="setting", y=measure, ax=axes, color=_COLOUR, marker=palette.STRATEGY_MARKERS["upper"],
+            markersize=5, markeredgewidth=0, linewidth=1.0, zorder=3, legend=False,
+            errorbar=style.mean_interval if several else None, err_style="bars", err_kws={"linewidth": 0.8},
+        )  # fmt: skip
+    unfused = seeds.loc[seeds["setting"].isna(), measure].dropna()
+    if not unfused.empty:
+        axes.axhline(unfused.mean(), zorder=1, **_UNFUSED)
+
+
+def _published(axes: Axes, table: PaperTable, model: str, quantity: str, measure: str) -> None:
+    """The paper's points; of time and memory their ratio to the paper's model without fusion."""
+    lines = [line for line in table.lines if line.model == model]
+    unfused = next((line.numbers[quantity].published for line in lines if line.r is None), None)
+    ratio = _RATIOS.get(quantity)
+    if unfused is None or ratio not in (None, measure):
+        return
+    size = unfused if ratio else 1.0
+    points = [
+        (line.start if table.sweep == SWEEPS[0] else line.r, (line.numbers[quantity].published or 0.0) / size)
+        for line in lines
+        if line.r is not None
+    ]
+    axes.plot(*zip(*points, strict=True), **style.PAPER_STYLE | {"markersize": 6})
+    axes.axhline(unfused / size, zorder=1, **_PAPER_UNFUSED)
+
+
+def _handles(published: bool) -> list[Line2D]:
+    marker = palette.STRATEGY_MARKERS["upper"]
+    handles = [
+        Line2D([], [], color=_COLOUR, marker=marker, markersize=5, linewidth=1.0, label="upper"),
+        Line2D([], [], label="no fusion", **_UNFUSED),
+    ]
+    if published:
+        handles += [
+            Line2D([], [], label=style.PAPER, **style.PAPER_STYLE | {"markersize": 6}),
+            Line2D([], [], label="paper, no fusion", **_PAPER_UNFUSED),
+        ]
+    return handles
