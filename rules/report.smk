@@ -1,4 +1,16 @@
-from famba.figures import NAMES, TOKEN_NAMES
+from famba.figures import names_of
+from famba.judge.sweeps import sweeps
+
+# of the paper's studies that this experiment takes part in
+STUDIES = {
+    sweep.name: report(
+        f"<results>/figures/{sweep.name}.svg",
+        caption=f"captions/{sweep.name}.rst",
+        category="Figures",
+        labels={"figure": sweep.name.replace("_", " ")},
+    )
+    for sweep in sweeps(EXPERIMENT.strategies)
+}
 
 
 # The figures, each as SVG and PNG; `snakemake --report` shows the SVGs with their captions.
@@ -15,6 +27,7 @@ rule figures:
         ),
         published=EXPERIMENT.claims,
     output:
+        **STUDIES,
         top1=report(
             "<results>/figures/top1.svg",
             caption="captions/top1.rst",
@@ -83,7 +96,7 @@ rule figures:
         ),
         png=collect(
             "<results>/figures/{figure}.png",
-            figure=[*NAMES, *TOKEN_NAMES],
+            figure=names_of(EXPERIMENT.strategies),
         ),
     log:
         "<results>/logs/figures.log",

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from famba import __version__
-from famba.figures import NAMES, TOKEN_NAMES, palette
+from famba.figures import names_of, palette
 from famba.figures.results import Results, read_results
 from famba.judge import ledger, noise, paper_tables, summary, tables, verdict_tables, verdicts
 from famba.judge.tables import SMOKE_NOTE
@@ -38,6 +38,7 @@ class Report:
     verdicts: verdicts.Verdicts
     deviations: prose.Deviations
     plan: cost.Plan | None
+    studies: Sequence[pictures.Picture]
     pictures: Sequence[pictures.Picture]
     folder: Path
 
@@ -93,6 +94,7 @@ def read(
         verdicts.judge(published, there, floor),
         prose.deviations(documented),
         cost.read_plan(plan) if plan else None,
+        pictures.studies(folder / "figures", results.strategies),
         pictures.read(folder / "figures"),
         folder,
     )
@@ -154,7 +156,8 @@ def html(report: Report) -> str:
 
 def markdown(report: Report) -> str:
     """For a README: summary, figures, verdicts, cost, how to run it again."""
-    there = [name for name in (*NAMES, *TOKEN_NAMES) if (report.folder / "figures" / f"{name}.png").is_file()]
+    names = names_of(report.results.strategies)
+    there = [name for name in names if (report.folder / "figures" / f"{name}.png").is_file()]
     shown = [f"![{name.replace('_', ' ')}](figures/{name}.png)" for name in there]
     parts = [
         f"# {report.title}",

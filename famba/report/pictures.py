@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from famba.judge.sweeps import sweeps
 
 # name of the file, heading, what it shows
 PICTURES: Sequence[tuple[str, str, str]] = (
@@ -30,6 +32,16 @@ PICTURES: Sequence[tuple[str, str, str]] = (
         "Test images, and which of their patches a trained model has fused after some layers: a colour per group.",
     ),
 )
+STUDIES = {
+    "starting_layer": (
+        "By starting layer",
+        "Accuracy, time and memory of upper by the layer that it starts in, counted from 1; later layers fuse as well.",
+    ),
+    "tokens_per_layer": (
+        "By tokens per layer",
+        "Accuracy, time and memory of upper by the tokens that each of its layers fuses.",
+    ),
+}
 VECTOR_AT_MOST = 300_000  # bytes; a larger SVG holds images, and its PNG shows them as well in less
 
 
@@ -46,6 +58,11 @@ class Picture:
 def read(folder: Path) -> list[Picture]:
     """All of PICTURES, in their order."""
     return [Picture(name, title, caption, _data(folder / name)) for name, title, caption in PICTURES]
+
+
+def studies(folder: Path, strategies: Iterable[str]) -> list[Picture]:
+    """Of the paper's studies that the strategies take part in."""
+    return [Picture(sweep.name, *STUDIES[sweep.name], _data(folder / sweep.name)) for sweep in sweeps(strategies)]
 
 
 def _data(stem: Path) -> str | None:
