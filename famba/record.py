@@ -128,7 +128,12 @@ class Cost(Record):
 
 
 class Data(Record):
-    """Which data, by content."""
+    """Which data, by content.
+
+    `sha256` and `bytes` are of the file or files read. `train_digest` and `test_digest` are over the sorted records
+    of each split (`famba.data.content`): rows with equal ones are of the same data, whatever form it came in.
+    `order_digest` is over the order of the records, on which the bits of a training depend.
+    """
 
     name: str
     source: str
@@ -140,6 +145,9 @@ class Data(Record):
     classes: Count
     channels: Count
     size: Count
+    train_digest: Sha256
+    test_digest: Sha256
+    order_digest: Sha256
 
 
 class Scan(Record):

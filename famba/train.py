@@ -244,7 +244,7 @@ class Training:
                 "ema": self.ema.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
             }
-            checkpoint.write(self._checkpoint, self.cell, self.dataset.identity.sha256, self.history, states)
+            checkpoint.write(self._checkpoint, self.cell, self.dataset.identity.sequence, self.history, states)
 
     def _resume(self) -> None:
         """Take up a checkpoint of this very training; one of another is set aside, with a word about it."""
@@ -252,7 +252,7 @@ class Training:
             return
         state = checkpoint.read(self._checkpoint, self.device)
         parameters = set(self.model.state_dict())
-        if other := checkpoint.foreign(state, self.cell, self.dataset.identity.sha256, parameters, self.init):
+        if other := checkpoint.foreign(state, self.cell, self.dataset.identity.sequence, parameters, self.init):
             self.company.largest(0, self.device)  # by now every process has read it
             if self.company.first:
                 aside = checkpoint.set_aside(self._checkpoint)

@@ -41,7 +41,7 @@ def paper_experiment(protocol: str = "paper", **changes: Any) -> Experiment:
     return Experiment.from_config({**paper, "protocol": "custom"}).model_copy(update={"protocol": protocol})
 
 
-def make_row(cell: Cell, device: str | None = None, sha256: str = "a" * 64) -> Row:
+def make_row(cell: Cell, device: str | None = None, digest: str = "a" * 64) -> Row:
     """A row whose time and memory follow its tokens and whose accuracy falls with the tokens it lost."""
     architecture = cell.architecture
     trace = tokens_per_layer(cell.schedule, architecture.tokens, architecture.tokens // 2)
@@ -78,8 +78,9 @@ def make_row(cell: Cell, device: str | None = None, sha256: str = "a" * 64) -> R
         tokens=Tokens(scheduled=trace, measured=trace),
         cost=Cost(parameters=round(6_974_308 * wide**2), forward_flops=round(2.6e9 * share), energy_joules=None),
         data=Data(
-            name=cell.dataset, source="made up", official=True, sha256=sha256, bytes=1, train=1437, test=360,
-            classes=DATASETS[cell.dataset].classes, channels=1, size=8,
+            name=cell.dataset, source="made up", official=True, sha256=digest, bytes=1, train=1437, test=360,
+            classes=DATASETS[cell.dataset].classes, channels=1, size=8, train_digest=digest,
+            test_digest=digest, order_digest=digest,
         ),
         scan=Scan(backend="chunked", reason="made up"),
         environment=Environment(

@@ -120,7 +120,7 @@ def test_a_row_that_was_changed_by_a_bit_is_found_out_by_comparison_alone(
 @pytest.mark.parametrize(
     ("spoilt", "message"),
     [
-        ({"data__sha256": "0" * 64}, "row.json: made from digits with sha256 0000"),
+        ({"data__test_digest": "0" * 64}, "row.json: made from digits with test digest 0000"),
         (
             {
                 "cell__device": "cuda",

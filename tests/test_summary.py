@@ -124,7 +124,8 @@ def test_a_missing_baseline_leaves_the_ratio_empty(tmp_path):
 @pytest.mark.parametrize(
     ("part", "change", "what"),
     [
-        ("data", {"sha256": "b" * 64}, "data sha256"),
+        ("data", {"train_digest": "b" * 64}, "train digest of the data"),
+        ("data", {"test_digest": "b" * 64}, "test digest of the data"),
         ("environment", {"device": "Another CPU"}, "device"),
         ("environment", {"threads": 64}, "threads"),
         ("scan", {"backend": "reference"}, "scan backend"),

@@ -52,9 +52,9 @@ class History:
         return self.accuracy(max(self.epochs, key=lambda epoch: epoch[f"{prefix}top1"]), prefix)
 
 
-def write(path: Path, cell: Cell, data_sha256: str, history: History, states: Mapping[str, Any]) -> None:
+def write(path: Path, cell: Cell, data: str, history: History, states: Mapping[str, Any]) -> None:
     """Replace the checkpoint, whole or not at all. `states`: state dicts of model, ema and optimizer."""
-    state = {"cell": cell.model_dump_json(), "data": data_sha256, **states, "history": asdict(history)}
+    state = {"cell": cell.model_dump_json(), "data": data, **states, "history": asdict(history)}
     with atomic_file(path, binary=True) as file:
         torch.save(state, file)
 
@@ -73,11 +73,11 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
     return state
 
 
-def foreign(state: Mapping[str, Any], cell: Cell, data_sha256: str, parameters: set[str], init: Initial) -> str | None:
+def foreign(state: Mapping[str, Any], cell: Cell, data: str, parameters: set[str], init: Initial) -> str | None:
     """Of what else a checkpoint is, if a training of this cell, data and model cannot take it up."""
     if state["cell"] != cell.model_dump_json():
         return "other settings"
-    if state["data"] != data_sha256:
+    if state["data"] != data:
         return "other data"
     history = state["history"]
     known = {entry.name for entry in fields(History)}

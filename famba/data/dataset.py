@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from famba.data.content import content
 from famba.errors import Altered, InputError
 
 
@@ -18,6 +19,8 @@ class Identity:
 
     `sha256` and `bytes` are those of the archive for cifar100, and of `canonical_digest` for the sets that do not come
     as one archive. `official` is False when FAMBA_SOURCES put another content in the place of the published one.
+    The digests are those of `famba.data.content`: results from equal `train_digest` and `test_digest` are of the same
+    images and labels, and with equal `order_digest` also of the same order.
     """
 
     name: str
@@ -29,7 +32,15 @@ class Identity:
     classes: int
     channels: int
     size: int  # pixels, height and width
+    train_digest: str
+    test_digest: str
+    order_digest: str
     official: bool = True
+
+    @property
+    def sequence(self) -> str:
+        """Equal where the records are equal one by one, and in their order: a training cannot tell them apart."""
+        return f"{self.train_digest} {self.test_digest} {self.order_digest}"
 
 
 @dataclass(frozen=True)
@@ -57,8 +68,21 @@ def describe(
     train_images, train_labels, test_images, test_labels = arrays
     sha256, size = digest
     _, height, _, channels = train_images.shape
+    found = content(arrays)
     identity = Identity(
-        name, source, sha256, size, len(train_images), len(test_images), len(classes), channels, height, official
+        name=name,
+        source=source,
+        sha256=sha256,
+        bytes=size,
+        train=len(train_images),
+        test=len(test_images),
+        classes=len(classes),
+        channels=channels,
+        size=height,
+        train_digest=found.train,
+        test_digest=found.test,
+        order_digest=found.order,
+        official=official,
     )
     return Dataset(name, train_images, train_labels, test_images, test_labels, tuple(classes), identity)
 

@@ -39,7 +39,8 @@ class Frozen(Record):
     version: Literal[2] = 2
     experiment: str
     protocol: str
-    data_sha256: Sha256
+    train_digest: Sha256
+    test_digest: Sha256
     scan: str
     device_kind: str
     device: str
@@ -94,7 +95,8 @@ def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
     return Frozen(
         experiment=first.cell.experiment,
         protocol=first.cell.protocol,
-        data_sha256=first.data.sha256,
+        train_digest=first.data.train_digest,
+        test_digest=first.data.test_digest,
         scan=first.scan.backend,
         device_kind=first.environment.device_kind,
         device=first.environment.device,
@@ -168,7 +170,8 @@ def _settings(row: Row, frozen: Frozen) -> list[tuple[str, Any, Any]]:
     known = frozen.by_cell.get((cell.model, cell.strategy))
     return [
         ("protocol", cell.protocol, frozen.protocol),
-        ("data sha256", row.data.sha256, frozen.data_sha256),
+        ("train digest of the data", row.data.train_digest, frozen.train_digest),
+        ("test digest of the data", row.data.test_digest, frozen.test_digest),
         ("scan backend", row.scan.backend, frozen.scan),
         ("kind of device", row.environment.device_kind, frozen.device_kind),
         *((f"recipe.{name}", value, getattr(frozen.recipe, name)) for name, value in cell.recipe),

@@ -228,7 +228,8 @@ def _must_agree(row: Row) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Everything in which rows of one table agree; architecture and schedule only for the same model and strategy."""
     cell, environment = row.cell, row.environment
     yield ("protocol",), cell.protocol
-    yield ("data sha256",), row.data.sha256
+    yield ("train digest of the data",), row.data.train_digest
+    yield ("test digest of the data",), row.data.test_digest
     yield ("device",), environment.device
     yield ("number of processes",), environment.world_size
     yield ("scan backend",), row.scan.backend

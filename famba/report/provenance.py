@@ -54,7 +54,9 @@ _FACTS: dict[str, Callable[[Row], str | None]] = {
         f"{r.data.name}, {r.data.train:,} training and {r.data.test:,} test images, {r.data.source}"
         f"{'' if r.data.official else ' (not the official files)'}"
     ),
-    "data, sha256": lambda r: r.data.sha256,
+    "data, sha256 of the files": lambda r: r.data.sha256,
+    "training images and labels, digest": lambda r: r.data.train_digest,
+    "test images and labels, digest": lambda r: r.data.test_digest,
     "Python": lambda r: r.environment.python,
     "packages": lambda r: ", ".join(f"{k} {v}" for k, v in r.environment.packages.items() if v),
     "lock file, sha256": lambda r: r.environment.lock_sha256,

@@ -56,13 +56,15 @@ def train_again(recorded: Result, folder: Path, data_root: Path) -> Result:
         )
     device = pick_device(there.device_kind)
     scan.choose(device, requested=row.scan.backend)
-    found = data.verify(row.data.name, data_root).sha256
-    if found != row.data.sha256:
-        raise InputError(
-            f"{path}: made from {row.data.name} with sha256 {row.data.sha256}, and what is here has {found}"
-        )
+    found = data.verify(row.data.name, data_root)
+    for split in ("train", "test"):
+        then, now = (getattr(of, f"{split}_digest") for of in (row.data, found))
+        if then != now:
+            raise InputError(
+                f"{path}: made from {row.data.name} with {split} digest {then}, and what is here has {now}"
+            )
     here = environment(device, there.world_size).model_copy(update={"threads": there.threads})
-    _warn(row.id, conditions(row, here, row.scan.backend))
+    _warn(row.id, conditions(row, here, row.scan.backend, found.order_digest))
     # what was left open then is not now
     settings = {"device": there.device_kind, "scan": row.scan.backend, "processes": there.world_size}
     cell = row.cell.model_copy(update={**settings, "threads": there.threads})

@@ -37,7 +37,9 @@ _WHERE = ("experiment", "device", "threads", "scan", "processes", "nodes")
 # the same wherever the training ran
 _ALWAYS = ("version", "id", "watermark", "cell.", "method", "init.", "arithmetic.", "tokens.",
            "cost.parameters", "cost.forward_flops", "data.", "metrics.images_seen", "epochs.")  # fmt: skip
-_BUT = (*(f"cell.{name}" for name in _WHERE), "data.source")  # that may name a package's version
+# the form that the data came in: a package of another version, an archive or a folder, the order of the records
+_FORM = ("data.source", "data.sha256", "data.bytes", "data.official", "data.order_digest")
+_BUT = (*(f"cell.{name}" for name in _WHERE), *_FORM)
 # the same as long as everything is: which epoch was best, and what a backend keeps for the backward pass
 _ALL_ELSE_EQUAL = ("metrics.best.epoch", "metrics.ema_best.epoch", "memory.saved_activations")
 
@@ -76,13 +78,17 @@ def read_result(path: Path) -> Result:
     return Result(path, read_row(path), read_epochs(path.with_name("epochs.csv")))
 
 
-def conditions(recorded: Row, environment: Environment, backend: str) -> list[str]:
-    """Why other bits may come out than when a row was made, a phrase each; empty if the same must."""
+def conditions(recorded: Row, environment: Environment, backend: str, order: str) -> list[str]:
+    """Why other bits may come out than when a row was made, a phrase each; empty if the same must.
+
+    order: the `order_digest` of the data that is here.
+    """
     then, now = recorded.environment.model_dump(), environment.model_dump()
     keys = ("device", "cpu", "threads", "world_size", "python", "lock_sha256", "container_sha256", "git_commit")
     packages = dict.fromkeys([*then["packages"], *now["packages"]])
     pairs = [
         ("scan backend", recorded.scan.backend, backend),
+        ("order of the images", recorded.data.order_digest, order),
         *((key, then[key], now[key]) for key in keys),
         *((name, then["packages"].get(name), now["packages"].get(name)) for name in packages),
     ]
@@ -118,7 +124,7 @@ def compare(recorded: Result, again: Result, floor: Floor) -> Comparison:
     Raises InputError if settings or data differ: then they are results of two.
     """
     _require_one_training(recorded, again)
-    changed = conditions(recorded.row, again.row.environment, again.row.scan.backend)
+    changed = conditions(recorded.row, again.row.environment, again.row.scan.backend, again.row.data.order_digest)
     then, now = _leaves(recorded), _leaves(again)
     others = [_exact(name, then.get(name), now.get(name), not changed) for name in then | now if name not in METRICS]
     chance = _up_to_chance(recorded, again, {} if not changed else floor)
