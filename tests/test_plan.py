@@ -146,7 +146,19 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without a GPU")
 def test_a_device_that_is_not_here_is_one_line_that_says_what_to_do(capsys):
-    assert main(["plan", "--config", str(ROOT / "config" / "paper.yaml")]) == 2
+    assert main(["plan", "--config", str(ROOT / "config" / "paper.yaml"), "--device", "measure"]) == 2
     error = capsys.readouterr().err
     assert "--device a100" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without a GPU")
+@pytest.mark.parametrize(("name", "cells"), [("starting-layer", 45), ("tokens-per-layer", 30)])
+def test_without_a_gpu_the_papers_is_planned_for_and_the_plan_says_so(tmp_path, capsys, monkeypatch, name, cells):
+    monkeypatch.chdir(ROOT)
+    out = tmp_path / "plan.json"
+    assert main(["plan", "--config", f"config/{name}.yaml", "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert len(found["cells"]) == cells
+    assert any("no GPU is here" in note for note in found["basis"])
+    assert "hours of one A100" in capsys.readouterr().out

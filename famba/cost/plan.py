@@ -30,6 +30,7 @@ from famba.wording import count, install
 # kernel where no graph replays them.
 ASSUMED_SHARE = 0.5
 LAUNCH_S = 5e-6
+ELSEWHERE = "a100"  # the paper's GPU
 
 
 @dataclass(frozen=True)
@@ -210,8 +211,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--device",
         choices=["measure", *PROFILES],
-        default="measure",
-        help="measure probes on the experiment's device here, or calculate from a datasheet [measure]",
+        help="measure probes on the experiment's device here, or calculate from a datasheet [measure; "
+        f"{ELSEWHERE} for an experiment that asks for a GPU where there is none]",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the predictions there")
     parser.set_defaults(func=_main)
@@ -220,12 +221,15 @@ def add_parser(commands: Any) -> None:
 def _main(args: argparse.Namespace) -> int:
     experiment = Experiment.load(args.config)
     experiment.require_claims()
+    elsewhere = args.device is None and experiment.device == "cuda" and not torch.cuda.is_available()
     try:
-        predictions, notes = plan(experiment, args.device)
+        predictions, notes = plan(experiment, ELSEWHERE if elsewhere else args.device or "measure")
     except InputError as error:
         if args.device != "measure" or experiment.device != "cuda":
             raise
         raise InputError(f"{error}; or plan for a GPU that is elsewhere: --device {' or '.join(PROFILES)}") from None
+    if elsewhere:
+        notes.append(f"no GPU is here, so one that is elsewhere was planned for: --device {' or '.join(PROFILES)}")
     print(table(predictions, notes, experiment))
     if args.json:
         with atomic_file(args.json) as file:

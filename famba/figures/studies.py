@@ -70,9 +70,9 @@ def _settings(results: Results, model: str, sweep: Sweep) -> pd.DataFrame:
     }
     seeds = results.of(model)
     seeds = seeds[seeds["strategy"].isin([*at, "baseline"])]
-    unfused = seeds[seeds["strategy"] == "baseline"].set_index("seed")["total_s"]
+    unfused = seeds[seeds["strategy"] == "baseline"].set_index("seed")["loop_s"]
     return seeds.assign(
-        setting=seeds["strategy"].map(at), loop_ratio=seeds["total_s"] / seeds["seed"].map(unfused)
+        setting=seeds["strategy"].map(at), loop_ratio=seeds["loop_s"] / seeds["seed"].map(unfused)
     ).reset_index(drop=True)
 
 

@@ -119,7 +119,7 @@ def _note(found: PaperTable, rows: Sequence[Row], accuracy: str) -> str:
     """How to read a table, and why its published numbers are left out where they are."""
     row = rows[0]
     epoch = "best epoch on the test set, as the paper's" if accuracy == "best" else "last epoch"
-    notes = [f"Accuracy: {epoch}. Time: the whole loop."]
+    notes = [f"Accuracy: {epoch}. Time: the released training loop, which evaluates no moving average."]
     if row.memory.device_peak is None:
         notes.append("Memory: the resident set of the process, interpreter and libraries included.")
     if found.table > 1 and any(line.r is not None and line.r % 1 for line in found.lines):
