@@ -6,7 +6,7 @@ ToMe's bipartite soft matching (facebookresearch/ToMe af95e4b, tome/merge.py:20-
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -117,7 +117,7 @@ def _groups(
     group.scatter_(1, places, torch.arange(remaining, device=places.device).expand(batch, -1))
     joined = group.gather(1, target)
     group.scatter_(1, source, joined)
-    size = torch.ones(batch, remaining, device=places.device)
+    size = torch.ones(batch, remaining, dtype=torch.float32, device=places.device)
     size.scatter_add_(1, joined, torch.ones_like(joined, dtype=size.dtype))
     after = None if cls is None else group.gather(1, cls[:, None])[:, 0]
     return _as_rows(group, remaining), size.view(-1, 1), after
@@ -173,8 +173,16 @@ def match(metric: Tensor, r: int, protected: int | Tensor | None = None) -> Matc
     """Find the r most similar pairs of tokens (bipartite soft matching).
 
     The tokens at even and odd positions of the sequence, class token counted, form sets A and B. Each token of A is
-    linked to the token of B with the largest cosine similarity; the r strongest links are fused. Equal similarities go
-    to the earlier position, in A and in B alike.
+    linked to the token of B with the largest cosine similarity; the r strongest links are fused.
+
+    The outcome is the same in every backend, for any values:
+        - Equal similarities go to the earlier position, in A and in B alike. The similarity is (a·b) (1/|a|) (1/|b|),
+          rounded in this order. So where a·b and |a|² are exact in float32 (signs, small integers), backends agree to
+          the last bit, in whatever order they add. Where these are rounded, backends may differ in the last bit.
+        - A token with a NaN or an infinity, or whose |a|² overflows, has no similarity. Its links come after all
+          others, with the earlier position first. A token of zeros has similarity 0 to every token.
+        - The class token is never fused, and r tokens are: the links of non-finite tokens are used where r asks for
+          them.
 
     Args:
         metric: (B, T, C) vectors whose cosine is the similarity. No gradient flows through the matching.
@@ -186,8 +194,8 @@ def match(metric: Tensor, r: int, protected: int | Tensor | None = None) -> Matc
         ValueError: metric is not (B, T, C), r is negative, or a protected index lies outside the sequence (indices on
             a GPU are taken as they are).
     """
-    if metric.ndim != 3:
-        raise ValueError(f"metric must be (B, T, C), got {tuple(metric.shape)}")
+    if metric.ndim != 3 or metric.is_complex():
+        raise ValueError(f"metric must be (B, T, C) of real numbers, got {metric.dtype} {tuple(metric.shape)}")
     if r < 0:
         raise ValueError(f"r must not be negative, got {r}")
     batch, tokens, _ = metric.shape
@@ -223,8 +231,13 @@ def _pairs(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, 
     batch, tokens, _ = metric.shape
     position = torch.arange(tokens, device=metric.device).expand(batch, -1)  # (B, T)
     with torch.autocast(metric.device.type, enabled=False):
-        unit = metric / metric.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(metric.dtype).tiny)
-        similarity = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)  # (B, A, B)
+        squares = _rounded_sum(metric, lambda x: x.square().sum(dim=-1))
+        # what is not finite has no norm, so that none of its similarities is a number
+        scale = 1 / squares.sqrt().clamp_min(torch.finfo(metric.dtype).tiny).where(squares.isfinite(), torch.nan)
+        products = _rounded_sum(metric, lambda x: x[:, ::2] @ x[:, 1::2].transpose(1, 2))
+        similarity = products * scale[:, ::2, None] * scale[:, None, 1::2]  # (B, A, B)
+    unknown = torch.finfo(metric.dtype).min  # last of all, but before the class token
+    similarity = similarity.where(similarity == similarity, unknown)  # noqa: PLR0124 (false for NaN)
     if cls is not None:
         is_cls = position == cls[:, None]  # (B, T)
         similarity.masked_fill_(is_cls[:, ::2, None] | is_cls[:, None, 1::2], -torch.inf)
@@ -242,6 +255,12 @@ def _pairs(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, 
     # ToMe leaves the unfused evens by falling similarity unless a class token must stay in front (merge.py:70)
     evens = unfused if cls is None else unfused.sort(dim=-1).values
     return source, joined, kept, torch.cat([evens * 2, position[:, 1::2]], dim=1)
+
+
+def _rounded_sum(x: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+    """A sum of products of float32, taken in float64 and rounded once: equal tokens tie, and no TF32 is at work."""
+    wide = torch.float64 if x.device.type in ("cpu", "cuda") else x.dtype
+    return of(x.to(wide)).to(x.dtype)
 
 
 def _as_rows(index: Tensor, tokens: int) -> Tensor:

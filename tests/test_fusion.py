@@ -7,11 +7,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ties import expected_pairs, not_finite, signs
 
+from famba import fusion
 from famba.errors import InputError
 from famba.fusion import match, strategy, tokens_per_layer
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "fusion.npz")
+
+
+def _pairs_of_torch(metric: torch.Tensor, r: int, protected: int | torch.Tensor) -> fusion.Match:
+    """The matching of torch's operators, whatever kernels there are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fusion, "kernels", lambda *_, **__: None)
+        return match(metric, r, protected)
 
 
 @pytest.mark.parametrize("case", range(6))
@@ -134,6 +143,30 @@ def test_ties_go_to_the_earlier_token():
     pairs = match(torch.ones(2, 10, 3), r=2)
     assert pairs.source.tolist() == [[0, 2]] * 2
     assert pairs.target.tolist() == [[1, 1]] * 2
+
+
+@pytest.mark.parametrize("metrics", [signs, not_finite])
+@pytest.mark.parametrize("matching", [match, _pairs_of_torch], ids=["kernels", "torch"])
+def test_ties_and_what_is_not_finite_have_one_outcome(metrics, matching):
+    for seed in range(60):
+        metric, r, cls = metrics(seed)
+        pairs = matching(metric, r, cls)
+        for b in range(2):
+            found = pairs.source[b].tolist(), pairs.target[b].tolist()
+            assert found == expected_pairs(metric[b], r, int(cls[b])), seed
+        assert not (pairs.source == cls[:, None]).any()
+        assert not (pairs.target == cls[:, None]).any()
+        merged = pairs.merge(torch.ones_like(metric))
+        assert merged.shape[1] == metric.shape[1] - r
+
+
+def test_equal_tokens_tie_wherever_they_stand():
+    """What sums round to must not depend on a token's place in the batched product."""
+    token = torch.randn(1, 1, 192, generator=torch.Generator().manual_seed(0))
+    for tokens in (9, 50, 197):
+        for pairs in (match(token.expand(2, tokens, 192), 4, 0), _pairs_of_torch(token.expand(2, tokens, 192), 4, 0)):
+            assert pairs.source.tolist() == [[2, 4, 6, 8]] * 2
+            assert pairs.target.tolist() == [[1] * 4] * 2
 
 
 def test_a_zero_vector_is_similar_to_nothing():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ties import not_finite, signs
 from torch import Tensor
 
 from famba import rows
@@ -170,9 +171,13 @@ def test_equals_and_nothing_go_to_the_earlier_token():
     assert nothing[1].tolist() == [[3] * 40]
 
 
-def test_what_is_not_a_number_harms_nobody():
-    pairs = match(torch.full((2, 9, 4), torch.nan), 3, protected=4)
-    assert pairs.merge(torch.ones(2, 9, 4)).shape == (2, 6, 4)
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("metrics", [signs, not_finite])
+def test_ties_and_what_is_not_finite_on_every_instruction_set(metrics):
+    for seed in range(40):
+        metric, r, cls = metrics(seed)
+        for got, want in zip(kernels.match(metric, r, cls), _pairs(metric, r, cls), strict=True):
+            assert torch.equal(got, want), seed
 
 
 @pytest.mark.usefixtures("instruction_set")

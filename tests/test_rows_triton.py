@@ -1,12 +1,15 @@
 """The Triton kernels of a block: norm, matching, merging. Against torch, on a GPU or under Triton's interpreter."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from ties import not_finite, signs
 from torch import Tensor
 from triton_cases import DEVICE, run_under_the_interpreter, with_kernels
 
 from famba import rows
-from famba.fusion import _groups, _means, _pairs, _shares, match
+from famba.fusion import _groups, _means, _pairs, _shares
 from famba.model import AddNorm, VisionMamba
 from famba.rows import triton
 
@@ -110,11 +113,14 @@ def test_equals_and_nothing_go_to_the_earlier_token() -> None:
 
 
 @with_kernels
-@pytest.mark.usefixtures("instead_of_cpp")
-def test_what_is_not_a_number_harms_nobody() -> None:
-    pairs = match(torch.full((2, 9, 4), torch.nan, device=DEVICE), 3, protected=4)
-    assert pairs.merge(torch.ones(2, 9, 4, device=DEVICE)).shape == (2, 6, 4)
-    assert ((pairs.source >= 0) & (pairs.source < 9) & (pairs.target >= 0) & (pairs.target < 9)).all()
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter's NumPy
+@pytest.mark.parametrize("metrics", [signs, not_finite])
+def test_ties_and_what_is_not_finite_have_one_outcome(metrics: Callable[[int], tuple[Tensor, int, Tensor]]) -> None:
+    for seed in range(16):
+        metric, r, cls = metrics(seed)
+        found, expected = triton.match(metric.to(DEVICE), r, cls.to(DEVICE)), _pairs(metric, r, cls)
+        for got, want in zip(found, expected, strict=True):
+            assert torch.equal(got.cpu(), want), seed
 
 
 @with_kernels

@@ -111,25 +111,27 @@ void norm_backward_slice(const NormArgs& s, int64_t begin, int64_t end, float* d
     }
 }
 
-// Every even token's most similar odd token, and the r strongest of these links: one image after the other.
+// Every even token's most similar odd token, and the r strongest of these links: one image after the other. The
+// similarity is (a·b) (1/|a|) (1/|b|), rounded in this order; see `match` in fusion.py, which says why.
 class Matching {
    public:
     static constexpr int ROWS = 6;  // evens at once
-    static constexpr float SMALLEST = std::numeric_limits<float>::min();  // no norm is 0
+    static constexpr float SMALLEST = std::numeric_limits<float>::min();     // no norm is 0
+    static constexpr float UNKNOWN = std::numeric_limits<float>::lowest();  // of what is not finite: last, but not -inf
 
     Matching(const MatchArgs& s, float* memory)
         : s(s), evens((s.tokens + 1) / 2), odds(s.tokens / 2), rows(padded(evens, ROWS)), columns(padded(odds, W)),
           even(memory), odd(even + rows * s.dim), allowed(odd + columns * s.dim), strength(allowed + columns),
-          scale(strength + rows), best(rows), edges(evens), fused(evens) {}
+          even_scale(strength + rows), odd_scale(even_scale + rows), best(rows), edges(evens), fused(evens) {}
 
     static int64_t room(const MatchArgs& s) {
         const int64_t rows = padded((s.tokens + 1) / 2, ROWS), columns = padded(s.tokens / 2, W);
-        return (rows + columns) * (s.dim + 1) + s.tokens;
+        return (rows + columns) * (s.dim + 2);
     }
 
     void operator()(int64_t b) {
         const int64_t cls = s.cls ? s.cls[b] : -1;
-        normalise(s.metric + b * s.tokens * s.dim);
+        arrange(s.metric + b * s.tokens * s.dim);
         for (int64_t o = 0; o < columns; o++) allowed[o] = o < odds && 2 * o + 1 != cls ? 0.0f : -INFINITY;
         for (int64_t e = 0; e < rows; e += ROWS) link(e);
         if (cls >= 0 && cls % 2 == 0) strength[cls / 2] = -INFINITY;
@@ -143,17 +145,20 @@ class Matching {
    private:
     static int64_t padded(int64_t n, int64_t block) { return (n + block - 1) / block * block; }
 
-    // Unit vectors: evens by rows (rows, C), odds by columns (C, columns), zeros in the padding.
-    void normalise(const float* x) {
+    // Evens by rows (rows, C), odds by columns (C, columns), zeros in the padding; and 1 / norm of each.
+    void arrange(const float* x) {
         std::memset(even, 0, (rows + columns) * s.dim * sizeof(float));
-        for (int64_t t = 0; t < s.tokens; t++)
-            scale[t] = 1.0f / std::max(std::sqrt(sum_of_squares(x + t * s.dim, s.dim)), SMALLEST);
-        for (int64_t e = 0; e < evens; e++)
-            for (int64_t c = 0; c < s.dim; c++) even[e * s.dim + c] = x[2 * e * s.dim + c] * scale[2 * e];
+        std::memset(even_scale, 0, (rows + columns) * sizeof(float));
+        for (int64_t t = 0; t < s.tokens; t++) {
+            const float squares = sum_of_squares(x + t * s.dim, s.dim);
+            (t % 2 ? odd_scale : even_scale)[t / 2] =
+                std::isfinite(squares) ? 1.0f / std::max(std::sqrt(squares), SMALLEST) : NAN;
+        }
+        for (int64_t e = 0; e < evens; e++) std::memcpy(even + e * s.dim, x + 2 * e * s.dim, s.dim * sizeof(float));
         for (int64_t o = 0; o < odds; o += W)  // few enough rows at a time to stay in the L1 cache
             for (int64_t c = 0; c < s.dim; c++)
                 for (int64_t t = 2 * o + 1; t < std::min(2 * (o + W), s.tokens); t += 2)
-                    odd[c * columns + t / 2] = x[t * s.dim + c] * scale[t];
+                    odd[c * columns + t / 2] = x[t * s.dim + c];
     }
 
     // The most similar odd of each of ROWS evens, the first of equals; `allowed` is -inf where there is none, else 0.
@@ -189,7 +194,8 @@ class Matching {
         }
         for (int v = 0; v < VECTORS; v++)
             for (int i = 0; i < ROWS; i++) {
-                const vec similarity = sums[i][v] + get(allowed + o + v * W);
+                const vec cosine = sums[i][v] * even_scale[e + i] * get(odd_scale + o + v * W);
+                const vec similarity = (cosine == cosine ? cosine : splat(UNKNOWN)) + get(allowed + o + v * W);
                 const ivec closer = similarity > most[i];
                 most[i] = closer ? similarity : most[i];
                 place[i] = closer ? ivec{} + int32_t(o / W + v) : place[i];
@@ -215,7 +221,7 @@ class Matching {
 
     const MatchArgs& s;
     const int64_t evens, odds, rows, columns;
-    float *even, *odd, *allowed, *strength, *scale;
+    float *even, *odd, *allowed, *strength, *even_scale, *odd_scale;
     std::vector<int64_t> best, edges;
     std::vector<char> fused;
 };
@@ -283,11 +289,19 @@ void match_tokens(const MatchArgs* args) {
     }
 }
 
-// Where each token goes, how many meet there, and where the class token then stands.
+// How many of the indices lie outside [0, end): what is read from memory is checked before it is an address.
+int64_t outside(const int64_t* index, int64_t count, int64_t end) {
+    int64_t found = 0;
+    for (int64_t i = 0; i < count; i++) found += index[i] < 0 || index[i] >= end;
+    return found;
+}
+
+// Where each token goes, how many meet there, and where the class token then stands. `target` must be among the places.
 void group_tokens(const GroupArgs* args) {
     const GroupArgs& s = *args;
     const int64_t left = s.tokens - s.r;
     std::fill(s.size, s.size + s.batch * left, 1.0f);
+    std::fill(s.group, s.group + s.batch * s.tokens, 0);
     for (int64_t b = 0; b < s.batch; b++) {
         int64_t* group = s.group + b * s.tokens;
         for (int64_t i = b * left; i < (b + 1) * left; i++) group[s.places[i]] = i;

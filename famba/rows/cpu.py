@@ -74,7 +74,7 @@ def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, T
     metric = metric.contiguous()
     cls = None if cls is None else cls.contiguous()
     source, target, kept, tome = (
-        torch.empty(batch, width, dtype=torch.long) for width in (r, r, tokens - r, tokens - r)
+        torch.empty(batch, width, dtype=torch.long, device=metric.device) for width in (r, r, tokens - r, tokens - r)
     )
     pointers = (t.data_ptr() for t in (source, target, kept, tome))
     sizes = (batch, tokens, dim, r, torch.get_num_threads())
@@ -88,8 +88,8 @@ def groups(
     batch, remaining = places.shape
     places, source, target = places.contiguous(), source.contiguous(), target.contiguous()
     cls = None if cls is None else cls.contiguous()
-    group = torch.empty(batch * tokens, dtype=torch.long)
-    size = torch.empty(batch * remaining, 1)
+    group = torch.empty(batch * tokens, dtype=torch.long, device=places.device)
+    size = torch.empty(batch * remaining, 1, dtype=torch.float32, device=places.device)
     after = None if cls is None else torch.empty_like(cls)
     inputs = (places.data_ptr(), source.data_ptr(), target.data_ptr(), _address(cls))
     _run(

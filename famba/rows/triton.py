@@ -112,7 +112,7 @@ def groups(
     places, source, target = places.contiguous(), source.contiguous(), target.contiguous()
     cls = None if cls is None else cls.contiguous()
     group = places.new_empty(batch * tokens)
-    size = torch.empty(batch * remaining, 1, device=places.device)
+    size = torch.empty(batch * remaining, 1, dtype=torch.float32, device=places.device)
     after = None if cls is None else torch.empty_like(cls)
     with torch.cuda.device_of(places):
         triton.group[(batch,)](

@@ -84,8 +84,9 @@ def norm_backward(
 
 @triton.jit
 def _inverse_norm(squares):
-    """0 for a vector of zeros, which is like no other."""
-    return tl.where(squares > 0.0, tl.rsqrt(tl.where(squares > 0.0, squares, 1.0)), 0.0)
+    """NaN for what is not finite. Rounded as IEEE 754 says, which rsqrt is not: see `famba.fusion.match`."""
+    norm = tl.maximum(tl.sqrt_rn(squares), 1.1754943508222875e-38)  # the smallest normal number: no norm is 0
+    return tl.where(squares < float("inf"), tl.div_rn(tl.full(norm.shape, 1.0, tl.float32), norm), float("nan"))
 
 
 @triton.jit
@@ -101,7 +102,7 @@ def nearest(
     BLOCK_B: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """The first of equals is the nearest. The class token is as far from all others as can be."""
+    """The first of equals is the nearest. Last come similarities that are no number, and after them the class token."""
     b = tl.program_id(1).to(tl.int64)
     evens, odds = (tokens + 1) // 2, tokens // 2
     metric += b * tokens * channels
@@ -120,6 +121,7 @@ def nearest(
             squares_a += tl.sum(a * a, 1)
             squares_b += tl.sum(o * o, 0)
         cosine = dot * _inverse_norm(squares_a)[:, None] * _inverse_norm(squares_b)[None, :]
+        cosine = tl.where(cosine == cosine, cosine, -3.4028234663852886e38)  # noqa: PLR0124 (NaN to the lowest)
         allowed = j < odds
         if CLS:
             allowed = allowed & (2 * j + 1 != tl.load(cls + b))
@@ -130,8 +132,7 @@ def nearest(
         found = tl.where(nearer, largest, found)
     if CLS:
         found = tl.where(2 * i == tl.load(cls + b), float("-inf"), found)
-    # what is no number is nearer than nothing: then, too, an index of a token
-    tl.store(target + b * evens + i, tl.minimum(best, tl.maximum(odds - 1, 0)), mask=i < evens)
+    tl.store(target + b * evens + i, best, mask=i < evens)
     tl.store(strength + b * evens + i, found, mask=i < evens)
 
 
