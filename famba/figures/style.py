@@ -25,6 +25,7 @@ from famba.record import atomic_file
 
 FULL, COLUMN = 7.0, 3.4  # widths in inches: across both columns, and one
 FOOTER_SIZE = 5.5
+LEGEND_LINE = 0.16  # inches
 INK, FAINT = "#222222", "#777777"
 PAPER = "paper (1 seed, best epoch on test)"
 PAPER_STYLE: dict[str, Any] = {
@@ -91,10 +92,12 @@ def strategy_handles(results: Results, look: Literal["filled", "hollow", "line"]
 
 
 def legend(figure: Figure, handles: Sequence[Any]) -> None:
-    """A legend above the panels, never over data."""
+    """A legend above the panels, never over data; the figure grows by the lines of a long one."""
     if not handles:
         return
     columns = max(1, int(figure.get_figwidth() / 1.0))
+    lines = math.ceil(len(handles) / columns)
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * max(lines - 3, 0))
     figure.legend(handles=list(handles), loc="outside upper center", ncols=min(len(handles), columns))
 
 
