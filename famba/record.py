@@ -15,7 +15,7 @@ from famba import consistency
 from famba.config import Cell
 from famba.errors import InputError
 
-VERSION = 2  # of the row's format
+VERSION: Literal[2] = 2  # of the row's format
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -197,7 +197,7 @@ class Environment(Record):
 class Row(Record):
     """The result of one cell."""
 
-    version: Literal[2] = 2
+    version: Literal[2] = VERSION
     id: str
     watermark: Literal["SMOKE"] | None
     cell: Cell

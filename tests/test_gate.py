@@ -90,6 +90,13 @@ def test_time_is_a_ratio_to_the_same_runs_baseline(grid):
     assert gate.compare(read_rows(one), baseline.read(frozen), time_margin=0.4)[-1].verdict == "ok"
 
 
+def test_a_baseline_of_an_earlier_format_is_one_line(grid):
+    _, frozen = grid
+    frozen.write_text(frozen.read_text().replace('"version":2', '"version":1'))
+    with pytest.raises(InputError, match="a baseline of version 1, and this famba reads version 2; freeze it anew"):
+        baseline.read(frozen)
+
+
 def test_a_neighbour_on_a_cpu_is_no_regression(grid):
     """It halves the images per second of one cell and leaves its CPU time."""
     paths, frozen = grid

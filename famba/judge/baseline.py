@@ -15,6 +15,7 @@ from famba.errors import InputError
 from famba.record import EPOCH_FIELDS, Bytes, Percent, Record, Row, Sha256
 from famba.wording import count
 
+VERSION: Literal[2] = 2  # of the baseline's format
 MIN_SEEDS = 3  # below, the spread over seeds is hardly known, and every later comparison rests on it
 
 
@@ -36,7 +37,7 @@ class FrozenCell(Record):
 class Frozen(Record):
     """results/baselines/<experiment>.json."""
 
-    version: Literal[2] = 2
+    version: Literal[2] = VERSION
     experiment: str
     protocol: str
     train_digest: Sha256
@@ -119,7 +120,10 @@ def read(path: Path) -> Frozen:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: not a frozen baseline: {where + ': ' if where else ''}{first['msg']}") from None
+        problem = f"not a frozen baseline: {where + ': ' if where else ''}{first['msg']}"
+        if where == "version":
+            problem = f"a baseline of version {first['input']}, and this famba reads version {VERSION}; freeze it anew"
+        raise InputError(f"{path}: {problem}") from None
 
 
 def require_same_settings(frozen: Frozen, path: Path, rows: Mapping[Path, Row]) -> None:
