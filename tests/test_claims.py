@@ -13,32 +13,48 @@ from famba.cli import main
 from famba.config import Experiment
 from famba.errors import InputError
 from famba.judge.claims import Samples, decide, grid_of
-from famba.judge.ledger import Claim, Test, load
+from famba.judge.entries import Claim, Test, TradeOff
+from famba.judge.ledger import load, published_rows
 from famba.judge.ledger import of_rows as ledger_of_rows
 from famba.judge.noise import noise_floor
 from famba.judge.verdicts import Verdict, judge
 from famba.record import Row, read_row, write_row
 
 LEDGER = load(ROOT / "config" / "claims.yaml")
-CLAIMS = {claim.id: claim for claim in LEDGER.claims}
+CLAIMS = {claim.id: claim for claim in LEDGER.judged}
+TRADE_OFF = Claim(
+    id="trade-off",
+    quote="upper is better than each other strategy in top-1, time and memory",
+    source="paper",
+    trade_off=TradeOff(
+        models=["vim_tiny", "vim_small"],
+        strategy="upper",
+        rivals=["all", "interleaved", "lower"],
+        objectives=["top1", "hours", "memory"],
+    ),
+)
+# all that are written out, one of the cells of Table 1 for each quantity, and a trade-off
+SIMULATED = {claim.id: claim for claim in (*LEDGER.claims, TRADE_OFF)} | {
+    name: CLAIMS[name] for name in (f"table1-vim_tiny-upper-{of}" for of in ("top1", "top5", "time", "memory"))
+}
 GRIDS = 2000
 SHARED_SD = 0.3  # what a seed does to the top-1 of all cells alike, points
 MODELS, STRATEGIES = ("vim_tiny", "vim_small"), ("baseline", "all", "interleaved", "lower", "upper")
 # spreads that differ between cells: nothing may rest on their being equal
 TOP1_SD = dict(zip(STRATEGIES, (0.2, 0.6, 0.35, 0.5, 0.25), strict=True))
-LOG_SD = {"hours": 0.02, "memory": 0.001}
-NEUTRAL = {"top1": 70.0, "hours": 3.0, "memory": 1e10, "tokens_removed": 0.0}
+LOG_SD = {"hours": 0.02, "memory": 0.001, "memory_mib": 0.001}
+NEUTRAL = {"top1": 70.0, "top5": 90.0, "hours": 3.0, "memory": 1e10, "memory_mib": 1e4, "tokens_removed": 0.0}
 MEASURED = {"top1_difference": "top1", "time_reduction": "hours", "memory_reduction": "memory"}
 
 
 def single_sd(test: Test, strategy: str) -> float:
     """True standard deviation of one seed, on the scale of the test."""
-    if test.quantity == "top1":
+    if test.quantity in ("top1", "top5"):
         return math.hypot(SHARED_SD, TOP1_SD[strategy])
     if test.quantity == "top1_difference":
         return math.hypot(TOP1_SD[strategy], TOP1_SD[test.against])
-    if test.quantity == "hours":
-        return 4 * LOG_SD["hours"]  # at the published four hours
+    if test.quantity in ("hours", "memory_mib"):
+        return sum(LEDGER.reference(test)) / 2 * LOG_SD[test.quantity]  # at the published value
     return 0 if test.quantity == "tokens_removed" else math.sqrt(2) * LOG_SD[MEASURED[test.quantity]]
 
 
@@ -82,13 +98,20 @@ def true_means(claim: Claim, depths: list[float]) -> dict[tuple[str, str], dict[
 
 
 def simulated(claim: Claim, depths: list[float], n: int) -> dict[tuple[str, str], Samples]:
-    """`GRIDS` grids of n seeds in that world: normal top-1 with a share common to the seed, log-normal time, memory."""
+    """`GRIDS` grids of n seeds in that world: normal top-1 with a share common to the seed, log-normal time, memory.
+
+    Absolute hours and memory, where a claim is about them, are normal.
+    """
     rng = np.random.default_rng(0)
     shared = {model: rng.normal(0, SHARED_SD, (GRIDS, n)) for model in MODELS}
     grid = {}
     for (model, strategy), mean in true_means(claim, depths).items():
         of = {name: mean[name] * np.exp(rng.normal(0, sd, (GRIDS, n))) for name, sd in LOG_SD.items()}
-        of["top1"] = mean["top1"] + shared[model] + rng.normal(0, TOP1_SD[strategy], (GRIDS, n))
+        for name in ("top1", "top5"):
+            of[name] = mean[name] + shared[model] + rng.normal(0, TOP1_SD[strategy], (GRIDS, n))
+        for test in claim.tests:
+            if test.quantity in ("hours", "memory_mib"):  # normal, as the test of a plain mean has it
+                of[test.quantity] = mean[test.quantity] + rng.normal(0, single_sd(test, strategy), (GRIDS, n))
         of["tokens_removed"] = np.full((GRIDS, n), mean["tokens_removed"])
         grid[model, strategy] = Samples(tuple(range(n)), of)
     return grid
@@ -125,11 +148,11 @@ def worlds(claim: Claim, edge: float) -> dict[str, list[float]]:
     }
 
 
-@pytest.mark.parametrize("name", CLAIMS)
+@pytest.mark.parametrize("name", SIMULATED)
 @pytest.mark.parametrize("n", [1, 3, 5])
 def test_wrong_verdicts_are_rare(name, n):
     """On the border itself the level is met but for what 2,000 grids leave to chance (three standard errors)."""
-    claim = CLAIMS[name]
+    claim = SIMULATED[name]
     chance = 3 * math.sqrt(0.05 * 0.95 / GRIDS)
     for edge, allowed in ((1e-9, 0.05 + chance), (0.25, 0.05)):
         world = worlds(claim, edge)
@@ -139,7 +162,7 @@ def test_wrong_verdicts_are_rare(name, n):
 
 def test_a_trade_off_that_depends_on_the_weights_is_neither():
     """Rivals better in time and memory, upper in top-1 by next to nothing: nearly dominated, and yet not."""
-    claim = CLAIMS["upper-best-trade-off"]
+    claim = TRADE_OFF
     for n in (3, 5):
         assert rate("not reproduced", claim, [0.25, -20.0, -20.0] * 6, n) <= 0.05
         assert rate("reproduced", claim, [20.0, -0.25, 20.0] * 6, n) <= 0.05
@@ -150,7 +173,7 @@ def test_power(capsys):
     """One seed decides nothing but what is not up to chance; with three, a clear truth is mostly seen; five, nearly
     always. The table is printed."""
     lines = [f"{'power over 2,000 grids':30} {'reproduced, n = 1, 3, 5':>26} {'not reproduced, n = 1, 3, 5':>29}"]
-    for name, claim in CLAIMS.items():
+    for name, claim in SIMULATED.items():
         world = worlds(claim, 0)
         shown = [rate("reproduced", claim, world["clearly true"], n) for n in (1, 3, 5)]
         refuted = [rate("not reproduced", claim, world["clearly false"], n) for n in (1, 3, 5)]
@@ -198,7 +221,7 @@ def test_every_claim_of_the_smoke_grid_is_not_tested():
 
 def test_a_published_number_is_held_against_the_best_epoch():
     rows = with_top1(rows_of(), {("vim_small", "baseline"): (76.8, 77.1, 76.7)})
-    verdict = judged(rows)["vim_small-baseline-top1"]
+    verdict = judged(rows)["table1-vim_small-baseline-top1"]
     assert verdict.verdict == "reproduced"
     assert verdict.n == 3
     assert verdict.mean == pytest.approx(76.8667, abs=1e-3)
@@ -216,13 +239,18 @@ def test_a_published_number_is_held_against_the_best_epoch():
     ],
 )
 def test_a_number_that_is_off_and_one_that_cannot_be_told(values, verdict):
-    assert (
-        judged(with_top1(rows_of(), {("vim_small", "baseline"): values}))["vim_small-baseline-top1"].verdict == verdict
-    )
+    verdicts = judged(with_top1(rows_of(), {("vim_small", "baseline"): values}))
+    assert verdicts["table1-vim_small-baseline-top1"].verdict == verdict
+
+
+def on_four(rows: list[Row]) -> list[Row]:
+    """The same rows, of four GPUs."""
+    four = rows[0].environment.model_copy(update={"world_size": 4})
+    return [row.model_copy(update={"environment": four}) for row in rows]
 
 
 def test_one_seed_is_inconclusive_and_says_so():
-    verdicts = judged(rows_of(seeds=[0]))
+    verdicts = judged(on_four(rows_of(seeds=[0])))
     assert verdicts["equal-budgets"].verdict == "reproduced"  # nothing about it is up to chance
     del verdicts["equal-budgets"]
     assert {verdict.verdict for verdict in verdicts.values()} == {"inconclusive"}
@@ -234,14 +262,19 @@ def test_one_seed_is_inconclusive_and_says_so():
     [
         ({"dataset": "fashion-mnist"}, "all", "needs the official cifar100"),
         ({"recipe": {"epochs": 30}}, "all", "recipe.epochs is 30, the protocol's 300"),
-        ({"recipe": {"micro_batch": 32, "workers": 2}}, "none", ""),
+        ({"recipe": {"workers": 2}}, "none", ""),
         ({"models": {"vim_tiny": {"embed_dim": 64}}}, "all", "models.vim_tiny.embed_dim is 64, the protocol's 192"),
-        ({"device": "cpu"}, {"memory-drops", "vim_tiny-interleaved-time"}, "needs a cuda device"),
-        ({"strategies": ["baseline", "upper"]}, {"vim_tiny-interleaved-top1"}, "no rows of Vim-Ti interleaved"),
+        ({"device": "cpu"}, {"memory-drops", "table1-vim_tiny-interleaved-time"}, "needs a cuda device"),
+        ({"strategies": ["baseline", "upper"]}, {"table1-vim_tiny-all-top5"}, "no rows of Vim-Ti all"),
+        (
+            {"recipe": {"micro_batch": 32}},
+            {name for name in CLAIMS if name.endswith("-memory")},
+            "needs 128 images per GPU in a backward pass; these rows have 32",
+        ),
     ],
 )
 def test_rows_of_another_kind_are_not_evidence(change, claims, reason):
-    for name, verdict in judged(rows_of(**change)).items():
+    for name, verdict in judged(on_four(rows_of(**change))).items():
         if claims == "none":
             assert verdict.verdict != "not tested"
         elif name in claims or (claims == "all" and any("vim_tiny" in test.models for test in CLAIMS[name].tests)):
@@ -257,10 +290,14 @@ def test_the_fast_protocol_is_not_the_papers():
 
 def test_an_absolute_time_counts_on_the_papers_machine_only():
     rows = [make_row(cell, device="NVIDIA H200") for cell in paper_experiment().cells()]
-    verdicts = judged(rows)
-    assert verdicts["vim_tiny-interleaved-time"].verdict == "not tested"
-    assert "1 × A100; these rows are of 1 × NVIDIA H200" in verdicts["vim_tiny-interleaved-time"].reason
-    assert verdicts["time-drops"].verdict == "reproduced"  # a ratio, to the baseline of the same device
+    grids = ((rows, "1 × NVIDIA H200"), (on_four(rows), "4 × NVIDIA H200"), (rows_of(), "1 × NVIDIA A100"))
+    for other, machine in grids:
+        verdicts = judged(other)
+        assert verdicts["table1-vim_tiny-interleaved-time"].verdict == "not tested"
+        assert f"4 × A100; these rows are of {machine}" in verdicts["table1-vim_tiny-interleaved-time"].reason
+        assert "does not give the number of GPUs" in verdicts["table1-vim_tiny-interleaved-time"].reads
+        assert verdicts["time-drops"].verdict == "reproduced"  # a ratio, to the baseline of the same device
+    assert judged(on_four(rows_of()))["table1-vim_tiny-interleaved-time"].verdict == "not reproduced"
 
 
 def test_a_claim_of_every_cell_is_not_reproduced_on_a_part_of_the_grid():
@@ -270,20 +307,23 @@ def test_a_claim_of_every_cell_is_not_reproduced_on_a_part_of_the_grid():
 
 
 def test_seeds_are_paired():
-    """Each pair differs by the same 1.7 points while the seeds themselves scatter by ten."""
+    """Each pair differs by the published loss while the seeds themselves scatter by ten."""
     baseline = (70.0, 75.0, 80.0)
-    upper = tuple(top1 - loss for top1, loss in zip(baseline, (1.6, 1.7, 1.8), strict=True))
-    rows = with_top1(rows_of(), {("vim_small", "baseline"): baseline, ("vim_small", "upper"): upper})
-    verdict = judged(rows)["vim_small-upper-loss"]
+    top1 = {}
+    for model, published in (("vim_tiny", 8.2), ("vim_small", 8.0)):
+        top1[model, "baseline"] = baseline
+        losses = (published - 0.1, published, published + 0.1)
+        top1[model, "all"] = tuple(t - loss for t, loss in zip(baseline, losses, strict=True))
+    verdict = judged(with_top1(rows_of(), top1))["all-layer-loses"]
     assert verdict.verdict == "reproduced"
-    assert verdict.mean == pytest.approx(-1.7)
+    assert [part.mean for part in verdict.parts] == pytest.approx([-8.2, -8.0])
     assert verdict.effect_size == pytest.approx(0, abs=1e-9)
 
 
 def test_reductions_are_told_in_per_cent():
     grid = grid_of(rows_of())
-    part = next(p for p in judged(rows_of())["time-drops"].parts if (p.model, p.strategy) == ("vim_tiny", "all"))
-    hours = grid["vim_tiny", "all"].of["hours"] / grid["vim_tiny", "baseline"].of["hours"]
+    part = next(p for p in judged(rows_of())["time-drops"].parts if (p.model, p.strategy) == ("vim_tiny", "lower"))
+    hours = grid["vim_tiny", "lower"].of["hours"] / grid["vim_tiny", "baseline"].of["hours"]
     assert part.mean == pytest.approx(100 * (1 - math.exp(np.log(hours).mean())))
     assert part.low < part.mean < part.high
 
@@ -364,7 +404,7 @@ def test_rows_are_judged_by_the_ledger_of_their_experiment(tmp_path, monkeypatch
     """Without --claims, from a checkout in which config/mine.yaml names a ledger, or does not."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config").mkdir()
-    paper = yaml.safe_load((ROOT / "config" / "claims.yaml").read_text())
+    paper = yaml.safe_load((ROOT / "config" / "claims.yaml").read_text()) | {"table_cells": []}
     (tmp_path / "config" / "claims.yaml").write_text(yaml.safe_dump(paper | {"claims": paper["claims"][:1]}))
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(paper | {"claims": paper["claims"][1:3]}))
     grid = experiment(experiment="mine", seeds=[0], strategies=["baseline", "upper"])
@@ -385,8 +425,13 @@ def test_rows_are_judged_by_the_ledger_of_their_experiment(tmp_path, monkeypatch
         (lambda data: data["claims"][0].update(sourc="x"), "claims.0.sourc: Extra inputs are not permitted"),
         (lambda data: data["claims"][0].update(source="rumour"), "unknown source 'rumour'"),
         (lambda data: data["claims"][0]["tests"][0].update(published=["nothing"]), "which is no published number"),
-        (lambda data: data["claims"][0]["tests"][0].update(quantity="hours"), "holds hours against a top1"),
-        (lambda data: data["claims"][0]["tests"][0].update(against="all"), "top1 takes no `against`"),
+        (
+            lambda data: data["claims"][0]["tests"][0].update(published=["table1-vim_tiny-all-top1"]),
+            "holds time_reduction against a top1",
+        ),
+        (lambda data: data["claims"][0]["tests"][0].update(quantity="top5"), "top5 takes no `against`"),
+        (lambda data: data["claims"][0]["tests"][0].update(against=None), "time_reduction needs `against`"),
+        (lambda data: data["table_cells"].append(4), "table_cells names table 4, which is not among the tables"),
         (lambda data: data["claims"].append(data["claims"][0]), "is there twice"),
         (lambda data: data["claims"][0].update(tests=[]), "needs either `tests` or a `trade_off`"),
     ],
@@ -402,13 +447,22 @@ def test_a_wrong_ledger_is_one_line(tmp_path, change, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_ledger_without_the_tables_that_it_refers_to_is_one_line(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text((ROOT / "config" / "starting-layer-claims.yaml").read_text())
+    with pytest.raises(InputError, match=rf"^{tmp_path}/claims.yaml: cannot read the claims"):
+        load(path)
+
+
 def test_the_ledger_covers_what_has_been_published():
     """Every published accuracy, time and saving is judged by a claim; the machine's are conditions, not claims."""
-    used = {name for claim in LEDGER.claims for test in claim.tests for name in test.published}
+    ledgers = [load(ROOT / "config" / f"{name}claims.yaml") for name in ("", "starting-layer-", "tokens-per-layer-")]
+    used = {name for ledger in ledgers for claim in ledger.judged for test in claim.tests for name in test.published}
     numbers = {
         n.id
-        for n in LEDGER.published
+        for n in LEDGER.numbers.values()
         if n.value is not None and n.quantity not in ("gpus", "batch_per_gpu", "time_limit")
     }
     assert used == numbers
+    assert len(numbers) == 4 * len(published_rows(ROOT / "config" / "claims.yaml")) + 6
     assert Path(ROOT / "config/schema/claims.json").exists()

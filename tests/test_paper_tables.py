@@ -77,7 +77,8 @@ def test_hours_are_subtracted_on_the_published_machine_only(tmp_path):
     for gpus, compared in ((1, False), (4, True)):
         paths = write_grid(tmp_path / str(gpus), starting_layer(seeds=[0]))
         for path in paths:
-            changed(path, environment={"world_size": gpus, "device": "NVIDIA A100-SXM4-40GB"})
+            machine = {"world_size": gpus, "device": "NVIDIA A100-SXM4-40GB"}
+            changed(path, cell={"processes": gpus}, environment=machine)
         (table,) = tables_of(paths)
         assert (table.lines[0].numbers["time"].difference is not None) is compared
 

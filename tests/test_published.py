@@ -4,10 +4,12 @@ import subprocess
 import sys
 
 import pytest
-from rows import ROOT
+from rows import ROOT, make_row, paper_experiment
 
+from famba.config import Experiment
 from famba.errors import InputError
-from famba.judge.ledger import published_rows
+from famba.judge.ledger import load, published_rows
+from famba.judge.verdicts import judge
 
 LEDGER = ROOT / "config" / "claims.yaml"
 ROWS = published_rows(LEDGER)
@@ -33,6 +35,41 @@ def test_published_rows_are_read_without_torch():
         "import sys; from famba.judge.ledger import published_rows; published_rows(); sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(("table", "experiment"), [(1, "paper"), (2, "starting-layer"), (3, "tokens-per-layer")])
+def test_every_cell_of_a_table_is_a_claim_on_the_cell_of_an_experiment(table, experiment):
+    grid = Experiment.load(ROOT / "config" / f"{experiment}.yaml")
+    ledger = load(ROOT / grid.claims)
+    assert ledger.table_cells == [table]
+    cells = {claim.id: claim for claim in ledger.judged if claim.id.startswith(f"table{table}-")}
+    rows = [row for row in ROWS if row.table == table]
+    assert len(cells) == 4 * len(rows)
+    values = [ledger.numbers[name].value for name in cells]
+    printed = [(row.top1, row.top5, row.time_s / 3600, float(row.memory_mib)) for row in rows]
+    assert [tuple(values[i : i + 4]) for i in range(0, len(values), 4)] == printed
+    for claim in cells.values():
+        (test,) = claim.tests
+        cell = grid.cell(test.models[0], test.strategies[0], 0)
+        assert ledger.schedules.get(cell.strategy, cell.schedule) == cell.schedule
+
+
+def test_a_line_of_table_2_is_judged_on_its_own_schedule_only():
+    ledger = load(ROOT / "config" / "starting-layer-claims.yaml")
+    grid = paper_experiment(
+        models=["vim_tiny"], strategies=["baseline", "start_15"], schedules={"start_15": {"from": 14, "r": 15}}
+    )
+    rows = [make_row(cell) for cell in grid.cells()]
+    name = "table2-vim_tiny-start_15-top1"
+
+    def verdict(rows):
+        return next(v for v in judge(ledger, rows, []).verdicts if v.id == name)
+
+    assert verdict(rows).verdict != "not tested"
+    other = grid.model_copy(update={"schedules": {"start_15": (0,) * 15 + (15,) * 9}})
+    refused = verdict([make_row(cell) for cell in other.cells()])
+    assert refused.verdict == "not tested"
+    assert "schedule of start_15 is [0, 0" in refused.reason
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from rows import ROOT, experiment, paper_experiment, write_grid
 
 from famba.cli import main
-from famba.config import Cell
+from famba.config import Cell, Experiment
 from famba.errors import InputError
 from famba.figures.palette import STRATEGY_COLOURS
 from famba.judge import ledger, summary
@@ -139,12 +139,19 @@ def test_a_table_without_numbers_is_left_out(pages):
 def test_every_comparison_of_a_claim_is_shown(pages):
     assert "Vim-S, upper against baseline: time reduction" in pages["paper"].text
     assert "above 0 %" in pages["paper"].text
-    assert "dominates in 0% of resamples" in pages["paper"].text
+
+
+def test_a_trade_off_says_how_often_it_is_dominance(tmp_path):
+    grid = Experiment.load(ROOT / "config" / "starting-layer.yaml")
+    assert report(tmp_path, write_grid(tmp_path, grid), "--claims", str(ROOT / grid.claims)) == 0
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "efficiency is highest when fusion starts at the 6th layer" in text
+    assert re.search(r"dominates in \d+% of resamples", text)
 
 
 def test_smoke_rows_test_no_claim_and_say_so(pages):
     assert "0 ✓ reproduced" in pages["smoke"].text
-    assert "16 ○ not tested" in pages["smoke"].text
+    assert f"{len(ledger.load(CLAIMS).judged)} ○ not tested" in pages["smoke"].text
     assert "SMOKE" in pages["smoke"].text
     charts = pages["smoke"].all("svg", role="group")
     assert len(pages["smoke"].all("text", **{"class": "smoke"})) == len(charts) > 7

@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 
 from famba.figures import palette, style
 from famba.figures.results import Results
-from famba.judge.ledger import Published
 from famba.judge.tables import time_unit
 
 SEED: dict[str, Any] = {"color": style.INK, "marker": "o", "markersize": 2.2, "alpha": 0.7, "linestyle": "none"}
@@ -58,14 +57,14 @@ def time(results: Results) -> Figure:
     }
     figure, absolute = _absolute_and_ratio(
         results, table, f"training time ({unit})", [("step_ratio", "time of a step / baseline's")],
-        further=[_time_handle(number) for numbers in published.values() for number in numbers],
+        further=[_PAPER_TIME] if any(published.values()) else [],
         note="Training time without evaluation and each run's first step; of a step, the median.",
     )  # fmt: skip
     for model, numbers in published.items():
         for number in numbers:
             if number.strategy in results.strategies:
                 place = results.strategies.index(number.strategy)
-                absolute[model].plot(number.point * HOURS / size, place, **_BOUND)
+                absolute[model].plot(number.point * HOURS / size, place, **style.PAPER_STYLE)
     return figure
 
 
@@ -163,8 +162,4 @@ def _marks(results: Results, mean: str) -> str:
 
 
 _SEED_HANDLE = Line2D([], [], label="one seed", **SEED)
-_BOUND: dict[str, Any] = {**style.PAPER_STYLE, "marker": "<", "markersize": 6}
-
-
-def _time_handle(number: Published) -> Line2D:
-    return Line2D([], [], label=f"paper: {number.says} (1 seed, whole loop)", **_BOUND)
+_PAPER_TIME = Line2D([], [], label="paper (1 seed, whole loop, A100)", **style.PAPER_STYLE)

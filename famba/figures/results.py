@@ -12,7 +12,7 @@ import pandas as pd
 from famba.config.protocol import MODELS
 from famba.errors import InputError
 from famba.judge import ledger, summary
-from famba.judge.ledger import Published
+from famba.judge.entries import Published
 from famba.judge.paper_tables import PaperTable, paper_tables
 from famba.record import EPOCH_FIELDS, Row
 
@@ -68,7 +68,7 @@ def read_results(paths: Sequence[Path], claims: Path) -> Results:
         for path, row in rows.items()
     ]
     entries = ledger.load(claims)
-    published = entries.published
+    published = list(entries.numbers.values())
     return Results(
         rows=rows,
         seeds=pd.DataFrame(seeds),

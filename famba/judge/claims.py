@@ -13,7 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from famba.judge.ledger import Claim, Ledger, Test, TradeOff
+from famba.judge.entries import Claim, Test, TradeOff
+from famba.judge.ledger import Ledger
 from famba.judge.statistics import ALPHA, Array, Evidence, Region, dominates, every, mean_in, some
 from famba.record import Row
 
@@ -59,6 +60,7 @@ def grid_of(rows: Sequence[Row], accuracy: Literal["best", "last"] = "best") -> 
     for key, group in cells.items():
         of = {
             "top1": [getattr(row.metrics, accuracy).top1 for row in group],
+            "top5": [getattr(row.metrics, accuracy).top5 for row in group],
             "hours": [row.time.judged_seconds / 3600 for row in group],
             "activations": [float(row.memory.saved_activations) for row in group],
             "tokens_removed": [float(row.cell.architecture.tokens - row.tokens.measured[-1]) for row in group],
@@ -66,6 +68,7 @@ def grid_of(rows: Sequence[Row], accuracy: Literal["best", "last"] = "best") -> 
         peaks = [row.memory.device_peak for row in group if row.memory.device_peak is not None]
         if len(peaks) == len(group):
             of["memory"] = [float(peak) for peak in peaks]
+            of["memory_mib"] = [peak / 2**20 for peak in peaks]
         if all(row.environment.device_kind == "cpu" for row in group):
             of["cpu_hours"] = [row.time.loop_cpu / 3600 for row in group]
         grid[key] = Samples(tuple(row.cell.seed for row in group), {name: np.array(v) for name, v in of.items()})

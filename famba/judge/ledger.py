@@ -3,132 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from famba.config import Experiment
-from famba.config.settings import DatasetName, Name, Protocol, Settings
+from famba.config.settings import Settings
 from famba.errors import InputError
+from famba.judge import cells
+from famba.judge.entries import MEANS, Claim, Published, Test
 from famba.judge.published import PublishedRow, PublishedTable
 from famba.record import read_row
 
-Relation = Literal["equal", "at_least", "at_most", "above", "below"]
-Quantity = Literal[
-    "top1", "top1_difference", "hours", "time_reduction", "memory_reduction", "activations_reduction", "tokens_removed"
-]
-Objective = Literal["top1", "hours", "memory", "activations"]
-# the published quantity that a test's quantity is held against
-_MEANS = {
-    "top1": "top1",
-    "top1_difference": "top1",
-    "hours": "training_time",
-    "time_reduction": "training_time_reduction",
-    "memory_reduction": "peak_memory_reduction",
-    "activations_reduction": "saved_activations_reduction",
-    "tokens_removed": "tokens_removed",
-}
-
 PUBLISHED = Path("config/claims.yaml")  # of the paper
-# to the cell `against`, paired by seed
-RELATIVE = {"top1_difference", "time_reduction", "memory_reduction", "activations_reduction"}
-
-
-class Published(Settings):
-    """One published number. `value` is None where the sources we have give none."""
-
-    id: str
-    dataset: DatasetName | None = None
-    model: Name | None = None
-    strategy: Name | None = None
-    quantity: str
-    metric: Literal["best", "last"] | None = None
-    relation: Literal["=", "<", "<=", "range"]
-    value: float | tuple[float, float] | None = None
-    unit: str
-    source: str
-    says: str | None = None
-
-    @property
-    def point(self) -> float:
-        """The value, of a number that has one."""
-        assert isinstance(self.value, float)
-        return self.value
-
-
-class Needs(Settings):
-    """What rows must be for a claim to be tested on them."""
-
-    dataset: DatasetName = "cifar100"
-    protocols: tuple[Protocol, ...] = ("paper",)
-    minimum_n: Annotated[int, Field(ge=1)] = 3
-    device_kind: Literal["cpu", "cuda"] | None = None
-    device: str | None = None  # part of the device's name
-    gpus: int | None = None
-
-
-class Test(Settings):
-    """One mean of each of the named cells, held against a reference.
-
-    The reference is the published number, or the first of two less the second; without one it is zero. `rounding` is
-    half a unit of the last published digit; `noise` counts standard deviations of one seed, as measured on the same
-    cells. Both widen the region in which the claim puts the mean.
-    """
-
-    __test__ = False  # not one of pytest's
-
-    quantity: Quantity
-    models: Annotated[list[Name], Field(min_length=1)]
-    strategies: Annotated[list[Name], Field(min_length=1)]
-    against: Name | None = None
-    relation: Relation
-    published: Annotated[tuple[str, ...], Field(max_length=2)] = ()
-    rounding: Annotated[float, Field(ge=0)] = 0
-    noise: Annotated[float, Field(ge=0)] = 0
-
-    @model_validator(mode="after")
-    def _whole(self) -> Test:
-        if (self.quantity in RELATIVE) != (self.against is not None):
-            raise ValueError(f"{self.quantity} {'needs' if self.against is None else 'takes no'} `against`")
-        return self
-
-
-class TradeOff(Settings):
-    """Pareto dominance of a strategy over each of its rivals, in every objective, for each model."""
-
-    models: Annotated[list[Name], Field(min_length=1)]
-    strategy: Name
-    rivals: Annotated[list[Name], Field(min_length=1)]
-    objectives: Annotated[list[Objective], Field(min_length=2)]
-
-
-class Claim(Settings):
-    """One published claim. `reads`: how its words were made a test, where they leave a choice."""
-
-    id: str
-    quote: str
-    source: str
-    tests: tuple[Test, ...] = ()
-    trade_off: TradeOff | None = None
-    over: Literal["every", "any"] = "every"
-    needs: Needs = Needs()
-    reads: str | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Claim:
-        if bool(self.tests) == (self.trade_off is not None):
-            raise ValueError(f"claim {self.id!r} needs either `tests` or a `trade_off`")
-        return self
 
 
 class Ledger(Settings):
-    """config/claims.yaml. `accuracy`: the epoch whose top-1 is judged; the paper's is the best one on the test set."""
+    """config/claims.yaml. `accuracy`: the epoch whose top-1 is judged; the paper's is the best one on the test set.
+
+    `tables`: published tables, or the file beside this one whose ledger has them. `table_cells`: those whose every cell
+    is a claim of this ledger.
+    """
 
     sources: dict[str, str]
     accuracy: Literal["best", "last"] = "best"
     tables: list[PublishedTable] = Field(default=[])
+    table_cells: list[int] = Field(default=[])
     published: list[Published]
     claims: list[Claim]
 
@@ -141,12 +44,15 @@ class Ledger(Settings):
         for table in self.tables:
             if table.source not in self.sources:
                 raise ValueError(f"table {table.table} has the unknown source {table.source!r}")
+        absent = next((n for n in self.table_cells if n not in numbers), None)
+        if absent is not None:
+            raise ValueError(f"table_cells names table {absent}, which is not among the tables")
         return self
 
     @model_validator(mode="after")
     def _refers_to_what_is_there(self) -> Ledger:
         numbers = self.numbers
-        for entries in (self.published, self.claims):
+        for entries in ([*self.published, *self._cells], self.judged):
             ids = [entry.id for entry in entries]
             twice = next((i for i in ids if ids.count(i) > 1), None)
             if twice:
@@ -159,14 +65,30 @@ class Ledger(Settings):
                 for name in test.published:
                     if name not in numbers or numbers[name].value is None:
                         raise ValueError(f"claim {claim.id!r} refers to {name!r}, which is no published number")
-                    if numbers[name].quantity != _MEANS[test.quantity]:
+                    if numbers[name].quantity != MEANS[test.quantity]:
                         raise ValueError(f"claim {claim.id!r} holds {test.quantity} against a {numbers[name].quantity}")
         return self
 
-    @property
+    @cached_property
+    def _cells(self) -> list[Published]:
+        return [number for table in self.tables for number in cells.numbers(table)]
+
+    @cached_property
     def numbers(self) -> dict[str, Published]:
-        """Published numbers by id."""
-        return {number.id: number for number in self.published}
+        """Published numbers by id: those listed one by one, and every cell of the tables."""
+        return {number.id: number for number in [*self._cells, *self.published]}
+
+    @cached_property
+    def judged(self) -> list[Claim]:
+        """All claims: those of the cells of `table_cells`, then those that are written out."""
+        generated = [claim for t in self.tables if t.table in self.table_cells for claim in cells.claims(t)]
+        return [*generated, *self.claims]
+
+    @cached_property
+    def schedules(self) -> dict[str, tuple[int, ...]]:
+        """What the strategies fuse whose names stand for a line of a published table (`start_15`, `tokens_9`)."""
+        lines = [(table, row) for table in self.tables for row in table.rows]
+        return {cells.strategy_name(t, row): row.schedule for t, row in lines if row.schedule is not None}
 
     def reference(self, test: Test) -> tuple[float, float]:
         """Least and largest value that a test's published number stands for, in the quantity's unit; 0 without one."""
@@ -184,7 +106,10 @@ class Ledger(Settings):
 def load(path: Path) -> Ledger:
     """Read and validate the ledger. Raises InputError, one line naming file, place and what is wrong."""
     try:
-        return Ledger.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(data, dict) and isinstance(data.get("tables"), str):
+            data = _with_tables_of(path.with_name(data["tables"]), data)
+        return Ledger.model_validate(data)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
         raise InputError(f"{path}: cannot read the claims ({reason}); name the file: --claims") from None
@@ -195,6 +120,14 @@ def load(path: Path) -> Ledger:
         where = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{path}: {where + ': ' if where else ''}{message}") from None
+
+
+def _with_tables_of(path: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """A ledger with the tables of another one, and with the sources of those."""
+    other = load(path)
+    sources = {table.source: other.sources[table.source] for table in other.tables}
+    own = data.get("sources")
+    return {**data, "tables": other.tables, "sources": {**sources, **own} if isinstance(own, dict) else own}
 
 
 def published_rows(path: Path = PUBLISHED) -> tuple[PublishedRow, ...]:
@@ -218,4 +151,7 @@ def of_rows(paths: Sequence[Path]) -> Path:
 
 def json_schema() -> dict[str, Any]:
     """JSON schema of the ledger (published as config/schema/claims.json)."""
-    return Ledger.model_json_schema()
+    schema = Ledger.model_json_schema()
+    file: dict[str, Any] = {"type": "string", "description": "file beside this one, whose ledger has the tables"}
+    schema["properties"]["tables"] = {"anyOf": [schema["properties"]["tables"], file], "title": "Tables"}
+    return schema

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from famba.config.settings import DatasetName, Name, Settings
+from famba.schedule import strategy
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -56,6 +57,14 @@ class TableRow(Settings):
         """The time in seconds."""
         hours, minutes, seconds = map(int, self.time.split(":"))
         return 3600 * hours + 60 * minutes + seconds
+
+    @property
+    def schedule(self) -> tuple[int, ...] | None:
+        """Tokens that each layer fuses, where the row says so itself."""
+        if self.r is None or self.start is None:
+            return None
+        depth = len(strategy("baseline"))
+        return (0,) * (self.start - 1) + (self.r,) * (depth - self.start + 1)
 
 
 class PublishedTable(Settings):

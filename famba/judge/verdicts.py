@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from famba.config.protocol import deviation
+from famba.config.protocol import FREE_OF, deviation
 from famba.judge.claims import Comparison, Grid, comparisons, decide, grid_of, region, scaled, unscaled
-from famba.judge.ledger import Claim, Ledger
+from famba.judge.entries import Claim
+from famba.judge.ledger import Ledger
 from famba.judge.noise import Noise
 from famba.judge.statistics import ALPHA, Evidence, dominates, interval
 from famba.judge.tables import model_name
@@ -16,8 +17,8 @@ from famba.record import Record, Row
 
 VerdictName = Literal["reproduced", "not reproduced", "inconclusive", "not tested"]
 _UNITS = {
-    "top1": "%", "top1_difference": "points", "hours": "h", "time_reduction": "%", "memory_reduction": "%",
-    "activations_reduction": "%", "tokens_removed": "tokens",
+    "top1": "%", "top5": "%", "top1_difference": "points", "hours": "h", "memory_mib": "MiB", "time_reduction": "%",
+    "memory_reduction": "%", "activations_reduction": "%", "tokens_removed": "tokens",
 }  # fmt: skip
 
 
@@ -73,8 +74,8 @@ def judge(ledger: Ledger, rows: Sequence[Row], noise: Sequence[Noise]) -> Verdic
     """A verdict for every claim, on rows that may stand side by side (`famba.judge.summary.read_rows`)."""
     grid = grid_of(rows, ledger.accuracy)
     verdicts = []
-    for claim in ledger.claims:
-        unfit = _not_testable(claim, rows, grid)
+    for claim in ledger.judged:
+        unfit = _not_testable(claim, ledger, rows, grid)
         if unfit:
             verdicts.append(_verdict(claim, "not tested", unfit, []))
             continue
@@ -85,15 +86,16 @@ def judge(ledger: Ledger, rows: Sequence[Row], noise: Sequence[Noise]) -> Verdic
     )
 
 
-def _not_testable(claim: Claim, rows: Sequence[Row], grid: Grid) -> str | None:
+def _not_testable(claim: Claim, ledger: Ledger, rows: Sequence[Row], grid: Grid) -> str | None:
     """Why rows say nothing about a claim; None if they may. All rows of a grid agree in what is asked of the first."""
     row, needs = rows[0], claim.needs
     machine = f"{row.environment.world_size} × {row.environment.device}"
     models = {model for test in claim.tests for model in test.models}
     models |= set(claim.trade_off.models if claim.trade_off else [])
-    departs = next(filter(None, (deviation(r.cell) for r in rows if r.cell.model in models)), None)
+    departs = next(filter(None, (_departs(r, ledger) for r in rows if r.cell.model in models)), None)
     compared = list(comparisons(claim, grid))
     gpus = needs.gpus in (None, row.environment.world_size)
+    images = row.cell.recipe.micro_batch
     reasons = (
         (row.watermark, "these are smoke rows: scaled-down models on other images are no evidence about the paper"),
         (
@@ -114,11 +116,24 @@ def _not_testable(claim: Claim, rows: Sequence[Row], grid: Grid) -> str | None:
             f"needs the published machine, {needs.gpus or 1} × {needs.device}; these rows are of {machine}",
         ),
         (
+            needs.images_per_gpu not in (None, images),
+            f"needs {needs.images_per_gpu} images per GPU in a backward pass; these rows have {images}",
+        ),
+        (
             all(comparison.n == 0 for comparison in compared),
             f"no rows of {', '.join(dict.fromkeys(map(_label, compared)))}",
         ),
     )
     return next((reason for unfit, reason in reasons if unfit), None)
+
+
+def _departs(row: Row, ledger: Ledger) -> str | None:
+    """The first setting of a row that is not the published one, of its protocol or of its line in a published table."""
+    cell = row.cell
+    published = ledger.schedules.get(cell.strategy) if cell.protocol in FREE_OF else None
+    if published is not None and cell.schedule != published:
+        return f"schedule of {cell.strategy} is {list(cell.schedule)}, the published {list(published)}"
+    return deviation(cell)
 
 
 def _told(claim: Claim, ledger: Ledger, verdict: str, judged: Sequence[tuple[Comparison, Evidence]]) -> Verdict:

@@ -83,7 +83,7 @@ def time(d: Drawing) -> Figure:
         panels,
         False,
         True,
-        "paper: an upper bound (1 seed, whole loop)" if stars else None,
+        "paper (1 seed, whole loop, A100)" if stars else None,
     )
 
 
@@ -206,8 +206,8 @@ def _bars(
     predicted: bool = False,
     limits: Mapping[str, tuple[float, str]] = MappingProxyType({}),
 ) -> Panel:
-    """Bars from zero; `predicted`: what the tokens say beside the measured ratio; `limits`: the paper's, and its
-    words, by strategy."""
+    """Bars from zero; `predicted`: what the tokens say beside the measured ratio; `limits`: the paper's value,
+    and as it is printed, by strategy."""
     there = [(i, line) for i, _, line in d.of(model) if line[measure] is not None]
     ends = [d.span(line, measure)[1] / size for _, line in there]
     ends += [v / size for _, line in there for _, v in d.seeds(model, line["strategy"], measure)]
