@@ -9,6 +9,7 @@ from rows import ROOT, make_row, paper_experiment
 from famba.config import Experiment
 from famba.errors import InputError
 from famba.judge.ledger import load, published_rows
+from famba.judge.tables import model_name
 from famba.judge.verdicts import judge
 
 LEDGER = ROOT / "config" / "claims.yaml"
@@ -89,3 +90,17 @@ def test_a_table_with_a_slip_is_refused(tmp_path, old, new, message):
     path.write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(InputError, match=message):
         published_rows(path)
+
+
+def test_the_page_of_facts_has_the_same_tables():
+    page = (ROOT / "docs" / "paper-facts.md").read_text(encoding="utf-8")
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
+    for row in ROWS:
+        time = f"{row.time_s // 3600}:{row.time_s // 60 % 60:02}:{row.time_s % 60:02}"
+        numbers = [f"{row.top1:.1f}", f"{row.top5:.1f}", time, str(row.memory_mib)]
+        if row.table == 1:
+            strategy = "none" if row.strategy == "baseline" else row.strategy
+            what = [model_name(row.model), strategy]
+        else:
+            what = [str(row.start), str(row.r)] if row.table == 2 else [str(row.r), str(row.start)]
+        assert sum(line[: len(what + numbers)] == what + numbers for line in lines) == 1, what
