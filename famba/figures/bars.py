@@ -49,14 +49,15 @@ def top1(results: Results) -> Figure:
 
 def time(results: Results) -> Figure:
     """Training time, and the ratio of a step's time to the baseline's beside what the tokens predict."""
-    unit, size = time_unit(results.seeds["train_s"].max())
-    table = results.seeds.assign(shown=results.seeds["train_s"] / size)
+    column, name = results.time
+    unit, size = time_unit(results.seeds[column].max())
+    table = results.seeds.assign(shown=results.seeds[column] / size)
     published = {
         model: [number for number in numbers if (number.quantity, number.unit) == ("training_time", "hours")]
         for model, numbers in results.published.items()
     }
     figure, absolute = _absolute_and_ratio(
-        results, table, f"training time ({unit})", [("step_ratio", "time of a step / baseline's")],
+        results, table, f"{name} ({unit})", [("step_ratio", results.step_ratio_name)],
         further=[_PAPER_TIME] if any(published.values()) else [],
         note="Training time without evaluation and each run's first step; of a step, the median.",
     )  # fmt: skip

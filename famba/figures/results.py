@@ -46,6 +46,20 @@ class Results:
     def memory_kind(self) -> str:
         return summary.memory_kind(next(iter(self.rows.values())))
 
+    @property
+    def time(self) -> tuple[str, str]:
+        """Column and name of the time that trainings are compared by: on a CPU its own, whatever else ran there."""
+        return ("cpu_s", "CPU time of training") if self._on_cpu else ("train_s", "training time")
+
+    @property
+    def step_ratio_name(self) -> str:
+        """What `step_ratio` is of."""
+        return f"{'CPU time' if self._on_cpu else 'time'} of a step / baseline's"
+
+    @property
+    def _on_cpu(self) -> bool:
+        return next(iter(self.rows.values())).environment.device_kind == "cpu"
+
     def of(self, model: str) -> pd.DataFrame:
         """The seeds of one model."""
         return self.seeds[self.seeds["model"] == model]

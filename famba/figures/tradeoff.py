@@ -18,8 +18,9 @@ FRONT: dict[str, Any] = {"color": style.FAINT, "linewidth": 0.9, "linestyle": (0
 
 def accuracy_time(results: Results) -> Figure:
     """Top-1 of the last epoch against training time. No published point has both."""
-    unit, size = time_unit(results.seeds["train_s"].max())
-    return _scatter(results, results.seeds["train_s"] / size, f"training time ({unit})")
+    column, name = results.time
+    unit, size = time_unit(results.seeds[column].max())
+    return _scatter(results, results.seeds[column] / size, f"{name} ({unit})")
 
 
 def accuracy_memory(results: Results) -> Figure:

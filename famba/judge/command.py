@@ -10,7 +10,7 @@ from typing import Any
 
 from famba.judge import ledger, noise, verdict_tables, verdicts
 from famba.judge.options import add_ledger, add_repeats
-from famba.judge.summary import compared, described, read_rows, summarise
+from famba.judge.summary import compared, described, read_rows, shared_note, summarise
 from famba.judge.tables import latex, markdown
 from famba.record import atomic_file
 from famba.wording import count
@@ -54,6 +54,8 @@ def _main(args: argparse.Namespace) -> int:
             file.write(text)
     told = f"{count(len(lines), 'line')} from {count(len(rows), 'row')}; {verdict_tables.counted(judged)}"
     print(f"{args.out / 'summary.csv'}: {told}")
+    if shared := shared_note(lines):
+        print(shared)
     return 0
 
 

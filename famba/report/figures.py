@@ -64,7 +64,8 @@ def top1(d: Drawing) -> Figure:
 
 
 def time(d: Drawing) -> Figure:
-    unit, size = time_unit(float(d.results.seeds["train_s"].max()))
+    column, name = d.results.time
+    unit, size = time_unit(float(d.results.seeds[column].max()))
     panels, stars = [], False
     for model in d.results.models:
         limits = {
@@ -73,8 +74,8 @@ def time(d: Drawing) -> Figure:
             if (n.quantity, n.unit) == ("training_time", "hours") and (model, n.strategy) in d.lines
         }
         stars |= bool(limits)
-        panels.append(_bars(d, model, "train_s", "training time", unit, size, limits=limits))
-        panels.append(_bars(d, model, "step_ratio", "time of a step / baseline's", "", 1, predicted=True))
+        panels.append(_bars(d, model, column, name, unit, size, limits=limits))
+        panels.append(_bars(d, model, "step_ratio", d.results.step_ratio_name, "", 1, predicted=True))
     caption = "Training without evaluation and each run's first step; of a step, the median. " + _spread(d, "Bar: mean")
     return Figure(
         "time",
@@ -101,8 +102,9 @@ def memory(d: Drawing) -> Figure:
 
 
 def accuracy_time(d: Drawing) -> Figure:
-    unit, size = time_unit(float(d.results.seeds["train_s"].max()))
-    return _tradeoff(d, "accuracy_time", "Accuracy against time", "train_s", "training time", unit, size)
+    column, name = d.results.time
+    unit, size = time_unit(float(d.results.seeds[column].max()))
+    return _tradeoff(d, "accuracy_time", "Accuracy against time", column, name, unit, size)
 
 
 def accuracy_memory(d: Drawing) -> Figure:
