@@ -86,9 +86,8 @@ class Ledger(Settings):
 
     @cached_property
     def schedules(self) -> dict[str, tuple[int, ...]]:
-        """What the strategies fuse whose names stand for a line of a published table (`start_15`, `tokens_9`)."""
-        lines = [(table, row) for table in self.tables for row in table.rows]
-        return {cells.strategy_name(t, row): row.schedule for t, row in lines if row.schedule is not None}
+        """What the strategies of the published tables fuse, by the names of `cells.strategy_name`."""
+        return {cells.strategy_name(table, row): row.schedule for table in self.tables for row in table.rows}
 
     def reference(self, test: Test) -> tuple[float, float]:
         """Least and largest value that a test's published number stands for, in the quantity's unit; 0 without one."""

@@ -10,16 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from famba.config.protocol import FREE_OF, deviation
+from famba.judge.cells import DEVICE, GPUS, IMAGES_PER_GPU
 from famba.judge.ledger import Ledger
 from famba.judge.published import PublishedRow
 from famba.judge.summary import Line
 from famba.judge.sweeps import SWEEPS, Sweep, first_layer, sweeps, tokens_per_layer
 from famba.record import Row
-from famba.schedule import STRATEGIES, strategy
+from famba.schedule import STRATEGIES
 
 QUANTITIES = {"top1": "%", "top5": "%", "time": "s", "memory": "MiB"}
-MACHINE = (4, "A100")  # number and kind of GPUs of the released scripts; the paper does not give the number
-IMAGES_PER_GPU = 128  # of a backward pass: what the published memory is of
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,8 @@ def _published_lines(
     if table > 1:
         there = [row for row in printed if (row.table, row.strategy) == (1, "baseline") and row.model in models] + there
     for row in there:
-        schedule = _schedule(row)
-        cell = next((key for key, r in by_cell.items() if key[0] == row.model and r.cell.schedule == schedule), None)
+        same = (key for key, r in by_cell.items() if key[0] == row.model and r.cell.schedule == row.schedule)
+        cell = next(same, None)
         values = {"top1": row.top1, "top5": row.top5, "time": row.time_s, "memory": row.memory_mib}
         line = made[cell] if cell else None
         numbers = _numbers(values, line, by_cell[cell] if cell else None, accuracy)
@@ -140,14 +139,6 @@ def _measured_lines(
             )  # fmt: skip
 
 
-def _schedule(row: PublishedRow) -> tuple[int, ...]:
-    """What a printed row says was trained."""
-    if row.r is None or row.start is None:
-        return strategy(row.strategy)
-    depth = len(strategy("baseline"))
-    return (0,) * (row.start - 1) + (row.r,) * (depth - row.start + 1)
-
-
 def _numbers(published: Mapping[str, float], line: Line | None, row: Row | None, accuracy: str) -> dict[str, Number]:
     names = {
         "top1": f"top1_{accuracy}_percent", "top5": f"top5_{accuracy}_percent", "time": "loop_s",
@@ -155,8 +146,7 @@ def _numbers(published: Mapping[str, float], line: Line | None, row: Row | None,
     }  # fmt: skip
     same = dict.fromkeys(QUANTITIES, True)
     if row is not None:
-        count, kind = MACHINE
-        same["time"] = row.environment.world_size == count and kind in row.environment.device
+        same["time"] = row.environment.world_size == GPUS and DEVICE in row.environment.device
         same["memory"] = row.memory.device_peak is not None and row.cell.recipe.micro_batch == IMAGES_PER_GPU
     return {
         quantity: Number(

@@ -32,6 +32,11 @@ class PublishedRow:
     time_s: int
     memory_mib: int
 
+    @property
+    def schedule(self) -> tuple[int, ...]:
+        """Tokens that each layer fused."""
+        return _schedule(self.strategy, self.r, self.start)
+
 
 class TableRow(Settings):
     """A row of a published table as it is printed. `time`: h:mm:ss of the whole training."""
@@ -59,12 +64,9 @@ class TableRow(Settings):
         return 3600 * hours + 60 * minutes + seconds
 
     @property
-    def schedule(self) -> tuple[int, ...] | None:
-        """Tokens that each layer fuses, where the row says so itself."""
-        if self.r is None or self.start is None:
-            return None
-        depth = len(strategy("baseline"))
-        return (0,) * (self.start - 1) + (self.r,) * (depth - self.start + 1)
+    def schedule(self) -> tuple[int, ...]:
+        """Tokens that each layer fused."""
+        return _schedule(self.strategy, self.r, self.start)
 
 
 class PublishedTable(Settings):
@@ -90,3 +92,11 @@ class PublishedTable(Settings):
             PublishedRow(self.table, r.model, r.strategy, r.r, r.start, r.top1, r.top5, r.time_s, r.memory_mib)
             for r in self.rows
         ]
+
+
+def _schedule(name: str, r: int | None, start: int | None) -> tuple[int, ...]:
+    """That of the strategy, unless the row lists its own layers and tokens."""
+    if r is None or start is None:
+        return strategy(name)
+    depth = len(strategy(name))
+    return (0,) * (start - 1) + (r,) * (depth - start + 1)

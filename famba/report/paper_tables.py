@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from famba.judge.paper_tables import IMAGES_PER_GPU, MACHINE, QUANTITIES, Number, PaperTable
+from famba.judge.cells import DEVICE, GPUS, IMAGES_PER_GPU
+from famba.judge.paper_tables import QUANTITIES, Number, PaperTable
 from famba.judge.tables import SMOKE_NOTE, model_name
 from famba.record import Row
 from famba.report.table import Entry, Table, csv_of, line_href, table
@@ -131,10 +132,9 @@ def _note(found: PaperTable, rows: Sequence[Row], accuracy: str) -> str:
         "Difference: measured less published, with the 95 % interval of the measured mean over n seeds (Student t; "
         "none for one seed). The published number is one training, whose spread is not known."
     )
-    count, kind = MACHINE
     if not _subtracted(found, "time"):
         notes.append(
-            f"Hours of two machines are not subtracted: the released scripts use {count} × {kind} (the paper does not "
+            f"Hours of two machines are not subtracted: the released scripts use {GPUS} × {DEVICE} (the paper does not "
             f"give the number), these rows {row.environment.world_size} × {row.environment.device}."
         )
     if not _subtracted(found, "memory"):
