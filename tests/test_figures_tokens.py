@@ -93,17 +93,17 @@ def test_strategies_that_models_share_make_one_panel(tmp_path):
 
 
 def test_strategies_are_drawn_from_the_schedule_even_where_it_asks_for_too_much(tmp_path):
-    schedule = (0,) * 10 + (30, 30)  # of 64 patches: the second finds 34 left and takes the half
-    grid = experiment(strategies=["upper", "late"], schedules={"late": [0] * 12}, seeds=[0])
-    grid = grid.model_copy(update={"schedules": {"late": schedule}})  # no file may say so, an old row can
+    shallow = {"vim_two": {"embed_dim": 8, "depth": 2, "img_size": 32, "patch_size": 4}}
+    grid = experiment(models=shallow, strategies=["baseline", "interleaved"], seeds=[0])
+    assert grid.cells()[1].schedule == (0, 55)  # the paper's share of 64 patches, of which half can be fused
     made = figure("strategies", read_results(write_grid(tmp_path, grid), CLAIMS))
     axes = made.axes[0]
-    late = [text.get_text() for text in axes.texts if 0.5 < text.get_position()[1] < 1.5]
-    assert late == ["30", "17", "18  (90.1 %)"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["upper", "late"]
+    fused = [text.get_text() for text in axes.texts if 0.5 < text.get_position()[1] < 1.5]
+    assert fused == ["32", "33  (75.4 %)"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["baseline", "interleaved"]
     bars = [bar for bar in axes.patches if bar.get_y() > 1 and bar.get_edgecolor()[3] == 0]
     heights = [-bar.get_height() / 0.84 * 65 for bar in bars]
-    assert heights == pytest.approx([65] * 10 + [35, 18])
+    assert heights == pytest.approx([65, 33])
 
 
 def test_maps_are_those_of_the_record_and_of_the_model_that_fuses_none(smoke, drawn):
