@@ -15,6 +15,7 @@ import torch
 from famba.cell import checkpoint, initial
 from famba.cell.lock import exclusive
 from famba.config import Cell, Experiment
+from famba.config.datasets import DATA_HELP, data_folder
 from famba.distributed import launch, processes
 from famba.errors import InputError
 from famba.machine.device import pick_device
@@ -36,7 +37,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--again", action="store_true", help="train a finished cell anew, in place of its result")
     parser.add_argument("--init", type=Path, metavar="FILE", help="start from these weights instead of the seed's")
     parser.add_argument("--log", type=Path, metavar="FILE", help="also write the progress there, a line a minute")
-    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="where the data sets are [data]")
+    parser.add_argument("--data", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
     parser.add_argument("--rendezvous", metavar="HOST:PORT", help="where the nodes of a cell that takes several meet")
     parser.set_defaults(func=_main)
 

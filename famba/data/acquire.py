@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from famba.config.datasets import data_folder
 from famba.data import cifar, digits, fashion, sources
 from famba.data.download import PATIENCE, Patience, download, open_part, writing
 from famba.data.registry import check_name
@@ -16,31 +17,56 @@ from famba.errors import InputError
 
 def fetch(
     name: str,
-    root: str | Path = "data",
+    root: str | Path | None = None,
     url: str | None = None,
-    kind: str = "binary",
+    kind: str | None = None,
     patience: Patience = PATIENCE,
 ) -> Path:
     """Download what is missing of data set `name` below `root`, verified; returns the archive, folder or file.
 
+    root: the data folder [FAMBA_DATA, else `data`].
     url: instead of the published one; for fashion-mnist, of the folder that holds the four files.
-    kind: which archive of cifar100, "binary" or "python".
+    kind: which archive of cifar100, "binary" or "python"; without kind and url, any form that is there and right will
+        do, and only where there is none the binary archive is fetched.
     A file that is there and right is left alone; one that is there and wrong is replaced once the right one is
     complete. Until then the download is called `<name>.part`, and a broken transfer is resumed by the next call.
     Raises InputError.
     """
     check_name(name)
+    root = data_folder() if root is None else Path(root)
     if name == digits.NAME:
         return digits.locate()
     if name == cifar.NAME:
-        archive = sources.archive(cifar.BINARY if kind == "binary" else cifar.PYTHON)
-        return _fetch_archive(archive, Path(root), url or archive.url, patience)
+        if url is None and kind is None and (form := _verified_form(root)):
+            return form.path
+        archive = sources.archive(cifar.PYTHON if kind == "python" else cifar.BINARY)
+        return _fetch_archive(archive, root, url or archive.url, patience)
     for file in fashion.FILES:
         archive, packaged = sources.archive(file), fashion.DEBIAN / file
         # Debian's files are copied: a container does not see the system's folders
         own = packaged.as_uri() if packaged.exists() else archive.url
-        _fetch_archive(archive, Path(root), f"{url.rstrip('/')}/{file}" if url else own, patience)
-    return Path(root) / fashion.NAME
+        _fetch_archive(archive, root, f"{url.rstrip('/')}/{file}" if url else own, patience)
+    return root / fashion.NAME
+
+
+def _verified_form(root: Path) -> cifar.Form | None:
+    """The first form of cifar100 below `root` that is verified; stderr says why a folder is not."""
+    try:
+        forms = cifar.locate(root)
+    except InputError:
+        return None
+    for form in forms:
+        archive = form.path.name if form.kind in (cifar.BINARY, cifar.PYTHON) else None
+        try:
+            if archive:
+                sources.check_file(form.path, sources.archive(archive))
+            else:
+                cifar.load_form(form)
+            return form
+        except InputError as error:
+            if not archive:  # an archive is fetched again, and then it is said
+                print(f"not used: {error}", file=sys.stderr)
+    return None
 
 
 def _fetch_archive(archive: sources.Archive, root: Path, url: str, patience: Patience) -> Path:
@@ -81,21 +107,18 @@ def _download_verified(archive: sources.Archive, target: Path, url: str, patienc
             os.replace(part, target)
 
 
-def pull(name: str, root: str | Path = "data") -> Path:
-    """Like `fetch`, but cifar100 comes through its DVC stage: from DVC's cache or remote, else from its URL."""
+def pull(name: str, root: str | Path | None = None) -> Path:
+    """Like `fetch`, but an archive of cifar100 comes through its DVC stage: from DVC's cache or remote, or its URL."""
     check_name(name)
+    root = data_folder() if root is None else Path(root)
     if name != cifar.NAME:
         return fetch(name, root)
-    try:
-        path, archive = cifar.locate(root)
-        sources.check_file(path, archive)
-        return path
-    except InputError:
-        pass
-    if reason := _no_dvc(Path(root)):
+    if form := _verified_form(root):
+        return form.path
+    if reason := _no_dvc(root):
         print(f"fetching {name} without DVC: {reason}", file=sys.stderr)
-        return fetch(name, root)
-    path, archive = Path(root) / cifar.BINARY, sources.archive(cifar.BINARY)
+        return fetch(name, root, kind="binary")
+    path, archive = root / cifar.BINARY, sources.archive(cifar.BINARY)
     # DVC's cache and remote can only have what dvc.lock pins, and DVC does not pull over a file that is in the way
     pinned = archive.md5 is not None and archive.md5 in Path("dvc.lock").read_text(encoding="utf-8")
     from_cache = ["--pull"] if pinned and not path.exists() else []

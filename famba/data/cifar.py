@@ -1,159 +1,181 @@
-"""CIFAR-100, read straight from either published archive; nothing is unpacked to the disk.
+"""CIFAR-100 in any of its common forms: which are there, which is taken, and that it is the published set.
 
-Binary: `cifar-100-binary/{train,test}.bin`, records of 1 coarse label, 1 fine label and 3 x 32 x 32 bytes (red, green,
-blue planes, row-major), with the names of the classes in two text files.
-Python: `cifar-100-python/{train,test,meta}`, pickles written by Python 2; see cifar_pickle.py.
+A published archive is held to its sha256 and read in place; nothing is unpacked to the disk. The other forms are held
+to the content of both splits (cifar_content.py), and an extracted python folder is also known by its files' md5.
 """
 
 from __future__ import annotations
 
+import hashlib
+import sys
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from famba.data import sources
-from famba.data.cifar_pickle import field, unpickle
-from famba.data.dataset import Dataset, check_labels, describe, missing
+from famba.data import cifar_content, sources
+from famba.data.cifar_images import read_images, read_parquet
+from famba.data.cifar_records import BINARY_FOLDER, PYTHON_FOLDER, Contents, read_archive, read_folder
+from famba.data.content import Content, content
+from famba.data.dataset import Dataset, Identity, canonical_digest, describe
 from famba.errors import Altered, InputError
 
 NAME = "cifar100"
 BINARY, PYTHON = "cifar-100-binary.tar.gz", "cifar-100-python.tar.gz"
-FINE, COARSE = 100, 20  # classes
-SIZE = 32
-RECORD = 2 + 3 * SIZE * SIZE  # bytes
-_NAME_FILES = ("fine_label_names.txt", "coarse_label_names.txt")
-_BLOCK = 4096  # records decoded at a time: 12 MiB beside the array they go into
+IMAGES, PARQUET = "image folder {train,test}/<class>/*.png", "{train,test}-*.parquet"
+# In order of preference: the archives first, whose sha256 is published; then by the time that reading takes.
+FORMS = (BINARY, PYTHON, PYTHON_FOLDER, BINARY_FOLDER, PARQUET, IMAGES)
+CHOICE = "the first that is verified is read: published archives, then extracted folders, Parquet, image folder"
+_SPLITS = ("train", "test")
+# md5 of the files in the official python archive, as torchvision publishes them (torchvision/datasets/cifar.py)
+_EXTRACTED_MD5 = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
 
 
-class _Part(NamedTuple):
-    images: np.ndarray  # uint8 (N, 32, 32, 3)
-    fine: np.ndarray  # int64 (N,)
-    coarse: np.ndarray  # int64 (N,)
+@dataclass(frozen=True)
+class Form:
+    """One of FORMS that is there: the archive, or the folder that holds the files."""
+
+    kind: str
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path) if self.path.name.startswith(self.kind) else f"{self.path} ({self.kind})"
 
 
-class _Contents(NamedTuple):
-    train: _Part
-    test: _Part
-    fine_names: list[str]
-    coarse_names: list[str]
-
-
-def locate(root: str | Path) -> tuple[Path, sources.Archive]:
-    """The archive to read, the binary one where both are there, and what it must be. InputError if neither is."""
-    paths = [Path(root) / name for name in (BINARY, PYTHON)]
-    for path in paths:
-        if path.exists():
-            return path, sources.archive(path.name)
-    raise missing(paths[0], NAME)
+def locate(root: str | Path) -> list[Form]:
+    """The forms in `root` and in its folders `cifar*`, the preferred one first. InputError if there is none."""
+    root = Path(root)
+    folders = _folders(root)
+    found = [Form(kind, path) for kind in FORMS for folder in folders if (path := _present(kind, folder))]
+    if not found:
+        raise InputError(_missing(root, folders))
+    return found
 
 
 def load(root: str | Path) -> Dataset:
-    """CIFAR-100 with its 100 fine classes; images (N, 32, 32, 3). Size and sha256 are verified before it is parsed."""
-    path, archive = locate(root)
-    read = _read_binary if path.name == BINARY else _read_python
+    """CIFAR-100 with its 100 fine classes; images (N, 32, 32, 3), verified.
+
+    Of several forms the first that can be verified is read, and stderr says why one before it was not.
+    Raises InputError if none can be: Altered where an archive is there and is not the published one.
+    """
+    errors: list[InputError] = []
+    for form in locate(root):
+        try:
+            loaded = load_form(form)
+        except InputError as error:
+            errors.append(error)
+            continue
+        for refusal in errors:
+            print(f"not used: {refusal}; reading {form}", file=sys.stderr)
+        return loaded
+    raise type(errors[0])("; ".join(map(str, errors)))
+
+
+def load_form(form: Form) -> Dataset:
+    """Read and verify one form. Raises InputError."""
+    if form.kind in (BINARY, PYTHON):
+        return _load_archive(form.path)
+    try:
+        contents = _READERS[form.kind](form.path)
+        arrays = _arrays(contents)
+        found = content(arrays)
+        if not (form.kind == PYTHON_FOLDER and _is_extracted(form.path)):
+            cifar_content.check(contents, found, str(form))
+    except Altered as error:  # `famba data fetch` brings archives, and would not repair a folder
+        raise InputError(str(error)) from error
+    except OSError as error:
+        raise InputError(f"{form.path}: cannot be read: {error.strerror or error}") from error
+    official = cifar_content.expected().official
+    source = form.kind if form.kind in (IMAGES, PARQUET) else f"{form.kind}/"
+    return describe(NAME, source, canonical_digest(arrays), arrays, contents.names, official, found)
+
+
+_READERS: dict[str, Callable[[Path], Contents]] = {
+    PYTHON_FOLDER: lambda path: read_folder(path, PYTHON_FOLDER),
+    BINARY_FOLDER: lambda path: read_folder(path, BINARY_FOLDER),
+    PARQUET: read_parquet,
+    IMAGES: read_images,
+}
+
+
+def findings(identity: Identity) -> list[str]:
+    """What is worth a word about data that has been verified: content that is not the one pinned here."""
+    archived = identity.source in (BINARY, PYTHON)
+    if archived and identity.official != cifar_content.expected().official:
+        return []  # FAMBA_SOURCES describes the one and not the other
+    found = Content(identity.train_digest, identity.test_digest, identity.order_digest)
+    return [
+        f"finding: the {split} digest is not {cifar_content.expected().digests[split]}, computed from the images of "
+        "another source; the files have their published hashes, and are taken"
+        for split in cifar_content.differences(found)
+    ]
+
+
+def _load_archive(path: Path) -> Dataset:
+    archive = sources.archive(path.name)
     try:
         with open(path, "rb") as file:
             size = sum(len(chunk) for chunk in sources.checked(file, path, archive))
             file.seek(0)
-            with tarfile.open(fileobj=file, mode="r|gz", bufsize=1 << 20) as tar:
-                contents = read(tar, path, archive.records)
+            contents = read_archive(file, path, archive.records)
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    _count(f"{path}: fine label names", len(contents.fine_names), FINE)
-    _count(f"{path}: coarse label names", len(contents.coarse_names), COARSE)
-    for split, part in (("train", contents.train), ("test", contents.test)):
-        check_labels(part.fine, FINE, f"{path}: {split}", "fine label")
-        check_labels(part.coarse, COARSE, f"{path}: {split}", "coarse label")
-    arrays = (contents.train.images, contents.train.fine, contents.test.images, contents.test.fine)
-    return describe(NAME, path.name, (archive.sha256, size), arrays, contents.fine_names, archive.official)
+    return describe(NAME, path.name, (archive.sha256, size), _arrays(contents), contents.names, archive.official)
 
 
-def _read_binary(tar: tarfile.TarFile, path: Path, records: Mapping[str, int]) -> _Contents:
-    parts: dict[str, _Part] = {}
-    names: dict[str, list[str]] = {}
-    for name, stream, size in _members(tar, path, "cifar-100-binary", ("train.bin", "test.bin", *_NAME_FILES)):
-        where = f"{path}: {name}"
-        if name.endswith(".txt"):
-            names[name] = stream.read(1 << 16).decode("ascii", "replace").split()
-            continue
-        if size % RECORD:
-            raise Altered(f"{where}: {size:,} bytes, expected a whole number of {RECORD}-byte records")
-        split = name.removesuffix(".bin")
-        _count(f"{where}: records", size // RECORD, records[split])  # before memory is taken for them
-        parts[split] = _decode(stream, size // RECORD)
-    return _Contents(parts["train"], parts["test"], *(names[name] for name in _NAME_FILES))
+def _arrays(contents: Contents) -> tuple[np.ndarray, ...]:
+    return (contents.train.images, contents.train.fine, contents.test.images, contents.test.fine)
 
 
-def _decode(stream: IO[bytes], count: int) -> _Part:
-    """`count` binary records, a block at a time straight into the final arrays."""
-    part = _Part(np.empty((count, SIZE, SIZE, 3), np.uint8), np.empty(count, np.int64), np.empty(count, np.int64))
-    for start in range(0, count, _BLOCK):
-        stop = min(start + _BLOCK, count)
-        block = np.frombuffer(stream.read((stop - start) * RECORD), np.uint8).reshape(-1, RECORD)
-        part.coarse[start:stop], part.fine[start:stop] = block[:, 0], block[:, 1]
-        part.images[start:stop] = _channels_last(block[:, 2:])
-    return part
+def _is_extracted(folder: Path) -> bool:
+    """Whether the pickles are those of the official python archive, byte for byte."""
+    for split, md5 in _EXTRACTED_MD5.items():
+        with open(folder / split, "rb") as file:
+            if hashlib.file_digest(file, "md5").hexdigest() != md5:
+                return False
+    return True
 
 
-def _read_python(tar: tarfile.TarFile, path: Path, records: Mapping[str, int]) -> _Contents:
-    parts: dict[str, _Part] = {}
-    names: dict[str, list[str]] = {}
-    for name, stream, _ in _members(tar, path, "cifar-100-python", ("train", "test", "meta")):
-        where = f"{path}: {name}"
-        fields = unpickle(stream, where)
-        if name == "meta":
-            for key in ("fine_label_names", "coarse_label_names"):
-                names[key] = [_text(word) for word in field(fields, key, list, where)]
-            continue
-        data = field(fields, "data", np.ndarray, where)
-        if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != RECORD - 2:
-            raise Altered(f"{where}: data is {data.dtype} {data.shape}, expected uint8 (N, {RECORD - 2})")
-        fine, coarse = (_labels(fields, key, where) for key in ("fine_labels", "coarse_labels"))
-        for what, found in (("records", len(data)), ("fine labels", len(fine)), ("coarse labels", len(coarse))):
-            _count(f"{where}: {what}", found, records[name])
-        parts[name] = _Part(np.ascontiguousarray(_channels_last(data)), fine, coarse)
-    return _Contents(parts["train"], parts["test"], names["fine_label_names"], names["coarse_label_names"])
+def _folders(root: Path) -> list[Path]:
+    """Where forms are looked for: `root` and its folders `cifar*`."""
+    try:
+        return [
+            root,
+            *sorted(path for path in root.iterdir() if path.name.lower().startswith("cifar") and path.is_dir()),
+        ]
+    except OSError:
+        return [root]
 
 
-def _members(
-    tar: tarfile.TarFile, path: Path, folder: str, names: Sequence[str]
-) -> Iterator[tuple[str, IO[bytes], int]]:
-    """The wanted files of `folder`, as (name, stream, size), in the one pass that a compressed stream allows.
-
-    Links and all other members are passed over, and a member is only ever read through the archive's own stream, so
-    that no name in it can reach a path of this machine.
-    """
-    wanted = list(names)
-    for member in tar:
-        name = member.name.removeprefix(f"{folder}/")
-        stream = tar.extractfile(member) if name in wanted and member.isreg() else None
-        if stream is not None:
-            wanted.remove(name)
-            yield name, stream, member.size
-    if wanted:
-        raise Altered(f"{path}: {', '.join(f'{folder}/{name}' for name in wanted)} missing from the archive")
+def _present(kind: str, folder: Path) -> Path | None:
+    """The archive or folder of a form in `folder`, if there is a part of one."""
+    if kind in (BINARY, PYTHON):
+        return folder / kind if (folder / kind).is_file() else None
+    there = {
+        PYTHON_FOLDER: lambda: any((folder / name).is_file() for name in (*_SPLITS, "meta")),
+        BINARY_FOLDER: lambda: any((folder / f"{split}.bin").is_file() for split in _SPLITS),
+        PARQUET: lambda: any(True for split in _SPLITS for _ in folder.glob(f"{split}-*.parquet")),
+        IMAGES: lambda: any((folder / split).is_dir() for split in _SPLITS),
+    }
+    return folder if there[kind]() else None
 
 
-def _channels_last(rows: np.ndarray) -> np.ndarray:
-    """(N, 3072) colour planes, as a (N, 32, 32, 3) view."""
-    return rows.reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
+def _missing(root: Path, folders: list[Path]) -> str:
+    """The message where no form is there: what is taken, where it was looked for, and how to get it."""
+    forms = [f"{kind}/" if kind in (PYTHON_FOLDER, BINARY_FOLDER) else kind for kind in FORMS]
+    ten = [f"{path} is CIFAR-10, which has 10 classes; " for path in _cifar10(folders)][:1]
+    return (
+        f"{''.join(ten)}{root / BINARY} is missing: run `famba data fetch cifar100` or `dvc repro cifar100`, "
+        f"or put one of {', '.join(forms)} into {root} or its folders cifar*; --root, --data or FAMBA_DATA name "
+        f"another folder, FAMBA_SOURCES a YAML file with a mirror: `{BINARY}: {{url: https://...}}`"
+    )
 
 
-def _labels(fields: dict[str, Any], key: str, where: str) -> np.ndarray:
-    values = field(fields, key, list, where)
-    if wrong := [value for value in values if not isinstance(value, int) or abs(value) >= 1 << 31]:
-        raise Altered(f"{where}: {key} holds {wrong[0]!r}, expected the number of a class")
-    return np.array(values, np.int64)
-
-
-def _text(word: Any) -> str:
-    return word.decode("ascii", "replace") if isinstance(word, bytes) else str(word)
-
-
-def _count(where: str, found: int, expected: int) -> None:
-    if found != expected:
-        raise Altered(f"{where}: {found:,}, expected {expected:,}")
+def _cifar10(folders: list[Path]) -> Iterator[Path]:
+    for folder in folders:
+        if any(folder.glob("data_batch_1*")):
+            yield folder
+        yield from folder.glob("cifar-10-*.tar.gz")

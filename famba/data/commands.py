@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from famba.config.datasets import DATA_HELP, data_folder
 from famba.data import cifar, digits
 from famba.data.acquire import fetch, pull
 from famba.data.dataset import Identity
@@ -18,6 +19,15 @@ from famba.record import atomic_file
 
 _DESCRIPTION = """\
 Data sets: cifar100 (the paper's), fashion-mnist, digits (inside scikit-learn, nothing to fetch).
+
+They are looked for in --root, else in the folder that FAMBA_DATA names, else in data/. CIFAR-100 is taken in any of
+these forms, there or in a folder cifar* there; the first that is verified is read:
+  cifar-100-binary.tar.gz, cifar-100-python.tar.gz    the published archives, held to their sha256
+  cifar-100-python/                                   extracted, as torchvision leaves it
+  cifar-100-binary/                                   extracted
+  train-*.parquet, test-*.parquet                     as in uoft-cs/cifar100 of Hugging Face; needs pyarrow
+  train/<class>/*.png, test/<class>/*.png             image folder
+The others are held to the sha256 over the sorted records of each split (a byte of label, then the colour planes).
 
 FAMBA_SOURCES=FILE.yaml names mirrors, or other archives of the same format, by file name:
   cifar-100-binary.tar.gz: {url: https://mirror.example.org/cifar-100-binary.tar.gz}
@@ -38,7 +48,11 @@ def add_parser(subparsers: Any) -> None:
     command.add_argument(
         "--url", help="instead of the published URL (fashion-mnist: of the folder with its four files)"
     )
-    command.add_argument("--kind", choices=("binary", "python"), help="which archive of cifar100 [binary]")
+    command.add_argument(
+        "--kind",
+        choices=("binary", "python"),
+        help="this archive of cifar100, whatever other form is there [binary, if there is no form at all]",
+    )
 
     command = _command(
         commands, "pull", _pull, "like fetch, but cifar100 through DVC: its cache, its remote, its stage"
@@ -47,7 +61,7 @@ def add_parser(subparsers: Any) -> None:
         "--identity", type=Path, metavar="FILE", help="also verify all of it and write its identity, JSON"
     )
 
-    _command(commands, "verify", _verify, "read all of it: sha256, size, format, labels")
+    _command(commands, "verify", _verify, "read all of it: form, digests, size, labels")
 
     command = _command(commands, "show", _show, "draw a labelled sheet of samples")
     command.add_argument(
@@ -60,7 +74,7 @@ def _command(commands: Any, name: str, func: Any, text: str) -> argparse.Argumen
         name, help=text, description=text[0].upper() + text[1:] + "."
     )
     command.add_argument("name", metavar="NAME", help=", ".join(NAMES))
-    command.add_argument("--root", type=Path, default=Path("data"), metavar="FOLDER", help="data folder (data)")
+    command.add_argument("--root", type=Path, default=data_folder(), metavar="FOLDER", help=DATA_HELP)
     command.set_defaults(func=func)
     return command
 
@@ -71,7 +85,7 @@ def _fetch(args: argparse.Namespace) -> int:
         raise InputError(f"--url: {args.name} come with scikit-learn, and nothing is fetched; leave it out")
     if args.kind and args.name != cifar.NAME:
         raise InputError(f"--kind: {args.name} has no archives to choose from, {cifar.NAME} has; leave it out")
-    path = fetch(args.name, args.root, args.url, args.kind or "binary")
+    path = fetch(args.name, args.root, args.url, args.kind)
     print(f"{args.name}: {path} is there and verified")
     return 0
 
@@ -87,13 +101,27 @@ def _pull(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     try:
-        print(_sentence(verify(args.name, args.root)))
+        identity = verify(args.name, args.root)
     except Altered as error:
         again = (
             "install scikit-learn anew" if args.name == digits.NAME else f"`famba data fetch {args.name}` replaces it"
         )
         raise CheckFailed(f"{error}; {again}") from None
+    print("\n".join([_sentence(identity), *_content(identity, args.root)]))
     return 0
+
+
+def _content(identity: Identity, root: Path) -> list[str]:
+    """The lines of `verify` about content: digests, other forms that are there, findings, verdict."""
+    lines = [f"{split} digest {getattr(identity, f'{split}_digest')}" for split in ("train", "test")]
+    findings = []
+    if identity.name == cifar.NAME:
+        forms = cifar.locate(root)
+        if len(forms) > 1:
+            lines.append(f"found: {', '.join(map(str, forms))}; {cifar.CHOICE}")
+        findings = cifar.findings(identity)
+    verdict = "verified: the published images and labels" if identity.official else "verified as FAMBA_SOURCES says"
+    return [*lines, *findings, verdict]
 
 
 def _show(args: argparse.Namespace) -> int:

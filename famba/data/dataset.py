@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from famba.data.content import content
+from famba.data.content import Content, content
 from famba.errors import Altered, InputError
 
 
@@ -17,8 +17,8 @@ from famba.errors import Altered, InputError
 class Identity:
     """Which images these are, in a form that fits in a result row.
 
-    `sha256` and `bytes` are those of the archive for cifar100, and of `canonical_digest` for the sets that do not come
-    as one archive. `official` is False when FAMBA_SOURCES put another content in the place of the published one.
+    `sha256` and `bytes` are those of the archive, and of `canonical_digest` for what does not come as one archive.
+    `official` is False when FAMBA_SOURCES put another content in the place of the published one.
     The digests are those of `famba.data.content`: results from equal `train_digest` and `test_digest` are of the same
     images and labels, and with equal `order_digest` also of the same order.
     """
@@ -63,12 +63,16 @@ def describe(
     arrays: Sequence[np.ndarray],
     classes: Sequence[str],
     official: bool,
+    found: Content | None = None,
 ) -> Dataset:
-    """The `Dataset` of `arrays` (train images, train labels, test images, test labels); `digest` is (sha256, bytes)."""
+    """The `Dataset` of `arrays` (train images, train labels, test images, test labels).
+
+    `digest` is (sha256, bytes); `found` the content of `arrays`, where it has been computed before.
+    """
     train_images, train_labels, test_images, test_labels = arrays
     sha256, size = digest
     _, height, _, channels = train_images.shape
-    found = content(arrays)
+    found = found or content(arrays)
     identity = Identity(
         name=name,
         source=source,

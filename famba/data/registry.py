@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from famba.config.datasets import data_folder
 from famba.data import cifar, digits, fashion
 from famba.data.dataset import Dataset, Identity
 from famba.errors import InputError
@@ -19,17 +20,20 @@ def check_name(name: str) -> None:
         raise InputError(f"unknown data set {name!r}; the nearest known one is {near!r}, known are {', '.join(NAMES)}")
 
 
-def load(name: str, root: str | Path = "data") -> Dataset:
+def load(name: str, root: str | Path | None = None) -> Dataset:
     """The data set `name`, whole, in memory: images uint8 (N, H, W, C), labels int64 (N,).
+
+    root: the data folder [FAMBA_DATA, else `data`].
 
     Raises InputError, in one line, if a file is missing, altered or not of its format.
     """
     check_name(name)
+    root = data_folder() if root is None else root
     if name == cifar.NAME:
         return cifar.load(root)
     return fashion.load(root) if name == fashion.NAME else digits.load()
 
 
-def verify(name: str, root: str | Path = "data") -> Identity:
+def verify(name: str, root: str | Path | None = None) -> Identity:
     """Verify identity and format by reading the whole of data set `name`; errors as for `load`."""
     return load(name, root).identity

@@ -8,6 +8,8 @@ FAMBA_SOURCES names a YAML file that overrides rows of the table, by file name:
 A `url` alone is a mirror: the content is still held to the published identity. A `sha256` makes it another data set, a
 test's generated archive for example; `bytes`, `md5` and `records` (images per split) then describe that one, its
 `Identity` says `official: false`, and no row made from it can pass for the published images.
+
+A row `cifar100` does the same for the forms that are no archive and are known by their content: see cifar_content.py.
 """
 
 from __future__ import annotations
@@ -104,16 +106,22 @@ _TABLE = (
     ),
 )
 PUBLISHED = {Path(archive.file).name: archive for archive in _TABLE}
+CONTENT_ROW = "cifar100"  # of a FAMBA_SOURCES file: the content of the forms that are no archive
 
 
 def archive(name: str) -> Archive:
     """The archive with file name `name`, after FAMBA_SOURCES has had its say."""
+    path, rows = overrides()
+    return {row: _override(row, rows[row], path) for row in rows if row != CONTENT_ROW}.get(name, PUBLISHED[name])
+
+
+def overrides() -> tuple[Path, dict[str, dict[str, Any]]]:
+    """The file that FAMBA_SOURCES names, and its rows by name: none where it is not set. Raises InputError."""
     listed = os.environ.get("FAMBA_SOURCES")
-    return _overrides(Path(listed)).get(name, PUBLISHED[name]) if listed else PUBLISHED[name]
+    return (Path(listed), _rows(Path(listed))) if listed else (Path(), {})
 
 
-def _overrides(path: Path) -> dict[str, Archive]:
-    """The rows of a FAMBA_SOURCES file, each laid over the published one."""
+def _rows(path: Path) -> dict[str, dict[str, Any]]:
     try:
         rows = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -124,7 +132,7 @@ def _overrides(path: Path) -> dict[str, Archive]:
         raise InputError(f"FAMBA_SOURCES={path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         raise InputError(f"FAMBA_SOURCES={path}: expected a mapping of archive names to mappings with a url")
-    return {name: _override(name, row, path) for name, row in rows.items()}
+    return rows
 
 
 _KINDS: dict[str, tuple[type, str]] = {
@@ -138,9 +146,9 @@ _KINDS: dict[str, tuple[type, str]] = {
 
 def _override(name: str, row: dict[str, Any], path: Path) -> Archive:
     where = f"FAMBA_SOURCES={path}: {name}"
-    _known(str(name), PUBLISHED, f"FAMBA_SOURCES={path}", "archive")
+    known(str(name), PUBLISHED, f"FAMBA_SOURCES={path}", "archive")
     for key, value in row.items():
-        _known(str(key), _KINDS, where, "key")
+        known(str(key), _KINDS, where, "key")
         kind, wanted = _KINDS[key]
         if not isinstance(value, kind):
             raise InputError(f"{where}: {key} is {value!r}, expected {wanted}")
@@ -157,7 +165,8 @@ def _override(name: str, row: dict[str, Any], path: Path) -> Archive:
     return replace(PUBLISHED[name], **{**defaults, **row, "sha256": row["sha256"].lower(), "records": records})
 
 
-def _known(word: str, words: Mapping[str, Any], where: str, what: str) -> None:
+def known(word: str, words: Mapping[str, Any], where: str, what: str) -> None:
+    """InputError, with the nearest known word, unless `word` is one of `words`."""
     if word not in words:
         near = difflib.get_close_matches(word, words, n=1, cutoff=0)[0]
         raise InputError(f"{where}: unknown {what} {word!r}; the nearest known one is {near!r}")

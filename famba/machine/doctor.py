@@ -16,6 +16,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+from famba.config.datasets import DATA_HELP, data_folder
 from famba.errors import InputError
 from famba.machine.host import cpu_name, nvidia_driver, nvidia_gpus, require_gpu
 from famba.wording import count, install
@@ -160,7 +161,7 @@ def add_parser(commands: Any) -> None:
         description="What this machine has, what is missing, and how to get it.",
     )
     parser.add_argument("--require", choices=["cuda"], help="check only this, and exit with 2 if it is not there")
-    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="where the data sets are [data]")
+    parser.add_argument("--data", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
     parser.set_defaults(func=_main)
 
 

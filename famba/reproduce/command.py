@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from famba import data, scan
+from famba.config.datasets import DATA_HELP, data_folder
 from famba.errors import CheckFailed, InputError
 from famba.machine.device import environment, pick_device
 from famba.reproduce.compare import (
@@ -144,7 +145,7 @@ def add_parser(commands: Any) -> None:
         help="rows of other seeds, for the noise floor; those that stand beside a row are taken anyway",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep what is trained there, a folder for each row")
-    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="where the data sets are [data]")
+    parser.add_argument("--data", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
     parser.set_defaults(func=_main)
 
 

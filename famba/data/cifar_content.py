@@ -1,0 +1,154 @@
+"""CIFAR-100 by its content: what the images and labels must be in any form, and what is wrong where they are not.
+
+A row `cifar100` in the FAMBA_SOURCES file puts another content in its place, a test's for example, which is then
+never called official: `digests`, `records` and, optional, `unlabelled` and `repeated`, each with `train` and `test`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+
+from famba.data import sources
+from famba.data.cifar_names import FINE
+from famba.data.cifar_records import Contents, Part
+from famba.data.content import Content, records, split_digest
+from famba.errors import InputError
+
+_JPEG_STEPS = 1.008  # at the edges of 8-pixel blocks; 1.000 in the published images, 1.013 at JPEG quality 90
+_NEAR = 0.004  # of a channel's mean, on a scale of 0 to 1
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What CIFAR-100 holds; each mapping is by split.
+
+    `digests`: `split_digest` of images and labels. `unlabelled`: the same with every label 0. `repeated`: records
+    that are there a second time. `mean`: of each channel of the training images. The last three only serve to say
+    what is wrong, and an override may leave them open.
+    """
+
+    digests: Mapping[str, str]
+    records: Mapping[str, int]
+    unlabelled: Mapping[str, str] = field(default_factory=dict)
+    repeated: Mapping[str, int] = field(default_factory=dict)
+    mean: tuple[float, ...] = ()
+    official: bool = False
+
+
+# Computed from the PNG files of github.com/cyizhuo/CIFAR-100-dataset at b105b30e: 500 and 100 images of each class,
+# under their original names, whose channel means are the published ones. The official archives are held to their own
+# published sha256; a difference from these digests would be reported as a finding.
+PUBLISHED = Expected(
+    digests={
+        "train": "37a2b72bd30f9438ff20798c661450f58f138c034f556846cd744a56bbb09967",
+        "test": "b9ad4d741ee82873becf8846c246715e789a57766586a9677a8bbe26c8b30279",
+    },
+    records={"train": 50_000, "test": 10_000},
+    unlabelled={
+        "train": "038da1f5920a7abed053cd5465bf55f874c057c7cc3af8f6a242d8c07d047974",
+        "test": "0989954aec96ae14b94d1b97de0421d213dedbf0136ac997fa64310c9a78c366",
+    },
+    repeated={"train": 5, "test": 0},
+    mean=(0.50707516, 0.48654887, 0.44091784),
+    official=True,
+)
+
+
+def expected() -> Expected:
+    """What must be there, after FAMBA_SOURCES has had its say. Raises InputError."""
+    path, rows = sources.overrides()
+    if sources.CONTENT_ROW not in rows:
+        return PUBLISHED
+    row, where = rows[sources.CONTENT_ROW], f"FAMBA_SOURCES={path}: {sources.CONTENT_ROW}"
+    keys = {one.name: one for one in fields(Expected) if one.name not in ("mean", "official")}
+    for key, value in row.items():
+        sources.known(str(key), keys, where, "key")
+        if not isinstance(value, dict) or value.keys() != {"train", "test"}:
+            raise InputError(f"{where}: {key} is {value!r}, expected a mapping of train and test")
+    if missing := {"digests", "records"} - row.keys():
+        raise InputError(f"{where}: {', '.join(sorted(missing))} missing; another content needs them")
+    return Expected(**row)
+
+
+def check(contents: Contents, found: Content, where: str) -> None:
+    """Refuse images and labels that are not CIFAR-100's. Raises InputError, one line that names what they are."""
+    wanted = expected()
+    if found[:2] == (wanted.digests["train"], wanted.digests["test"]):
+        return
+    if wrong := _wrong_names(contents.names):
+        raise InputError(f"{where}: {wrong}")
+    for split, part in (("train", contents.train), ("test", contents.test)):
+        if getattr(found, split) != wanted.digests[split]:
+            raise InputError(f"{where}: {split}: {_what_is_wrong(part, split, wanted)}")
+
+
+def differences(found: Content) -> list[str]:
+    """For data that is verified in another way: the splits whose content is not the one that is pinned here."""
+    wanted = expected()
+    return [split for split in ("train", "test") if getattr(found, split) != wanted.digests[split]]
+
+
+def _wrong_names(names: Sequence[str]) -> str | None:
+    for label, (name, published) in enumerate(zip(names, FINE, strict=True)):
+        if name != published:
+            order = "permuted class indices" if set(names) == set(FINE) else "other class names"
+            return f"{order}: class {label} is named {name!r}, expected {published!r}"
+    return None
+
+
+def _what_is_wrong(part: Part, split: str, wanted: Expected) -> str:
+    """The most likely reason why a split is not the published one."""
+    rows = records(part.images, part.fine)
+    repeated = len(rows) - len(np.unique(rows.view(f"S{rows.shape[1]}"))) - wanted.repeated.get(split, 0)
+    return (
+        _wrong_number(part, wanted.records[split], repeated)
+        or _wrong_labels(part, split, wanted)
+        or _wrong_pixels(part, wanted)
+        or f"other pixels or labels: digest {split_digest(*part)}, expected {wanted.digests[split]}"
+    )
+
+
+def _wrong_number(part: Part, full: int, repeated: int) -> str | None:
+    """Classes that are not there, or too few or too many images; `repeated`: records that should be there once less."""
+    per_class, count = np.bincount(part.fine, minlength=len(FINE)), len(part.fine)
+    again = f", {repeated:,} of them duplicated" if repeated > 0 else ""
+    if missing := [FINE[label] for label in np.flatnonzero(per_class == 0)]:
+        there, names = len(FINE) - len(missing), ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        ten = " (CIFAR-10 has 10)" if there == 10 else ""
+        return f"{there} of {len(FINE)} classes{ten}, without {names}; {count:,} images"
+    if count < full:
+        return f"a subset: {count:,} of {full:,} images{again}"
+    if count > full:
+        return f"{count:,} images, expected {full:,}{again}"
+    if repeated > 0:
+        return f"duplicated images: {repeated:,} records are there more often than in the published set"
+    return None
+
+
+def _wrong_labels(part: Part, split: str, wanted: Expected) -> str | None:
+    if split_digest(part.images, np.zeros_like(part.fine)) != wanted.unlabelled.get(split):
+        return None
+    return "swapped labels: the images are the published ones, their labels are not (permuted class indices?)"
+
+
+def _wrong_pixels(part: Part, wanted: Expected) -> str | None:
+    if (steps := _block_steps(part.images)) > _JPEG_STEPS:
+        return f"a JPEG-compressed copy: steps between blocks of 8 pixels are {steps:.3f} of those within, expected 1"
+    mean = part.images.mean((0, 1, 2)) / 255
+    if wanted.mean and np.abs(mean - wanted.mean).max() < _NEAR:
+        return "altered pixels: a copy that was compressed with loss, or resized and back"
+    if wanted.mean and np.abs(mean[::-1] - wanted.mean).max() < _NEAR:
+        return "swapped colours: red and blue are exchanged"
+    return None
+
+
+def _block_steps(images: np.ndarray) -> float:
+    """Mean step between neighbours on either side of a JPEG block's edge, relative to that beside the edge."""
+    sample = images[:: max(1, len(images) // 4000)].astype(np.int16)
+    across, down = np.abs(np.diff(sample, axis=2)).mean((0, 1, 3)), np.abs(np.diff(sample, axis=1)).mean((0, 2, 3))
+    edges = np.arange(7, 31, 8)
+    beside = np.concatenate([edges - 1, edges + 1])
+    return float((across[edges].mean() + down[edges].mean()) / (across[beside].mean() + down[beside].mean()))
