@@ -133,7 +133,7 @@ INTRODUCTION = """# What the regression gate catches
 
 `famba check --against results/baselines/smoke.json --time-margin 0.5` on the demo's rows, one seed against three frozen
 ones as in CI (which gives times yet more room): first as they are, then with one model trained again under each planted
-defect, whatever else the machine does meanwhile: a time ratio there may be a neighbour's. Made by
+defect. Time ratios are of CPU time, which other programs on the machine change far less than the wall clock. Made by
 
 ```
 python tests/defects.py results/smoke/cells/*/row.json >docs/gate.md
