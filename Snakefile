@@ -3,7 +3,7 @@
 #   dataset -> train (one job per model, strategy and seed) -> judge, figures
 #
 # The experiment is the paper's unless another is named: --configfile config/smoke.yaml
-from famba.pipeline.experiment import load_experiment, require_device
+from famba.pipeline.experiment import ledger_files, load_experiment, require_device
 
 # An experiment that is named replaces the paper's; as a `configfile` the two would
 # be merged, and the paper's models would leak into every other grid.
@@ -13,6 +13,7 @@ if not workflow.overwrite_configfiles:
 
 
 EXPERIMENT = load_experiment(workflow, config)
+LEDGER = ledger_files(EXPERIMENT)  # its own file first
 
 
 container: EXPERIMENT.container

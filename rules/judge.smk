@@ -5,7 +5,7 @@ rule judge:
             "<results>/cells/{cell}/row.json",
             cell=[cell.id for cell in EXPERIMENT.cells()],
         ),
-        claims=EXPERIMENT.claims,
+        claims=LEDGER,
     output:
         csv=report(
             "<results>/summary.csv",
@@ -25,5 +25,5 @@ rule judge:
     message:
         "judge the rows of all cells"
     shell:
-        "python -m famba judge --out {params.folder} --claims {input.claims} {input.rows}"
+        "python -m famba judge --out {params.folder} --claims {input.claims[0]} {input.rows}"
         " 2>&1 | tee {log}"

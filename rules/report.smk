@@ -25,7 +25,7 @@ rule figures:
             "<results>/cells/{cell}/tokens.npz",
             cell=[cell.id for cell in EXPERIMENT.cells()],
         ),
-        published=EXPERIMENT.claims,
+        published=LEDGER,
     output:
         **STUDIES,
         top1=report(
@@ -105,7 +105,7 @@ rule figures:
     message:
         "draw the figures"
     shell:
-        "python -m famba figures --out {params.folder} --claims {input.published} {input.rows} 2>&1 | tee {log}"
+        "python -m famba figures --out {params.folder} --claims {input.published[0]} {input.rows} 2>&1 | tee {log}"
 
 
 # The page, with all of it inside; the same for a README and for a paper.
@@ -113,7 +113,7 @@ rule report:
     input:
         rows=rules.judge.input.rows,
         epochs=rules.figures.input.epochs,
-        claims=EXPERIMENT.claims,
+        claims=LEDGER,
         deviations="docs/deviations.md",
         figures=rules.figures.output,
     output:
@@ -127,7 +127,7 @@ rule report:
     message:
         "write the report"
     shell:
-        "python -m famba report --out {output.html} --claims {input.claims} --deviations {input.deviations} {input.rows}"
+        "python -m famba report --out {output.html} --claims {input.claims[0]} --deviations {input.deviations} {input.rows}"
         " 2>&1 | tee {log}"
 
 

@@ -8,7 +8,7 @@ from rows import ROOT, make_row, paper_experiment
 
 from famba.config import Experiment
 from famba.errors import InputError
-from famba.judge.ledger import load, published_rows
+from famba.judge.ledger import files, load, published_rows
 from famba.judge.tables import model_name
 from famba.judge.verdicts import judge
 
@@ -53,6 +53,12 @@ def test_every_cell_of_a_table_is_a_claim_on_the_cell_of_an_experiment(table, ex
         (test,) = claim.tests
         cell = grid.cell(test.models[0], test.strategies[0], 0)
         assert ledger.schedules.get(cell.strategy, cell.schedule) == cell.schedule
+
+
+def test_a_ledger_is_read_from_its_file_and_from_the_one_that_has_its_tables():
+    own, tables = ROOT / "config" / "starting-layer-claims.yaml", ROOT / "config" / "claims.yaml"
+    assert files(own) == [own, tables]
+    assert files(tables) == [tables]
 
 
 def test_a_line_of_table_2_is_judged_on_its_own_schedule_only():

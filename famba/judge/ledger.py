@@ -121,6 +121,13 @@ def load(path: Path) -> Ledger:
         raise InputError(f"{path}: {where + ': ' if where else ''}{message}") from None
 
 
+def files(path: Path) -> list[Path]:
+    """The files that a ledger is read from: itself, and the one whose tables it takes. Raises InputError."""
+    load(path)
+    tables = yaml.safe_load(path.read_text(encoding="utf-8")).get("tables")
+    return [path, *files(path.with_name(tables))] if isinstance(tables, str) else [path]
+
+
 def _with_tables_of(path: Path, data: dict[str, Any]) -> dict[str, Any]:
     """A ledger with the tables of another one, and with the sources of those."""
     other = load(path)

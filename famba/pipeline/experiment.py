@@ -17,6 +17,7 @@ from snakemake.settings.types import DeploymentMethod
 
 from famba.config import Experiment
 from famba.errors import InputError
+from famba.judge import ledger
 from famba.machine import container
 from famba.machine.host import require_gpu
 
@@ -37,6 +38,14 @@ def load_experiment(workflow: Any, config: dict[str, Any]) -> Experiment:
     except InputError as error:
         stop(error)
     return experiment
+
+
+def ledger_files(experiment: Experiment) -> list[str]:
+    """The files of the ledger that will judge the rows: a ledger that is wrong stops the run before it trains."""
+    try:
+        return [str(path) for path in ledger.files(Path(experiment.claims))]
+    except InputError as error:
+        stop(error)
 
 
 def require_device(workflow: Any, experiment: Experiment) -> None:
