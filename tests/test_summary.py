@@ -209,13 +209,9 @@ def test_the_official_files_are_not_claimed_for_others(tmp_path):
     assert "not the official files" in (tmp_path / "tables" / "summary.md").read_text()
 
 
-def test_claims_hold_the_published_numbers_and_no_others():
+def test_every_published_number_has_a_source_and_an_id_of_its_own():
+    """The numbers themselves: test_published.py."""
     claims = yaml.safe_load((Path(__file__).parent.parent / "config" / "claims.yaml").read_text())
-    top1 = {(n["model"], n["strategy"]): n["value"] for n in claims["published"] if n["quantity"] == "top1"}
-    assert top1 == {("vim_small", "baseline"): 76.9, ("vim_small", "upper"): 75.2, ("vim_tiny", "interleaved"): 67.0}
-    hours = {(n["model"], n["strategy"]): (n["relation"], n["value"]) for n in claims["published"]
-             if n["quantity"] == "training_time"}  # fmt: skip
-    assert hours == {("vim_tiny", "interleaved"): ("<", 4)}
     assert all(n["source"] in claims["sources"] for n in claims["published"])
     ids = [n["id"] for n in claims["published"]]
     assert len(ids) == len(set(ids))
