@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from famba.data.cifar_names import COARSE, FINE
+
 FILES = {"binary": "cifar-100-binary.tar.gz", "python": "cifar-100-python.tar.gz"}
-FINE_NAMES = [f"fine_{number}" for number in range(100)]
-COARSE_NAMES = [f"coarse_{number}" for number in range(20)]
+FINE_NAMES, COARSE_NAMES = list(FINE), list(COARSE)
 
 
 @dataclass

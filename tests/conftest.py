@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import os
 import shutil
 import tarfile
 import threading
@@ -11,6 +12,7 @@ import pytest
 from http_server import Server
 
 ROOT = Path(__file__).parent.parent
+REAL_DATA = os.environ.pop("FAMBA_DATA", None)  # only the test of the real images uses what the developer has
 
 
 @pytest.fixture
