@@ -163,6 +163,11 @@ class EvalLoader:
     def __len__(self) -> int:
         return len(self._labels)
 
+    @property
+    def places(self) -> list[slice]:
+        """Where the images of each batch are in the test set."""
+        return [slice(at, at + self.batch) for at in range(0, len(self), self.batch)][self._share]
+
     def __iter__(self) -> Iterator[Batch]:
         """Images (b, 3, S, S) float32 and labels (b,) int64."""
         images, labels = self._images.split(self.batch), self._labels.split(self.batch)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.utils import get_total_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -136,6 +138,11 @@ class _Allocations(TorchDispatchMode):
     def alive(self) -> int:
         """Bytes of those that something still holds."""
         return sum(nbytes for storage, nbytes in self._made.values() if not storage.expired())
+
+
+def largest_magnitude(tensors: Iterable[Tensor]) -> float:
+    """Largest absolute value in all of the tensors; NaN or infinity if one holds such a value."""
+    return get_total_norm(list(tensors), norm_type=math.inf).item()
 
 
 def first_not_finite(model: VisionMamba, images: Tensor, autocast: Autocast) -> str:

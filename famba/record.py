@@ -43,7 +43,8 @@ class Accuracy(Record):
 class Metrics(Record):
     """Accuracies of the trained weights and of their moving average (EMA).
 
-    `best` is chosen on the test set, as the paper's number is; `last` is free of that choice.
+    `best` is chosen on the test set, as the paper's number is; `last` is free of that choice. `largest_weight` is the
+    largest magnitude of a parameter: a training whose weights are not finite has no row.
     """
 
     last: Accuracy
@@ -51,6 +52,7 @@ class Metrics(Record):
     ema_last: Accuracy
     ema_best: Accuracy
     train_loss: float
+    largest_weight: Annotated[float, Field(gt=0)]
     images_seen: Count
 
 

@@ -5,14 +5,14 @@ It is what the figures of similarity and of fused patches are drawn from. The we
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from famba import seal
 from famba.errors import InputError
-from famba.record import Row, atomic_file
+from famba.record import Row
 
 NAME = "tokens.npz"
 _FIELDS = ("best_match", "layers", "lowest", "similarity", "images", "groups", "seen")
@@ -54,29 +54,21 @@ def write_tokens(record: TokenRecord, path: Path) -> None:
     upper = np.triu_indices(record.similarity.shape[1], 1)
     triangles = record.similarity[:, upper[0], upper[1]]
     lowest = min(float(triangles.min(initial=1.0)), 0.999)
-    with atomic_file(path, binary=True) as file:
-        np.savez_compressed(
-            file,
-            best_match=record.best_match.astype(np.float32),
-            layers=record.layers.astype(np.uint16),
-            lowest=np.float32(lowest),
-            similarity=np.rint((triangles - lowest) / (1 - lowest) * 255).clip(0, 255).astype(np.uint8),
-            images=record.images,
-            groups=record.groups.astype(np.uint16),
-            seen=np.int64(record.seen),
-        )
+    seal.write_arrays(
+        path,
+        best_match=record.best_match.astype(np.float32),
+        layers=record.layers.astype(np.uint16),
+        lowest=np.array(lowest, np.float32),
+        similarity=np.rint((triangles - lowest) / (1 - lowest) * 255).clip(0, 255).astype(np.uint8),
+        images=record.images,
+        groups=record.groups.astype(np.uint16),
+        seen=np.array(record.seen, np.int64),
+    )
 
 
 def read_tokens(path: Path, row: Row) -> TokenRecord:
     """Read the record beside a row. Raises InputError if it is damaged, or not this row's."""
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            stored = {name: file[name] for name in _FIELDS}
-    except KeyError as error:
-        raise InputError(f"{path}: not a token record ({error.args[0]}); train the cell again") from None
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or "not a whole .npz file"
-        raise InputError(f"{path}: cannot read the token record ({reason}); train the cell again") from None
+    stored = seal.read_arrays(path, _FIELDS, "the token record")
     depth, patches = row.cell.architecture.depth, row.cell.architecture.tokens - 1
     upper = np.triu_indices(patches, 1)
     layers, triangles = stored["layers"], stored["similarity"]

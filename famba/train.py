@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from famba import data, measure, recipe, scan
+from famba import data, measure, predictions, recipe, scan, tokens
 from famba.cell import checkpoint, initial
 from famba.cell.checkpoint import History
 from famba.cell.progress import Progress
@@ -24,6 +26,7 @@ from famba.machine import float32
 from famba.machine.cpu_time import cpu_seconds
 from famba.machine.device import energy_joules, environment, host_peak_bytes, pick_device
 from famba.model import VisionMamba
+from famba.predictions import Predictions
 from famba.record import Cost, Data, Memory, Metrics, Row, Scan, Time, Tokens, write_epochs, write_row
 from famba.similarity import token_record
 from famba.step import CapturedForward, CapturedStep, Forward, Step
@@ -96,7 +99,8 @@ class Training:
         """Train to the last epoch, resuming where a checkpoint is; returns the row, which it has written.
 
         Raises:
-            CheckFailed: the loss is no longer finite, or the weights are not those that `init` names.
+            CheckFailed: loss, logits, weights or optimiser state are no longer finite, or the weights are not those
+                that `init` names.
         """
         if initial.digest(self.model) != self._initial_digest:
             raise CheckFailed(f"{self.cell.id}: its weights were changed before the first step; load them with `init`")
@@ -115,14 +119,15 @@ class Training:
             self._save()
         self._account()
         row = self._row()
+        made = self._predict()  # after the clock has stopped: what follows is no part of a cell
         if not self.company.first:
             return row
         write_epochs(self.history.epochs, self.folder / "epochs.csv")
-        images, _ = next(iter(self.test_images))  # after the clock has stopped: these figures are no part of a cell
-        write_tokens(token_record(self.model, images, self._autocast), self.folder / "tokens.npz")
+        images, _ = next(iter(self.test_images))
+        write_tokens(token_record(self.model, images, self._autocast), self.folder / tokens.NAME)
+        predictions.write_predictions(made, row, self.folder / predictions.NAME)
         write_row(row, self.folder / "row.json")
-        # from here on the cell is finished: its checkpoint becomes its weights, and a re-run starts anew
-        self._checkpoint.replace(self.folder / "weights.pt")
+        checkpoint.finish(self.folder)  # from here on a re-run starts anew
         self.progress.end(row)
         return row
 
@@ -148,11 +153,11 @@ class Training:
         train_s, cpu_s = time.perf_counter() - started, cpu_seconds() - cpu_started
         self._account_steps(times, first=epoch == self._first_epoch)
         started = time.perf_counter()
-        top1, top5 = self._evaluate()
+        top1, top5 = self._evaluate(epoch)
         evaluation_s = time.perf_counter() - started
         started, cpu_started = time.perf_counter(), cpu_seconds()
         with self.ema.applied_to(self.model):
-            ema_top1, ema_top5 = self._evaluate()
+            ema_top1, ema_top5 = self._evaluate(epoch, "the moving average's")
         ema_evaluation_s = time.perf_counter() - started
         self.history.loop_cpu_s -= self._of_all(cpu_seconds() - cpu_started)  # `_account` counts it with the rest
         self.history.epochs.append(
@@ -174,19 +179,37 @@ class Training:
         )
         self.progress.epoch(epoch, top1)
 
-    def _evaluate(self) -> tuple[float, float]:
-        """Top-1 and top-5 on the test set, in percent."""
-        hits = torch.zeros(2, dtype=torch.long, device=self.device)
+    def _evaluate(self, epoch: int, whose: str = "the") -> tuple[float, float]:
+        """Top-1 and top-5 on the test set, in percent. Raises CheckFailed if a logit is not finite."""
+        counts = torch.zeros(3, dtype=torch.long, device=self.device)
         for images, labels in self.test_images:
             logits = self.forward(images)
-            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]  # (B, 5)
-            hits += torch.stack([ranked[:, 0].sum(), ranked.sum()])
-        self.company.sum_([hits])
-        top1, top5 = (hits.double() / len(self.test_images) * 100).tolist()
+            hits = _top5(logits) == labels[:, None]  # (B, 5)
+            counts += torch.stack([hits[:, 0].sum(), hits.sum(), (~logits.isfinite()).any(dim=1).sum()])
+        self.company.sum_([counts])
+        if broken := int(counts[2]):
+            where = measure.first_not_finite(self.model, next(iter(self.test_images))[0], self._autocast)
+            raise CheckFailed(
+                f"{self.cell.id}: {whose} logits of {broken} of {len(self.test_images)} test images are not finite "
+                f"after epoch {epoch} (lr {self._lr():.3g}); first not finite: {where}"
+            )
+        top1, top5 = (counts[:2].double() / len(self.test_images) * 100).tolist()
         return top1, top5
+
+    def _predict(self) -> Predictions:
+        """The five likeliest classes of every test image, in the test set's order."""
+        top5 = torch.zeros(len(self.test_images), min(5, len(self.dataset.classes)), device=self.device).long()
+        for places, (images, _) in zip(self.test_images.places, self.test_images, strict=True):
+            top5[places] = _top5(self.forward(images))
+        self.company.sum_([top5])
+        return Predictions(top5.cpu().numpy(), self.dataset.test_labels)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.cell.recipe.precision == "bf16")
+
+    def _lr(self) -> float:
+        """The learning rate of the latest step."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def _check_finite(self, losses: Tensor, epoch: int, images: Tensor) -> None:
         finite = losses.isfinite()
@@ -233,38 +256,62 @@ class Training:
             peak = self.company.largest(torch.cuda.max_memory_allocated(self.device), self.device)
             history.device_peak = max(history.device_peak, peak)
 
-    @property
-    def _checkpoint(self) -> Path:
-        return self.folder / checkpoint.NAME
+    def _state_tensors(self) -> dict[str, Tensor]:
+        """All that a checkpoint holds of the training, by what it is."""
+        parameters = dict(self.model.named_parameters())
+        moments = {
+            f"the optimiser's {key} of {name}": value
+            for name, parameter in parameters.items()
+            for key, value in self.optimizer.state[parameter].items()
+        }
+        averages = {f"the moving average of {name}": value for name, value in self.ema.state_dict().items()}
+        return {f"parameter {name}": parameter for name, parameter in parameters.items()} | averages | moments
 
     def _save(self) -> None:
+        """Write a checkpoint. Raises CheckFailed if a value in it would not be finite; the last one stays."""
+        if not math.isfinite(measure.largest_magnitude(self._state_tensors().values())):
+            name = next(name for name, tensor in self._state_tensors().items() if not tensor.isfinite().all())
+            epoch = len(self.history.epochs) - 1
+            raise CheckFailed(f"{self.cell.id}: {name} is not finite after epoch {epoch} (lr {self._lr():.3g})")
         if self.company.first:
-            states = {
-                "model": self.model.state_dict(),
-                "ema": self.ema.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-            }
-            checkpoint.write(self._checkpoint, self.cell, self.dataset.identity.sequence, self.history, states)
+            data_identity = self.dataset.identity.sequence
+            checkpoint.write(self.folder, self.cell, data_identity, self.history, self._states())
+
+    def _states(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
 
     def _resume(self) -> None:
-        """Take up a checkpoint of this very training; one of another is set aside, with a word about it."""
-        if not self._checkpoint.exists():
-            return
-        state = checkpoint.read(self._checkpoint, self.device)
-        parameters = set(self.model.state_dict())
-        if other := checkpoint.foreign(state, self.cell, self.dataset.identity.sequence, parameters, self.init):
-            self.company.largest(0, self.device)  # by now every process has read it
-            if self.company.first:
-                aside = checkpoint.set_aside(self._checkpoint)
-                self.progress.say(f"{self.cell.id}: a checkpoint of {other} is now {aside}; starting anew")
-            return
-        self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.history = History(**state["history"])
-        self.progress.say(
-            f"{self.cell.id}: resuming after epoch {len(self.history.epochs)} of {self.cell.recipe.epochs}"
-        )
+        """Resume from the newest checkpoint of this very training that is whole; set aside all that are not."""
+        found = checkpoint.present(self.folder)
+        rejected: list[tuple[Path, str, str]] = []
+        for path in found:
+            try:
+                state = checkpoint.read(path, self.device)
+            except checkpoint.Damaged as damage:
+                rejected.append((path, "damaged", f"{path} is damaged ({damage})"))
+                continue
+            identity = self.dataset.identity.sequence
+            other = checkpoint.mismatch(state, self.cell, identity, self._states(), self.init)
+            if other is None:
+                self.model.load_state_dict(state["model"])
+                self.ema.load_state_dict(state["ema"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.history = History(**state["history"])
+                break
+            rejected.append((path, "other-settings", f"{path} is a checkpoint of {other}"))
+        self.company.largest(0, self.device)  # by now every process has read them
+        if self.company.first:
+            checkpoint.remove_partial(self.folder)
+            for path, why, reason in rejected:
+                self.progress.say(f"{self.cell.id}: {reason}; it is now {checkpoint.archive(path, why).name}")
+        if done := len(self.history.epochs):
+            self.progress.say(f"{self.cell.id}: resuming after epoch {done} of {self.cell.recipe.epochs}")
+        elif found:
+            self.progress.say(f"{self.cell.id}: starting anew")
 
     def _row(self) -> Row:
         history, settings, cuda = self.history, self.cell.recipe, self.device.type == "cuda"
@@ -285,6 +332,7 @@ class Training:
                 ema_last=history.last("ema_"),
                 ema_best=history.best("ema_"),
                 train_loss=history.epochs[-1]["train_loss"],
+                largest_weight=measure.largest_magnitude(self.model.parameters()),
                 images_seen=images,
             ),
             time=Time(
@@ -320,6 +368,11 @@ class Training:
             started=history.started,
             finished=_now(),
         )
+
+
+def _top5(logits: Tensor) -> Tensor:
+    """(B, k) classes by falling logit; k is 5, or the number of classes if that is smaller."""
+    return logits.topk(min(5, logits.shape[1]), dim=1).indices
 
 
 def _now() -> str:

@@ -11,6 +11,7 @@ rule train:
         row="<results>/cells/{model}-{strategy}-s{seed}/row.json",
         epochs="<results>/cells/{model}-{strategy}-s{seed}/epochs.csv",
         tokens="<results>/cells/{model}-{strategy}-s{seed}/tokens.npz",
+        predictions="<results>/cells/{model}-{strategy}-s{seed}/predictions.npz",
     log:
         "<results>/cells/{model}-{strategy}-s{seed}/train.log",
     # on several nodes srun starts the container, and it is the host's

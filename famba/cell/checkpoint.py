@@ -1,6 +1,7 @@
 """What a training remembers from epoch to epoch, and the file that keeps it.
 
-checkpoint.pt is there while a training is under way; once its cell is finished it becomes weights.pt.
+checkpoint.pt is there while a training is under way, and checkpoint.previous.pt, of an epoch before, in case that it is
+damaged. Once its cell is finished the checkpoint becomes weights.pt. All are sealed (famba/seal.py).
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from typing import Any
 
 import torch
 
+from famba import seal
 from famba.config import Cell
-from famba.errors import InputError
-from famba.record import EPOCH_FIELDS, Accuracy, Initial, atomic_file
+from famba.record import EPOCH_FIELDS, Accuracy, Initial
 
-NAME = "checkpoint.pt"
+NAME, PREVIOUS, WEIGHTS = "checkpoint.pt", "checkpoint.previous.pt", "weights.pt"
 
 
 @dataclass
@@ -52,45 +53,105 @@ class History:
         return self.accuracy(max(self.epochs, key=lambda epoch: epoch[f"{prefix}top1"]), prefix)
 
 
-def write(path: Path, cell: Cell, data: str, history: History, states: Mapping[str, Any]) -> None:
-    """Replace the checkpoint, whole or not at all. `states`: state dicts of model, ema and optimizer."""
+def write(folder: Path, cell: Cell, data: str, history: History, states: Mapping[str, Any]) -> None:
+    """Write the checkpoint, whole or not at all; the one before it stays as the previous one.
+
+    `states`: state dicts of model, ema and optimizer. Raises InputError if it cannot be written.
+    """
+    path = folder / NAME
     state = {"cell": cell.model_dump_json(), "data": data, **states, "history": asdict(history)}
-    with atomic_file(path, binary=True) as file:
-        torch.save(state, file)
+    with seal.sealed_file(path) as file:
+        torch.save(state, file)  # type: ignore[arg-type] # it only writes
+        if path.exists():
+            path.replace(folder / PREVIOUS)
+
+
+def present(folder: Path) -> list[Path]:
+    """The checkpoints of a training that has begun and not ended, the newest first."""
+    return [path for name in (NAME, PREVIOUS) if (path := folder / name).exists()]
+
+
+def finish(folder: Path) -> None:
+    """Turn the checkpoint into the weights of a cell that is done."""
+    (folder / PREVIOUS).unlink(missing_ok=True)
+    (folder / NAME).replace(folder / WEIGHTS)
+
+
+def remove_partial(folder: Path) -> None:
+    """Delete the half-written files of a training that was killed. Only for who holds the folder's lock."""
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:
-    """What `write` wrote. Raises InputError for a file that is something else."""
+    """What `write` wrote. Raises Damaged, with the reason, for any other file."""
     try:
+        if reason := seal.flaw(path):
+            raise Damaged(reason)
         state = torch.load(path, map_location=device, weights_only=True)
-        missing = {"cell", "data", "model", "ema", "optimizer", "history"} - state.keys()
-    except Exception as error:  # torch.load raises whatever a damaged archive provokes
-        raise InputError(
-            f"{path}: not a readable checkpoint ({type(error).__name__}); delete it to start anew"
-        ) from None
-    if missing:
-        raise InputError(f"{path}: not a checkpoint (no {', '.join(sorted(missing))}); delete it to start anew")
+    except Damaged:
+        raise
+    except Exception as error:  # torch.load raises whatever an archive provokes
+        raise Damaged(f"cannot be read: {type(error).__name__}") from None
+    if not isinstance(state, dict) or not {"cell", "data", "model", "ema", "optimizer", "history"} <= state.keys():
+        raise Damaged("is no checkpoint")
     return state
 
 
-def foreign(state: Mapping[str, Any], cell: Cell, data: str, parameters: set[str], init: Initial) -> str | None:
-    """Of what else a checkpoint is, if a training of this cell, data and model cannot take it up."""
+class Damaged(Exception):
+    """A checkpoint that cannot be read."""
+
+
+def mismatch(state: Mapping[str, Any], cell: Cell, data: str, states: Mapping[str, Any], init: Initial) -> str | None:
+    """Why this checkpoint cannot be resumed by a training of this cell, data and initial weights; None if it can.
+
+    `states`: the state dicts of the training's own model, ema and optimizer.
+    """
     if state["cell"] != cell.model_dump_json():
         return "other settings"
     if state["data"] != data:
         return "other data"
-    history = state["history"]
-    known = {entry.name for entry in fields(History)}
-    whole = history.keys() == known and all(epoch.keys() == set(EPOCH_FIELDS) for epoch in history["epochs"])
-    if not whole or state["model"].keys() != parameters:
+    if not (_whole(state["history"]) and _alike(state, states)):
         return "another version of famba"
-    return None if history["init"] == init.model_dump() else "other initial weights"
+    return None if state["history"]["init"] == init.model_dump() else "other initial weights"
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a checkpoint to the first name that is free, so that none is ever lost; returns that."""
-    number, aside = 1, path.with_name("checkpoint.other-settings.pt")
+def _whole(history: Any) -> bool:
+    """Whether a history has every field, and an entry with every number of every epoch."""
+    known = {entry.name for entry in fields(History)}
+    if not isinstance(history, dict) or history.keys() != known or not isinstance(history["epochs"], list):
+        return False
+    return all(
+        isinstance(epoch, dict)
+        and epoch.keys() == set(EPOCH_FIELDS)
+        and all(isinstance(value, int | float) for value in epoch.values())
+        for epoch in history["epochs"]
+    )
+
+
+def _alike(state: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether all tensors have the names, types and shapes of the training's own."""
+    if any(_forms(state[part]) != _forms(own[part]) for part in ("model", "ema")):
+        return False
+    groups, own_groups = (found.get("param_groups", ()) for found in (state["optimizer"], own["optimizer"]))
+    if [group.get("params") for group in groups] != [group["params"] for group in own_groups]:
+        return False
+    shapes = sorted(tuple(value.shape) for value in own["model"].values())
+    moments = list(state["optimizer"].get("state", {}).values())
+    named = all({"step", "exp_avg", "exp_avg_sq"} <= moment.keys() for moment in moments)
+    return named and shapes == sorted(tuple(moment["exp_avg"].shape) for moment in moments)
+
+
+def _forms(tensors: Any) -> Any:
+    if not isinstance(tensors, Mapping):
+        return None
+    return {name: (getattr(t, "dtype", None), getattr(t, "shape", None)) for name, t in tensors.items()}
+
+
+def archive(path: Path, why: str) -> Path:
+    """Rename a checkpoint to the first free name, checkpoint.<why>[-N].pt, so that none is lost; returns that."""
+    number, aside = 1, path.with_name(f"checkpoint.{why}.pt")
     while aside.exists():
         number += 1
-        aside = path.with_name(f"checkpoint.other-settings-{number}.pt")
+        aside = path.with_name(f"checkpoint.{why}-{number}.pt")
     return path.replace(aside)

@@ -86,7 +86,7 @@ def _is_finished(cell: Cell, path: Path, init: Path | None, silent: bool) -> boo
 
     A checkpoint beside a row is of a training that was to replace it, and was stopped: that goes on.
     """
-    if not path.exists() or path.with_name(checkpoint.NAME).exists():
+    if not path.exists() or checkpoint.present(path.parent):
         return False
     row = read_row(path)
     if row.cell != cell:

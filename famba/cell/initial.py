@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from famba import seal
 from famba.errors import InputError
 from famba.record import Initial
 
@@ -28,7 +29,11 @@ def identify(path: Path | None) -> Initial:
 def load(path: Path, model: nn.Module) -> None:
     """Load weights: a state dict, or a file that has one under `model`, as weights.pt. Raises InputError."""
     try:
+        if seal.flaw(path) == seal.MISMATCH:  # a checkpoint from elsewhere has no seal
+            raise InputError(f"{path}: damaged: {seal.MISMATCH}")
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except Exception as error:  # torch.load raises whatever a damaged archive provokes
         raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from None
     state = state.get("model", state) if isinstance(state, dict) else {}

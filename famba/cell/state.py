@@ -72,7 +72,11 @@ class _Sign:
 def cell_state(folder: Path, now: float | None = None) -> CellState:
     """The state of the cell whose files are in this folder, which may not be there yet."""
     now = time.time() if now is None else now
-    row, log, checkpoint = (folder / name for name in ("row.json", "train.log", "checkpoint.pt"))
+    row, log, checkpoint, previous = (
+        folder / name for name in ("row.json", "train.log", "checkpoint.pt", "checkpoint.previous.pt")
+    )
+    if not checkpoint.exists():  # between two of them
+        checkpoint = previous
     touched = [at for path in (folder, log, checkpoint) if (at := _changed(path)) is not None]
     if not touched:
         return CellState(folder.name, "waiting")
