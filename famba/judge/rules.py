@@ -19,6 +19,7 @@ from famba.record import Row
 from famba.schedule import tokens_per_layer
 
 _RATE_TOLERANCE = 0.1  # data waits and logging between steps belong to the training time, not to a step
+_FLOAT32_MAX = 3.4028235e38
 
 
 class NotApplicable(Exception):
@@ -109,6 +110,12 @@ def exclusive(at: Beside) -> str | None:
     return f"{others} other processes used the GPU" if others else None
 
 
+def finite(at: Beside) -> str | None:
+    """The trained weights are finite: the largest magnitude of one is a float32."""
+    largest = at.row.metrics.largest_weight
+    return None if largest <= _FLOAT32_MAX else f"the largest weight is {largest:.3g}, beyond float32"
+
+
 def warm_up(at: Beside) -> str | None:
     """The first step of each run is timed apart, and the throughput leaves it out."""
     time, row = at.row.time, at.row
@@ -156,7 +163,20 @@ def container(at: Beside) -> str | None:
 
 RULES: dict[str, Callable[[Beside], str | None]] = {
     rule.__name__: rule
-    for rule in (seed, trace, data, protocol, scratch, float32, exclusive, warm_up, curve, clean_tree, container)
+    for rule in (
+        seed,
+        trace,
+        data,
+        protocol,
+        scratch,
+        float32,
+        exclusive,
+        finite,
+        warm_up,
+        curve,
+        clean_tree,
+        container,
+    )
 }
 
 
