@@ -63,7 +63,9 @@ def make_row(cell: Cell, device: str | None = None, digest: str = "a" * 64) -> R
         method="famba-v",
         init=Initial(weights="scratch", sha256=None),
         arithmetic=Arithmetic(float32_matmul="highest", tf32=False),
-        metrics=Metrics(last=last, best=best, ema_last=last, ema_best=best, train_loss=0.4, largest_weight=9.0, images_seen=20_000),
+        metrics=Metrics(
+            last=last, best=best, ema_last=last, ema_best=best, train_loss=0.4, largest_weight=9.0, images_seen=20_000,
+        ),
         time=Time(
             total=train * 1.2 + 3, train=train + 2, evaluation=train * 0.1, ema_evaluation=train * 0.1, data_wait=0.0,
             warmup=2.0, cpu=train * 0.98, thread_cpu=train * 0.98, loop_cpu=train * 1.08 + 3,

@@ -161,23 +161,10 @@ def container(at: Beside) -> str | None:
     return f"no {' and no '.join(missing)}" if missing else None
 
 
-RULES: dict[str, Callable[[Beside], str | None]] = {
-    rule.__name__: rule
-    for rule in (
-        seed,
-        trace,
-        data,
-        protocol,
-        scratch,
-        float32,
-        exclusive,
-        finite,
-        warm_up,
-        curve,
-        clean_tree,
-        container,
-    )
-}
+_ALL = (
+    seed, trace, data, protocol, scratch, float32, exclusive, finite, warm_up, curve, clean_tree, container,
+)  # fmt: skip
+RULES: dict[str, Callable[[Beside], str | None]] = {rule.__name__: rule for rule in _ALL}
 
 
 def apply(rows: Mapping[Path, Row]) -> list[Finding]:
