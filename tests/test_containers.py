@@ -228,6 +228,11 @@ def test_what_is_told_to_apptainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     told = container.variables(str(other), work)
     assert told["APPTAINERENV_CUDA_VISIBLE_DEVICES"] == "3"
     assert told["APPTAINER_BIND"] == f"/scratch,{other}:{other}:ro"
+    (tmp_path / "images").mkdir()
+    monkeypatch.setenv("FAMBA_DATA", str(tmp_path / "images"))
+    told = container.variables(str(work / "own.sif"), work)
+    assert told["APPTAINERENV_FAMBA_DATA"] == str(tmp_path / "images")
+    assert told["APPTAINER_BIND"] == f"/scratch,{tmp_path / 'images'}:{tmp_path / 'images'}:ro"
 
 
 def test_a_row_names_the_image_and_its_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

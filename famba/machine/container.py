@@ -29,19 +29,25 @@ def variables(image: str, workdir: Path) -> dict[str, str]:
     """What to set for Apptainer, which under --cleanenv lets nothing else through.
 
     Inside, Snakemake makes the working directory the home. Kernels and font lists that would be kept there, in `.cache`
-    and the like, go to `.snakemake/container`, and an image outside of that folder is made visible, to be read.
+    and the like, go to `.snakemake/container`. An image and a folder FAMBA_DATA outside of the working directory are
+    made visible, to be read.
     """
     caches = workdir / ".snakemake" / "container"
+    data = os.environ.get("FAMBA_DATA")
+    data = str(Path(data).resolve()) if data else None
     inside = {
         "XDG_CACHE_HOME": caches,
         "MPLCONFIGDIR": caches / "matplotlib",
         "TRITON_CACHE_DIR": caches / "triton",
         "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES"),  # a scheduler's share of a node
+        "FAMBA_DATA": data,
     }
     found = {f"APPTAINERENV_{name}": str(value) for name, value in inside.items() if value}
-    file = Path(image).resolve()
-    if file.is_file() and not file.is_relative_to(workdir.resolve()):
-        found["APPTAINER_BIND"] = ",".join(filter(None, [os.environ.get("APPTAINER_BIND"), f"{file}:{file}:ro"]))
+    wanted = [Path(image).resolve(), *([Path(data)] if data else [])]
+    outside = [path for path in wanted if path.exists() and not path.is_relative_to(workdir.resolve())]
+    if outside:
+        binds = [os.environ.get("APPTAINER_BIND"), *(f"{path}:{path}:ro" for path in outside)]
+        found["APPTAINER_BIND"] = ",".join(filter(None, binds))
     return found
 
 
