@@ -37,13 +37,14 @@ def derived_seed(seed: int, stream: str, *position: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
-def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """The learning rate in force during an epoch, from 0 on.
+def learning_rate(recipe: Recipe, epoch: int, step: int = 0, steps: int = 1) -> float:
+    """The learning rate of an epoch's step, both counted from 0; `steps`: optimiser steps in an epoch.
 
-    timm's cosine with linear warm-up, in which the cosine is not shifted by the warm-up. DeiT steps it after each
-    epoch, so epoch e >= 1 runs at schedule(e - 1) and epochs 0 and 1 both run at `warmup_lr`.
+    timm's cosine with linear warm-up, in which the cosine is not shifted by the warm-up. With `sched_on_updates` it
+    advances at every optimiser step (timm's --sched-on-updates). Without, it advances once an epoch as in DeiT, after
+    the epoch: epoch e >= 1 runs at schedule(e - 1), and epochs 0 and 1 both run at `warmup_lr`.
     """
-    t = max(epoch - 1, 0)
+    t = epoch + step / steps if recipe.sched_on_updates else max(epoch - 1, 0)
     if t < recipe.warmup_epochs:
         return recipe.warmup_lr + t * (recipe.peak_lr - recipe.warmup_lr) / recipe.warmup_epochs
     return recipe.min_lr + 0.5 * (recipe.peak_lr - recipe.min_lr) * (1 + math.cos(math.pi * t / recipe.epochs))
@@ -67,7 +68,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`, fused into one kernel; starts at the rate of epoch 0.
+    """AdamW over `parameter_groups`, fused into one kernel; starts at the rate of the first step.
 
     For CUDA graphs the rate is a tensor, which `set_learning_rate` fills in place.
     """

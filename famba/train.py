@@ -133,8 +133,6 @@ class Training:
 
     def _train_epoch(self, epoch: int) -> None:
         settings, device = self.cell.recipe, self.device
-        lr = recipe.learning_rate(settings, epoch)
-        recipe.set_learning_rate(self.optimizer, lr)
         self.model.train()
         steps = self.train_images.steps
         losses = torch.zeros(steps, device=device)
@@ -143,6 +141,7 @@ class Training:
         started, cpu_started = time.perf_counter(), cpu_seconds()
         clock = measure.StepClock(device)
         for step, batches in enumerate(self.train_images.epoch(epoch)):
+            recipe.set_learning_rate(self.optimizer, recipe.learning_rate(settings, epoch, step, steps))
             losses[step] = self.step.gradients(batches)
             if (step + 1) % check_every == 0 or step + 1 == steps:
                 self._check_finite(losses[: step + 1], epoch, batches[0][0])
@@ -163,7 +162,7 @@ class Training:
         self.history.epochs.append(
             {
                 "epoch": epoch,
-                "lr": lr,
+                "lr": recipe.learning_rate(settings, epoch),  # of the first step
                 "train_loss": losses.mean().item(),
                 "top1": top1,
                 "top5": top5,
@@ -216,10 +215,11 @@ class Training:
         if finite.all():
             return
         step = int((~finite).int().argmax())
+        lr = recipe.learning_rate(self.cell.recipe, epoch, step, self.train_images.steps)
         where = measure.first_not_finite(self.model, images, self._autocast)
         raise CheckFailed(
             f"{self.cell.id}: the loss is {losses[step].item()} at epoch {epoch}, step {step} "
-            f"(lr {recipe.learning_rate(self.cell.recipe, epoch):.3g}); first not finite: {where}"
+            f"(lr {lr:.3g}); first not finite: {where}"
         )
 
     def _account_steps(self, times: measure.StepTimes, first: bool) -> None:

@@ -71,7 +71,7 @@ def nothing_fused(patch: Patch) -> None:
 
 
 def learning_rate_wrong(patch: Patch) -> None:
-    patch.setattr(recipe, "learning_rate", lambda settings, epoch: REAL["lr"](settings, epoch) / 10)
+    patch.setattr(recipe, "learning_rate", lambda *where: REAL["lr"](*where) / 10)
 
 
 def checks_silenced(patch: Patch) -> None:

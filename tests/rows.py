@@ -38,6 +38,7 @@ def experiment(**changes: Any) -> Experiment:
 def paper_experiment(protocol: str = "paper", **changes: Any) -> Experiment:
     """The paper's grid, or one that only claims to be it: no file may, a row of another origin can."""
     paper = Experiment.load(ROOT / "config" / "paper.yaml").model_dump() | changes
+    paper["recipe"] = {"preset": "paper-scripts"} | paper["recipe"]
     return Experiment.from_config({**paper, "protocol": "custom"}).model_copy(update={"protocol": protocol})
 
 

@@ -62,6 +62,7 @@ def test_a_cell_by_hand_is_held_to_it_too():
     with pytest.raises(InputError, match=r"--cell: recipe.epochs is 30, the protocol's 300.*protocol: custom"):
         Cell.from_json(cell.model_dump_json())
     settings = MINIMAL | {"seeds": [0], "protocol": "custom", "dataset": "cifar100", "cls_position": "head"}
+    settings |= {"recipe": "paper-scripts"}
     changed = Experiment.from_config(settings).cell("vim_tiny", "upper", 0).model_copy(update={"schedule": (1,) * 24})
     with pytest.raises(InputError, match=r"--cell: schedule of upper is \[1, 1, .*, the protocol's \[0, 0, "):
         Cell.from_json(changed.model_copy(update={"protocol": "paper"}).model_dump_json())

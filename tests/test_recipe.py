@@ -59,6 +59,27 @@ def test_learning_rate_follows_timms_scheduler():
         scheduler.step(epoch)
 
 
+@pytest.mark.parametrize("warmup", [0, 1, 3])
+def test_learning_rate_per_step_follows_timms_scheduler(warmup):
+    """As timm's train.py with --sched-on-updates: `step_update` after every update, times counted in updates."""
+    pil.timm_data()
+    scheduler_class = importlib.import_module("timm.scheduler").CosineLRScheduler
+
+    settings, steps = Recipe(epochs=4, warmup_epochs=warmup, sched_on_updates=True), 7
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=settings.peak_lr)
+    scheduler = scheduler_class(
+        optimizer, t_initial=4 * steps, lr_min=1e-5, warmup_t=warmup * steps, warmup_lr_init=1e-6, t_in_epochs=False
+    )
+    for update in range(4 * steps):
+        rate = recipe.learning_rate(settings, *divmod(update, steps), steps)
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+        scheduler.step_update(update + 1)
+
+
+def test_learning_rate_per_epoch_is_the_same_at_every_step():
+    assert {recipe.learning_rate(PAPER, 3, step, 97) for step in range(97)} == {recipe.learning_rate(PAPER, 3)}
+
+
 def test_learning_rate_scales_with_the_batch_and_may_skip_the_warm_up():
     small = Recipe(global_batch=128, warmup_epochs=0)
     assert recipe.learning_rate(small, 0) == pytest.approx(1.25e-4)

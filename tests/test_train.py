@@ -33,7 +33,7 @@ MICRO = {
     "threads": 1,
     "scan": "cpu",
     "recipe": {
-        "epochs": 3, "global_batch": 128, "mixup_batch": 64, "micro_batch": 64, "lr": 2e-2, "warmup_epochs": 0,
+        "epochs": 3, "global_batch": 128, "mixup_batch": 64, "micro_batch": 64, "lr": 4e-2, "warmup_epochs": 0,
         "augmentation": "tensor", "rand_augment": None, "hflip": 0, "random_erasing": 0, "crop_scale": [0.7, 1],
         "repeats": 1, "eval_resize": None, "ema_decay": 0.9, "workers": 0,
     },

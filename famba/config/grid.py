@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field, model_validator
 
+from famba.config import protocol
+from famba.config.presets import PRESETS
 from famba.config.requirements import unmet
 from famba.config.schedules import Schedule, written_out
 from famba.config.settings import (
@@ -156,6 +158,7 @@ class Experiment(Settings):
         """Validate an already parsed experiment, such as Snakemake's `config`. Raises InputError."""
         if not isinstance(data, dict):
             raise InputError(f"{source}: expected a mapping of settings, found {type(data).__name__}")
+        data = {**data, "recipe": _by_protocol(data.get("recipe", {}), data.get("protocol"))}
         models = data.get("models")
         if isinstance(models, list):  # the short form: names of published architectures
             unknown = [name for name in models if name not in ARCHITECTURES]
@@ -230,9 +233,19 @@ class Experiment(Settings):
             )
 
 
+def _by_protocol(recipe: Any, claimed: Any) -> Any:
+    """The recipe, with the rate advancing per step where neither a preset nor the protocol settles that it does not."""
+    settled = not isinstance(recipe, dict) or recipe.keys() & {"preset", "sched_on_updates"}
+    if settled or claimed in list(protocol.FREE_OF):  # a list: what is claimed may be anything yet
+        return recipe
+    return {**recipe, "sched_on_updates": True}
+
+
 def json_schema() -> dict[str, Any]:
     """JSON schema of an experiment file (published as config/schema/experiment.json)."""
     schema = Experiment.model_json_schema()
     published: dict[str, Any] = {"type": "array", "items": {"enum": list(ARCHITECTURES)}}
     schema["properties"]["models"] = {"anyOf": [schema["properties"]["models"], published], "title": "Models"}
+    by_name: dict[str, Any] = {"enum": list(PRESETS)}
+    schema["properties"]["recipe"] = {"anyOf": [schema["properties"]["recipe"], by_name], "title": "Recipe"}
     return schema

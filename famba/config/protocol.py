@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from famba.config.presets import EXECUTION, FREE, PRESETS
 from famba.config.settings import ARCHITECTURES, Fusion, Recipe
 from famba.schedule import NAMED, strategy
 
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
 DATASET = "cifar100"
 # the paper's section 3.2 and the released code have the class token at the head; Vim, whose names these are, has not
 MODELS = {name: vim.model_copy(update={"cls_position": "head"}) for name, vim in ARCHITECTURES.items()}
-# settings of the recipe that change speed or memory and not what is computed
-_FREE = {"micro_batch", "eval_batch", "workers"}
-FREE_OF = {"paper": _FREE, "fast": _FREE | {"precision", "augmentation", "cuda_graphs"}}
+FREE_OF = {"paper": FREE, "fast": FREE | EXECUTION}
 
 
 def deviation(cell: Cell) -> str | None:
@@ -41,15 +40,20 @@ def deviation(cell: Cell) -> str | None:
 def _published(cell: Cell) -> Iterator[tuple[str, Any, Any]]:
     """(key, the cell's value, the protocol's) of all that the protocol settles."""
     yield "dataset", cell.dataset, DATASET
-    for name, value in Recipe():
-        if name not in FREE_OF[cell.protocol]:
-            yield f"recipe.{name}", getattr(cell.recipe, name), value
+    free = FREE_OF[cell.protocol] | {"preset"}
+    yield from min((list(_departures(cell.recipe, Recipe(preset=name), free)) for name in PRESETS), key=len)
     for name, value in Fusion():
         yield f"fusion.{name}", getattr(cell.fusion, name), value
     for name, value in MODELS.get(cell.model, cell.architecture):
         yield f"models.{cell.model}.{name}", getattr(cell.architecture, name), value
     if cell.strategy in NAMED:
         yield f"schedule of {cell.strategy}", cell.schedule, strategy(cell.strategy, cell.architecture.depth)
+
+
+def _departures(recipe: Recipe, preset: Recipe, free: frozenset[str]) -> Iterator[tuple[str, Any, Any]]:
+    for name, value in preset:
+        if name not in free and getattr(recipe, name) != value:
+            yield f"recipe.{name}", getattr(recipe, name), value
 
 
 def _shown(value: Any) -> str:

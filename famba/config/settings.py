@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from famba.config.presets import PRESETS, SCRIPTS, Preset, preset_of
+
 ClsPosition = Literal["middle", "head"]  # Vim's and Famba-V's place of the class token in the sequence
 Protocol = Literal["paper", "fast", "smoke", "custom"]  # custom: an experiment of your own, no claim about the paper
 DatasetName = Literal["cifar100", "fashion-mnist", "digits"]
@@ -90,8 +92,13 @@ class Fusion(Settings):
 
 
 class Recipe(Settings):
-    """The training recipe; the defaults are the released scripts' (paper-facts §4)."""
+    """The training recipe; the defaults are the released scripts' (paper-facts §4).
 
+    Built from a preset's name, or from a mapping whose `preset` gives the settings that it does not name. `preset` then
+    says which preset the recipe is: `custom` once a setting differs that changes what is computed.
+    """
+
+    preset: Preset = SCRIPTS
     epochs: Count = 300
     global_batch: Count = 512
     mixup_batch: Count = 128  # images that share one mixup draw: the released scripts' batch per GPU
@@ -100,6 +107,7 @@ class Recipe(Settings):
     warmup_lr: NonNegative = 1e-6
     min_lr: NonNegative = 1e-5
     warmup_epochs: Whole = 5
+    sched_on_updates: bool = False  # the rate advances per optimiser step, not per epoch; `smoke`, `custom`: true
     weight_decay: NonNegative = 0.1
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: Positive = 1e-8
@@ -120,6 +128,20 @@ class Recipe(Settings):
     precision: Literal["fp32", "bf16"] = "fp32"
     cuda_graphs: bool = False  # replay the step as captured graphs: the same arithmetic without its launches
     workers: Whole = 8  # data-loading processes; the drawn samples do not depend on it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            data = {"preset": data}
+        preset = data.get("preset") if isinstance(data, dict) else None
+        return {**PRESETS[preset], **data} if isinstance(preset, str) and preset in PRESETS else data
+
+    @model_validator(mode="after")
+    def _named(self) -> Recipe:
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        self.__dict__["preset"] = preset_of(self.__dict__, defaults)
+        return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Recipe:
