@@ -22,7 +22,7 @@ Preset = Literal["paper-scripts", "paper-text", "custom"]
 SCRIPTS: Preset = "paper-scripts"
 
 # what differs from the defaults of Recipe
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[Preset, dict[str, Any]] = {
     "paper-scripts": {},
     "paper-text": {
         "global_batch": 128,
@@ -40,8 +40,8 @@ EXECUTION = frozenset({"precision", "augmentation", "cuda_graphs"})
 
 def preset_of(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Preset:
     """The preset that a recipe's values are, but for FREE and EXECUTION; `custom` if none. `defaults`: Recipe's."""
-    for name in ("paper-scripts", "paper-text"):
-        preset = {**defaults, **PRESETS[name]}
+    for name, changes in PRESETS.items():
+        preset = {**defaults, **changes}
         if all(values[key] == preset[key] for key in preset.keys() - FREE - EXECUTION - {"preset"}):
             return name
     return "custom"
