@@ -82,6 +82,9 @@ class Mixer(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(batch, tokens, embed_dim) -> the same shape."""
         pairs = _PAIRS(self)
+        device = hidden.device.type
+        if torch.is_autocast_enabled(device):  # the type that will run decides about the backend
+            hidden = hidden.to(torch.get_autocast_dtype(device))
         backend = scan.load(scan.choose(hidden.device, hidden.dtype, self.backend).name)
         if isinstance(backend, scan.FromKernels):
             return mixer_fused.mix(backend.kernels, hidden, self.in_proj.weight, self.out_proj.weight, *pairs)

@@ -20,15 +20,13 @@ from famba.scan.autograd import Kernels, ScanTensors, StreamGrads
 
 
 def mix(kernels: Kernels, hidden: Tensor, in_proj: Tensor, out_proj: Tensor, *pairs: Tensor) -> Tensor:
-    """The mixer's output, (B, T, C) as hidden; in autocast's precision, or hidden's.
+    """The mixer's output, (B, T, C) as hidden, whose type the kernels must run.
 
     in_proj (2 D, C), out_proj (C, D). `pairs` are, of the forward and the backward direction in turn: x_proj (R, D)
     with R = dt_rank + 2 N, dt_proj's weight (D, dt_rank) and bias (D), the convolution's weight (D, 1, d_conv) and bias
     (D), A_log (D, N), D (D).
     """
-    device = hidden.device.type
-    stream = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    out: Tensor = _Mix.apply(kernels, hidden.to(stream), in_proj, out_proj, *pairs)
+    out: Tensor = _Mix.apply(kernels, hidden, in_proj, out_proj, *pairs)
     return out
 
 

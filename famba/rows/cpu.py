@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from famba.native.build import library
+from famba.native.memory import address
 from famba.scan.cpu import unavailable
 
 __all__ = ["groups", "match", "merge", "merge_backward", "norm", "norm_backward", "unavailable"]
@@ -46,9 +47,13 @@ def norm(
         added = added.contiguous()
         total = torch.empty_like(x)
     out, rstd = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1)
-    bf16 = added is not None and added.dtype == torch.bfloat16
-    pointers = (x.data_ptr(), weight.data_ptr(), _address(added), total.data_ptr(), out.data_ptr(), rstd.data_ptr())
-    _run("norm_forward", _NormArgs(rstd.numel(), x.shape[-1], 1, torch.get_num_threads(), bf16, eps, *pointers))
+    real, shape, other = torch.float32, x.shape, torch.float32 if added is None else _streamed(added)
+    pointers = (
+        address(x, real, shape), address(weight, real, shape[-1:]), address(added, other, shape),
+        address(total, real, shape), address(out, real, shape), address(rstd, real, (*shape[:-1], 1)),
+    )  # fmt: skip
+    bf16 = other == torch.bfloat16
+    _run("norm_forward", _NormArgs(rstd.numel(), shape[-1], 1, torch.get_num_threads(), bf16, eps, *pointers))
     return out.to(dtype), rstd, total
 
 
@@ -56,14 +61,16 @@ def norm_backward(
     dout: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, rstd: Tensor, added: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     dout, total, weight = dout.float().contiguous(), total.contiguous(), weight.contiguous()
-    dtotal = None if dtotal is None else dtotal.contiguous()
+    dtotal = None if dtotal is None else dtotal.float().contiguous()
     dx, dweight = torch.empty_like(total), torch.empty_like(weight)
     rows, dim = rstd.numel(), total.shape[-1]
     partial = total.new_empty(min(_NORM_SLICES, rows), dim)
     slices = len(partial)
+    real, shape = torch.float32, total.shape
     pointers = (
-        total.data_ptr(), weight.data_ptr(), _address(dtotal), None, dout.data_ptr(), rstd.data_ptr(),
-        partial.data_ptr(), dx.data_ptr(), dweight.data_ptr(),
+        address(total, real, shape), address(weight, real, (dim,)), address(dtotal, real, shape), None,
+        address(dout, real, shape), address(rstd, real, (*shape[:-1], 1)), address(partial, real, (slices, dim)),
+        address(dx, real, shape), address(dweight, real, (dim,)),
     )  # fmt: skip
     _run("norm_backward", _NormArgs(rows, dim, slices, torch.get_num_threads(), 0, 0.0, *pointers))
     return dx, dx.to(added), dweight
@@ -73,12 +80,14 @@ def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, T
     batch, tokens, dim = metric.shape
     metric = metric.contiguous()
     cls = None if cls is None else cls.contiguous()
-    source, target, kept, tome = (
-        torch.empty(batch, width, dtype=torch.long, device=metric.device) for width in (r, r, tokens - r, tokens - r)
+    widths = (r, r, tokens - r, tokens - r)
+    source, target, kept, tome = (torch.empty(batch, width, dtype=torch.long, device=metric.device) for width in widths)
+    pointers = (
+        address(t, torch.long, (batch, width)) for t, width in zip((source, target, kept, tome), widths, strict=True)
     )
-    pointers = (t.data_ptr() for t in (source, target, kept, tome))
     sizes = (batch, tokens, dim, r, torch.get_num_threads())
-    _run("match_tokens", _MatchArgs(*sizes, metric.data_ptr(), _address(cls), *pointers))
+    inputs = address(metric, torch.float32, (batch, tokens, dim)), address(cls, torch.long, (batch,))
+    _run("match_tokens", _MatchArgs(*sizes, *inputs, *pointers))
     return source, target, kept, tome
 
 
@@ -86,25 +95,35 @@ def groups(
     places: Tensor, source: Tensor, target: Tensor, cls: Tensor | None, tokens: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     batch, remaining = places.shape
+    r = tokens - remaining
     places, source, target = places.contiguous(), source.contiguous(), target.contiguous()
     cls = None if cls is None else cls.contiguous()
     group = torch.empty(batch * tokens, dtype=torch.long, device=places.device)
     size = torch.empty(batch * remaining, 1, dtype=torch.float32, device=places.device)
     after = None if cls is None else torch.empty_like(cls)
-    inputs = (places.data_ptr(), source.data_ptr(), target.data_ptr(), _address(cls))
-    _run(
-        "group_tokens",
-        _GroupArgs(batch, tokens, tokens - remaining, *inputs, group.data_ptr(), _address(after), size.data_ptr()),
-    )
+    inputs = (
+        address(places, torch.long, (batch, remaining)), address(source, torch.long, (batch, r)),
+        address(target, torch.long, (batch, r)), address(cls, torch.long, (batch,)),
+    )  # fmt: skip
+    outputs = (
+        address(group, torch.long, (batch * tokens,)), address(after, torch.long, (batch,)),
+        address(size, torch.float32, (batch * remaining, 1)),
+    )  # fmt: skip
+    _run("group_tokens", _GroupArgs(batch, tokens, r, *inputs, *outputs))
     return group, size, after
 
 
 def merge(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor) -> Tensor:
     x, places, source = x.contiguous(), places.contiguous(), source.contiguous()
     batch, tokens, dim = x.shape
-    out = x.new_empty(batch, places.shape[1], dim)
-    pointers = (t.data_ptr() for t in (places, source, group, size, x, out))
-    sizes = (batch, tokens, source.shape[1], dim, x.dtype == torch.bfloat16, torch.get_num_threads())
+    remaining, r, kind = places.shape[1], tokens - places.shape[1], _streamed(x)
+    out = x.new_empty(batch, remaining, dim)
+    pointers = (
+        address(places, torch.long, (batch, remaining)), address(source, torch.long, (batch, r)),
+        address(group, torch.long, (batch * tokens,)), address(size, torch.float32, (batch * remaining, 1)),
+        address(x, kind, (batch, tokens, dim)), address(out, kind, (batch, remaining, dim)),
+    )  # fmt: skip
+    sizes = (batch, tokens, r, dim, kind == torch.bfloat16, torch.get_num_threads())
     _run("merge_forward", _MergeArgs(*sizes, *pointers))
     return out
 
@@ -112,13 +131,17 @@ def merge(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor
 def merge_backward(dout: Tensor, group: Tensor, size: Tensor) -> Tensor:
     dout = dout.contiguous()
     batch, remaining, dim = dout.shape
-    tokens = len(group) // batch
+    tokens, kind = len(group) // batch, _streamed(dout)
     dx = dout.new_empty(batch, tokens, dim)
-    pointers = (None, None, group.data_ptr(), size.data_ptr(), dx.data_ptr(), dout.data_ptr())
-    sizes = (batch, tokens, tokens - remaining, dim, dout.dtype == torch.bfloat16, torch.get_num_threads())
+    pointers = (
+        None, None, address(group, torch.long, (batch * tokens,)), address(size, torch.float32, (batch * remaining, 1)),
+        address(dx, kind, (batch, tokens, dim)), address(dout, kind, (batch, remaining, dim)),
+    )  # fmt: skip
+    sizes = (batch, tokens, tokens - remaining, dim, kind == torch.bfloat16, torch.get_num_threads())
     _run("merge_backward", _MergeArgs(*sizes, *pointers))
     return dx
 
 
-def _address(x: Tensor | None) -> int | None:
-    return None if x is None else x.data_ptr()
+def _streamed(x: Tensor) -> torch.dtype:
+    """The type of x, which is one that the kernels read; float32, which `address` then refuses, for any other."""
+    return torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32

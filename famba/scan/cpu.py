@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from famba.native.build import BuildError, library
+from famba.native.memory import address, stream
 from famba.scan.autograd import Kept, ParameterGrads, ScanTensors, StreamGrads
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -61,25 +62,29 @@ class _ConvArgs(ctypes.Structure):
     )
 
 
-def _stream(x: Tensor | None) -> _Stream:
-    """(K, B, L, F) or (B, L, F) with contiguous features."""
-    if x is None:
-        return _Stream(None, 0, 0, 0)
-    k, b, length, _ = (0, *x.stride()) if x.dim() == 3 else x.stride()
-    return _Stream(x.data_ptr(), k, b, length)
-
-
-def _pointer(x: Tensor | None) -> int | None:
-    return None if x is None else x.data_ptr()
-
-
 def _scan_args(
     inputs: ScanTensors, softplus: bool, out: Tensor, total: Tensor | None, again: Tensor | None = None
 ) -> _ScanArgs:
     u, delta, A, B, C, D, z, bias = inputs
-    sizes = (*u.shape, A.shape[2], u.dtype == torch.bfloat16, softplus, torch.get_num_threads())
-    streams = (_stream(x) for x in (u, delta, B, C, z, out, total, again))
-    return _ScanArgs(*sizes, *streams, *(_pointer(x) for x in (A, D, bias)))
+    directions, batch, length, dim = u.shape
+    state, kind = A.shape[2], _kind(u)
+    sizes = (directions, batch, length, dim, state, kind == torch.bfloat16, softplus, torch.get_num_threads())
+    full, of_state, gated = (directions, batch, length, dim), (directions, batch, length, state), (batch, length, dim)
+    shapes = (full, full, of_state, of_state, gated, gated, gated, gated)
+    streams = (
+        _Stream(*stream(x, kind, shape))
+        for x, shape in zip((u, delta, B, C, z, out, total, again), shapes, strict=True)
+    )
+    parameters = (
+        address(A, torch.float32, (directions, dim, state)),
+        *(address(x, torch.float32, (directions, dim)) for x in (D, bias)),
+    )
+    return _ScanArgs(*sizes, *streams, *parameters)
+
+
+def _kind(x: Tensor) -> torch.dtype:
+    """The type of the streams: bfloat16 or float32, which `stream` then holds all of them to."""
+    return torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
 
 
 def _room(args: _ScanArgs) -> tuple[int, int]:
@@ -95,7 +100,7 @@ def scan_forward(inputs: ScanTensors, softplus: bool) -> tuple[Tensor, Kept]:
     total = None if inputs.z is None else torch.empty_like(out)
     args = _scan_args(inputs, softplus, out, total)
     states = inputs.A.new_empty(_room(args)[0])
-    args.checkpoints = _pointer(states)
+    args.checkpoints = states.data_ptr()
     library().scan_forward(ctypes.byref(args))
     return out, (total, states)
 
@@ -106,22 +111,31 @@ def scan_backward(
     """See `autograd.Kernels`."""
     total, states = kept
     args = _scan_args(inputs, softplus, dout, total, again)
-    partial = states.new_empty(_room(args)[1])
-    args.checkpoints, args.partial = _pointer(states), _pointer(partial)
+    checkpoints, floats = _room(args)
+    partial = states.new_empty(floats)
+    args.checkpoints = address(states, torch.float32, (checkpoints,))
+    args.partial = address(partial, torch.float32, (floats,))
+    u, kind = inputs.u, _kind(inputs.u)
+    shapes = (u.shape, u.shape, inputs.B.shape, inputs.C.shape, u.shape[1:])
     args.du, args.ddelta, args.dB, args.dC, args.dz = (
-        _stream(x) for x in (grads.u, grads.delta, grads.B, grads.C, grads.z)
+        _Stream(*stream(x, kind, shape))
+        for x, shape in zip((grads.u, grads.delta, grads.B, grads.C, grads.z), shapes, strict=True)
     )
     dA = torch.empty_like(inputs.A)
     dD, dbias = (None if x is None else torch.empty_like(x) for x in (inputs.D, inputs.delta_bias))
-    args.dA, args.dD, args.dbias = (_pointer(x) for x in (dA, dD, dbias))
+    args.dA = address(dA, torch.float32, inputs.A.shape)
+    args.dD, args.dbias = (address(x, torch.float32, inputs.A.shape[:2]) for x in (dD, dbias))
     library().scan_backward(ctypes.byref(args))
     return dA, dD, dbias
 
 
 def _conv_args(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> _ConvArgs:
     directions, dim, width = weight.shape
-    sizes = (directions, x.shape[0], x.shape[1], dim, width, x.dtype == torch.bfloat16, torch.get_num_threads())
-    return _ConvArgs(*sizes, _stream(x), _stream(out), _pointer(weight), _pointer(bias))
+    kind, shape = _kind(x), (*x.shape[:2], dim)
+    sizes = (directions, *x.shape[:2], dim, width, kind == torch.bfloat16, torch.get_num_threads())
+    streams = _Stream(*stream(x, kind, shape)), _Stream(*stream(out, kind, (directions, *shape)))
+    parameters = address(weight, torch.float32, weight.shape), address(bias, torch.float32, (directions, dim))
+    return _ConvArgs(*sizes, *streams, *parameters)
 
 
 def conv_forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -138,7 +152,9 @@ def conv_backward(dout: Tensor, x: Tensor, weight: Tensor, bias: Tensor, dx: Ten
     library().conv_sizes(ctypes.byref(args), ctypes.byref(floats))
     partial = weight.new_empty(floats.value)
     dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
-    args.partial, args.dx = _pointer(partial), _stream(dx)
-    args.dweight, args.dbias = _pointer(dweight), _pointer(dbias)
+    args.partial = address(partial, torch.float32, (floats.value,))
+    args.dx = _Stream(*stream(dx, _kind(x), x.shape))
+    args.dweight = address(dweight, torch.float32, weight.shape)
+    args.dbias = address(dbias, torch.float32, bias.shape)
     library().conv_backward(ctypes.byref(args))
     return dweight, dbias
