@@ -21,6 +21,7 @@ from famba.errors import CheckFailed, InputError
 COMMANDS = {
     "train": ("famba.cell.command", "train one cell of an experiment and write its result row"),
     "judge": ("famba.judge.command", "summarise result rows and judge the published claims on them"),
+    "audit": ("famba.audit.command", "compare the paper's published numbers with each other, without any training"),
     "check": ("famba.judge.check", "hold rows against a frozen baseline, another protocol or the written rules"),
     "reproduce": (
         "famba.reproduce.command",

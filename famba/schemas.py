@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from famba import record
+from famba.audit import document
 from famba.config import grid
 from famba.judge import ledger
 
@@ -18,6 +19,7 @@ def published() -> dict[Path, str]:
         "experiment.json": grid.json_schema(),
         "row.json": record.json_schema(),
         "claims.json": ledger.json_schema(),
+        "audit.json": document.json_schema(),
     }
     return {FOLDER / name: json.dumps(schema, indent=1, sort_keys=True) + "\n" for name, schema in schemas.items()}
 

@@ -1,0 +1,156 @@
+"""The audit in words: audit.md, and the few lines that the command prints."""
+
+from __future__ import annotations
+
+from famba.audit.document import ClaimFound, Document, EpochTime, MemoryReading
+from famba.judge.tables import model_name
+
+SHIFTS = {-1: "one layer earlier", 0: "as printed", 1: "one layer later"}
+
+
+def findings(document: Document) -> str:
+    """The main findings, one line each."""
+    memory, times = document.memory, document.time
+    best = memory.best
+    other = min(one.rms_mib for one in memory.readings if one.placement != best.placement)
+    lines = [
+        f"Memory: the {memory.trainings} Vim-Ti rows fit fusion {best.placement} the mixer "
+        f"(rms {best.rms_mib:.0f} MiB; the other placement {other:.0f} MiB at best).",
+        *(
+            f"Time: {t.fixed_s_per_epoch:.0f} s of {model_name(model)}'s epoch do not depend on tokens "
+            f"({t.fixed_share:.0%}); upper saved {t.upper_saves:.0%}, and "
+            f"{t.upper_would_save_without_the_fixed_part:.0%} without that part."
+            for model, t in times.items()
+        ),
+        _counted(document.claims),
+        *(f"  {c.id}. {c.statement} Not in: {_few(c.exceptions)}." for c in document.claims if c.borne_out is False),
+        *(f"  {c.id}. {' '.join(c.remarks)}" for c in document.claims if c.borne_out is None),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def markdown(document: Document) -> str:
+    """A page for readers who have never seen the project. Ends in a newline."""
+    memory, small = document.memory, document.memory_vim_small
+    best, lower = memory.best, memory.mib_per_token_interval
+    return (
+        "\n\n".join(
+            [
+                "# What the paper's own tables say",
+                f"Source: {document.source.strip()}. Nothing was trained for this page: it only compares published "
+                f"numbers "
+                "with each other. The paper gives one training per row and no spread, so a difference between two rows "
+                "includes the unknown scatter between seeds.",
+                "## In short",
+                "\n".join(f"* {line.strip()}" for line in findings(document).splitlines()),
+                "## Memory: where the tokens were fused",
+                f"Peak memory of a training is well described by a constant, a part in proportion to the tokens that "
+                f"the "
+                f"mixers see, summed over layers, and a small part for tokens that enter a fusion. The text, the "
+                f"figures and "
+                f"the released code leave several readings of the method, and each gives other sums of tokens. The "
+                f"table has "
+                f"the residual of a least-squares fit to the {memory.trainings} distinct Vim-Ti trainings under each "
+                f"reading.",
+                "\n".join(_readings(memory.readings)),
+                f"The best reading is fusion {best.placement} the mixer, starting layer {SHIFTS[best.start_shift]}, "
+                f"`lower` in "
+                f"{best.lower_layers} layers, although the paper's overview figure draws fusion inside the mixer and "
+                f"its text "
+                "says that `lower` has 19 layers. "
+                + " ".join(
+                    f"Of {c.left_out[1]} refits without one training that can tell, {c.left_out[0]} choose the same "
+                    f"{name.replace('_', ' ')}; of the bootstrap resamples, {c.resampled:.0%}."
+                    for name, c in memory.support.items()
+                ),
+                f"Each token costs {best.mib_per_token:.2f} MiB per layer (95 % bootstrap interval {lower[0]:.2f} to "
+                f"{lower[1]:.2f}). At 128 images per GPU that is {memory.floats_per_channel:.1f} float32 values per "
+                f"token, layer "
+                f"and channel. Counted by hand, the released block saves {memory.floats_per_channel_released:.1f} "
+                f"for the "
+                f"backward pass; this project's own block with mamba-ssm's kernels, by its cost model, "
+                f"{memory.floats_per_channel_this_project:.1f}. So the memory column is that of the released kind of "
+                f"code, "
+                "with fusion, at 128 images per GPU.",
+                f"Vim-S has {small.trainings} trainings for three coefficients, which is weak evidence. Its best "
+                f"reading is "
+                f"fusion {small.best.placement} the mixer, starting layer {SHIFTS[small.best.start_shift]}, `lower` in "
+                f"{small.best.lower_layers} layers (rms {small.best.rms_mib:.0f} MiB): `upper` then has 18 layers, "
+                f"as in the "
+                "released scripts, and not the 19 of the text.",
+                "![Measured against fitted memory](memory.svg)",
+                "## Time: what fusion could save",
+                "Time per epoch is fitted as a fixed part plus a part in proportion to the tokens, with the tokens "
+                "of the "
+                "paper's text, to the five rows of Table 1.",
+                "\n".join(_times(document.time)),
+                _time_words(document.time),
+                "![Time per epoch against tokens](time.svg)",
+                "## The paper's statements and its tables",
+                "\n".join(_claims(document.claims)),
+                "![Top-1 against starting layer](starting_layer.svg)",
+            ]
+        )
+        + "\n"
+    )
+
+
+def _counted(claims: list[ClaimFound]) -> str:
+    asked = [one for one in claims if one.borne_out is not None]
+    held = sum(one.borne_out is True for one in asked)
+    return f"Statements: {held} of {len(asked)} agree with the paper's own tables."
+
+
+def _few(texts: list[str], most: int = 2) -> str:
+    rest = len(texts) - most
+    return "; ".join(texts[:most]) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def _readings(readings: list[MemoryReading]) -> list[str]:
+    head = ["| fusion | starting layer of upper | layers of lower | rms (MiB) |", "|---|---|--:|--:|"]
+    return head + [
+        f"| {one.placement} the mixer | {SHIFTS[one.start_shift]} | {one.lower_layers} | {one.rms_mib:.1f} |"
+        for one in readings
+    ]
+
+
+def _times(times: dict[str, EpochTime]) -> list[str]:
+    head = [
+        "| model | fixed (s) | in proportion to tokens (s) | rms (s) | upper saved | upper without the fixed part |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    return head + [
+        f"| {model_name(model)} | {t.fixed_s_per_epoch:.1f} | {t.token_s_per_epoch:.1f} | {t.rms_s:.2f} | "
+        f"{t.upper_saves:.1%} | {t.upper_would_save_without_the_fixed_part:.1%} |"
+        for model, t in times.items()
+    ]
+
+
+def _time_words(times: dict[str, EpochTime]) -> str:
+    tiny, small = times["vim_tiny"], times["vim_small"]
+    return (
+        f"The fixed part is about the same for both models, so it does not belong to the model. If it were the "
+        f"loading of "
+        f"images, it would be {tiny.images_per_s_if_fixed_is_loading:,.0f} images/s. The split is a model too: a "
+        f"fixed part "
+        f"that overlaps with the tokens' part fits worse the more it overlaps (rms for a sum "
+        f"{tiny.overlap_rms_s['0.00']:.2f} "
+        f"and {small.overlap_rms_s['0.00']:.2f} s, for a maximum {tiny.overlap_rms_s['1.00']:.2f} and "
+        f"{small.overlap_rms_s['1.00']:.2f} s; Vim-Ti over all its rows, Vim-S over five); up to a half of overlap "
+        f"Vim-Ti's "
+        f"rows do not tell. The number of GPUs is not published. The tokens' part of Vim-S stands for "
+        f"{small.images_per_s_of_the_token_part:,.0f} images/s in training; published inference on one A100 is "
+        f"{small.inference_images_per_s_one_a100} images/s in fp32, and a training step costs about three forward "
+        f"passes: "
+        f"{small.gpus_implied:.1f} GPUs. The released scripts use four."
+    )
+
+
+def _claims(claims: list[ClaimFound]) -> list[str]:
+    lines = ["| | statement | compared | in the tables |", "|---|---|---|---|"]
+    for one in claims:
+        said = {True: "yes", False: "not in every row", None: "observation"}[one.borne_out]
+        more = [f"{_few(one.exceptions, 4)}."] if one.exceptions else []
+        found = " ".join([said + ".", *more, *one.remarks])
+        lines.append(f"| {one.id} | {one.statement} ({one.where}) | {one.interpretation} | {found} |")
+    return lines
