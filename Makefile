@@ -24,6 +24,7 @@ demo: $(INSTALLED)
 	@echo "Training the smoke grid: 10 scaled-down Vision Mambas on scikit-learn's digits, on the CPU."
 	@snakemake --cores all --configfile config/smoke.yaml --quiet host reason rules progress
 	@echo; cat results/smoke/tables/summary.md
+	@echo; echo "And what the paper's own tables say (famba audit):"; famba audit
 	@echo; echo "All of it on one page: results/smoke/report.html   Rows: results/smoke/cells/*/row.json"
 
 test: $(INSTALLED)

@@ -33,6 +33,7 @@ wildcard_constraints:
 localrules:
     all,
     judge,
+    audit,
     figures,
     report,
     crate,
@@ -46,6 +47,7 @@ onstart:
 include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/judge.smk"
+include: "rules/audit.smk"
 include: "rules/report.smk"
 
 
@@ -56,6 +58,7 @@ rule all:
         rules.judge.input,
         rules.judge.output,
         rules.figures.output,
+        rules.audit.output,
         rules.report.output,
         rules.crate.output,
     message:

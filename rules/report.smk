@@ -116,6 +116,7 @@ rule report:
         claims=LEDGER,
         deviations="docs/deviations.md",
         figures=rules.figures.output,
+        audit=rules.audit.output,
     output:
         html="<results>/report.html",
         markdown="<results>/report.md",
@@ -152,6 +153,7 @@ rule crate:
                 "rules/data.smk",
                 "rules/train.smk",
                 "rules/judge.smk",
+                "rules/audit.smk",
                 "rules/report.smk",
             ],
         ),

@@ -114,14 +114,19 @@ def test_every_claim_is_there_with_its_verdict(pages, which, request):
 @pytest.mark.parametrize("which", ["paper", "smoke"])
 def test_results_and_figures_come_before_the_verdicts(pages, which, request):
     ids = [a["id"] for a in pages[which].all("section")]
-    assert ids[:3] == ["results", "figures", "verdicts"]
-    assert [a["href"] for a in pages[which].all("a") if a["href"] in {f"#{i}" for i in ids}][1:4] == [
-        f"#{i}" for i in ids[:3]
+    assert ids[:4] == ["results", "figures", "audit", "verdicts"]
+    assert [a["href"] for a in pages[which].all("a") if a["href"] in {f"#{i}" for i in ids}][1:5] == [
+        f"#{i}" for i in ids[:4]
     ]
     text = (request.getfixturevalue(which) / "report.md").read_text()
     assert text.index("## Results") < text.index("## Verdicts")
     tex = (request.getfixturevalue(which) / "report.tex").read_text()
     assert tex.index(r"\label{tab:summary}") < tex.index(r"\label{tab:verdicts}")
+
+
+def test_what_the_papers_own_tables_say(smoke, pages):
+    assert "6 of 8 agree with the paper's own tables" in pages["smoke"].text
+    assert "## The paper's own tables\n\n* Memory: the 26 Vim-Ti rows" in (smoke / "report.md").read_text()
 
 
 def test_smoke_verdicts_are_one_line_in_markdown(smoke, pages):

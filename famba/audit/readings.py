@@ -80,9 +80,7 @@ def trainings(rows: Sequence[PublishedRow], model: str) -> list[Training]:
     there = {(one.row.table, one.row.strategy) for one in found}
     missing = [name for name in STRATEGIES if (1, name) not in there]
     if missing:
-        raise InputError(
-            f"the ledger has no row of {model}, {missing[0]}, in Table 1: an audit needs all three tables"
-        )
+        raise InputError(f"the ledger has no row of {model}, {missing[0]}, in Table 1: an audit needs all three tables")
     return found
 
 

@@ -15,6 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from famba import __version__
+from famba.audit import document
+from famba.audit import page as audit_page
 from famba.figures import names_of, palette
 from famba.figures.results import Results, read_results
 from famba.judge import ledger, noise, paper_tables, summary, tables, verdict_tables, verdicts
@@ -63,6 +65,20 @@ class Report:
     def printed(self) -> list[Table]:
         """The same, to show."""
         return printed.tables(self.paper_tables, self.rows, self.ledger.accuracy)
+
+    @cached_property
+    def audit(self) -> list[str]:
+        """The main findings about the paper's own tables; none where the ledger does not hold them."""
+        rows = [row for table in self.ledger.tables for row in table.flat()]
+        if {row.table for row in rows} != {1, 2, 3}:
+            return []
+        found = document.audit(rows, self.ledger.sources.get("paper", ""))
+        return [line.strip() for line in audit_page.findings(found).splitlines()]
+
+    @property
+    def audit_page(self) -> bool:
+        """Whether the audit's own page stands beside this one."""
+        return (self.folder / "audit" / "audit.md").is_file()
 
     @property
     def title(self) -> str:
@@ -167,6 +183,7 @@ def markdown(report: Report) -> str:
         *(["### Summary"] if report.printed else []),
         tables.markdown(report.lines, report.described).strip(),
         *(["## Figures", *shown] if shown else []),
+        *(["## The paper's own tables", "\n".join(f"* {line}" for line in report.audit)] if report.audit else []),
         "## Verdicts",
         verdict_tables.markdown(report.verdicts, report.described).strip(),
         "## Cost",
