@@ -13,7 +13,7 @@ import yaml
 
 from famba.audit import document, page
 from famba.cli import main
-from famba.judge.ledger import published_rows
+from famba.judge.ledger import load, published_rows
 from famba.schedule import strategy
 
 ROOT = Path(__file__).parent.parent
@@ -169,3 +169,10 @@ def test_no_torch():
 def test_the_document_fits_its_published_schema(found):
     schema = json.loads((ROOT / "config" / "schema" / "audit.json").read_text())
     assert schema == document.json_schema()
+
+
+def test_the_page_in_the_documentation_is_this_one():
+    text = page.markdown(document.audit(published_rows(LEDGER), load(LEDGER).sources["paper"]))
+    for name in ("memory", "time", "starting_layer"):
+        text = text.replace(f"({name}.svg)", f"(audit-{name.replace('_', '-')}.svg)")
+    assert (ROOT / "docs" / "audit.md").read_text() == text

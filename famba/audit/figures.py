@@ -79,8 +79,6 @@ def _starting_layer(rows: Sequence[PublishedRow]) -> Figure:
         [row.start or 0 for row in study], [row.top1 for row in study], "o-", color=_COLOUR["vim_tiny"], markersize=3.5
     )
     axes.axhline(unfused.top1, color=style.FAINT, linewidth=0.8, linestyle=(0, (4, 2)))
-    axes.annotate(
-        "without fusion", (2, unfused.top1), (0, 3), textcoords="offset points", fontsize=7, color=style.FAINT
-    )
+    axes.annotate("without fusion", (15, unfused.top1), (0, -9), textcoords="offset points", ha="right", fontsize=7)
     axes.set(xlabel="starting layer, counted from 1", ylabel="published top-1 (%)", title="Vim-Ti, upper (Table 2)")
     return figure
