@@ -46,7 +46,7 @@ def test_weights_that_nobody_named_are_not_trained(tmp_path):
 def test_a_checkpoint_of_other_initial_weights_is_set_aside(trained, tmp_path, capsys):
     (tmp_path / "checkpoint.pt").write_bytes((trained / "weights.pt").read_bytes())
     Training(cell(epochs=1), tmp_path, Path("data"), init=trained / "weights.pt").run()
-    assert "a checkpoint of other initial weights is now" in capsys.readouterr().err
+    assert "is a checkpoint of other initial weights; it is now" in capsys.readouterr().err
 
 
 def test_a_result_of_other_initial_weights_is_not_taken_for_finished(trained, tmp_path, capsys):

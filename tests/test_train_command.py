@@ -53,7 +53,7 @@ def test_a_result_of_other_settings_is_not_overwritten_unasked(finished, tmp_pat
     before = kept(finished)
     assert main(arguments(finished, cell(**ONE, lr=0.5))) == 2
     error = capsys.readouterr().err
-    assert "the result of other settings (recipe.lr 0.02, now 0.5); --again replaces it" in error
+    assert "the result of other settings (recipe.lr 0.04, now 0.5); --again replaces it" in error
     assert error.count("\n") == 1
     assert kept(finished) == before
 
