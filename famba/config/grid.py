@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field, model_validator
 
-from famba.config import protocol
+from famba.config import protocol, yaml_file
 from famba.config.presets import PRESETS
 from famba.config.requirements import unmet
 from famba.config.schedules import Schedule, written_out
@@ -144,14 +144,18 @@ class Experiment(Settings):
     @classmethod
     def load(cls, path: str | Path) -> Experiment:
         """Read and validate an experiment file. Raises InputError, one line naming file, key and what is wrong."""
+        return cls.from_config(cls.read(path), str(path))
+
+    @staticmethod
+    def read(path: str | Path) -> Any:
+        """What an experiment file says, not validated. Raises InputError if it is not YAML, or has a key twice."""
         try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            return yaml_file.read(Path(path))
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
             raise InputError(f"{path}: cannot read the experiment file ({reason})") from None
         except yaml.YAMLError as error:
             raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-        return cls.from_config(data, str(path))
 
     @classmethod
     def from_config(cls, data: Any, source: str = "configuration") -> Experiment:
@@ -161,7 +165,7 @@ class Experiment(Settings):
         data = {**data, "recipe": _by_protocol(data.get("recipe", {}), data.get("protocol"))}
         models = data.get("models")
         if isinstance(models, list):  # the short form: names of published architectures
-            unknown = [name for name in models if name not in ARCHITECTURES]
+            unknown = [name for name in models if not (isinstance(name, str) and name in ARCHITECTURES)]
             if unknown:
                 raise InputError(
                     f"{source}: models: unknown model {unknown[0]!r}{nearest(str(unknown[0]), ARCHITECTURES)}"

@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from famba.config import yaml_file
 from famba.errors import Altered, InputError
 
 _CHUNK = 1 << 20
@@ -123,7 +124,7 @@ def overrides() -> tuple[Path, dict[str, dict[str, Any]]]:
 
 def _rows(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+        rows = yaml_file.read(path)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"FAMBA_SOURCES={path}: cannot be read: {getattr(error, 'strerror', None) or error}"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from famba.config import Experiment
+from famba.config import Experiment, yaml_file
 from famba.config.settings import Settings
 from famba.errors import InputError
 from famba.judge import cells
@@ -105,7 +105,7 @@ class Ledger(Settings):
 def load(path: Path) -> Ledger:
     """Read and validate the ledger. Raises InputError, one line naming file, place and what is wrong."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml_file.read(path)
         if isinstance(data, dict) and isinstance(data.get("tables"), str):
             data = _with_tables_of(path.with_name(data["tables"]), data)
         return Ledger.model_validate(data)
@@ -124,7 +124,7 @@ def load(path: Path) -> Ledger:
 def files(path: Path) -> list[Path]:
     """The files that a ledger is read from: itself, and the one whose tables it takes. Raises InputError."""
     load(path)
-    tables = yaml.safe_load(path.read_text(encoding="utf-8")).get("tables")
+    tables = yaml_file.read(path).get("tables")
     return [path, *files(path.with_name(tables))] if isinstance(tables, str) else [path]
 
 

@@ -30,6 +30,8 @@ def load_experiment(workflow: Any, config: dict[str, Any]) -> Experiment:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     files = [os.path.relpath(path) for path in workflow.configfiles]
     try:
+        for path in dict.fromkeys(files):  # Snakemake's own reader takes the last of two equal keys
+            Experiment.read(path)
         experiment = Experiment.from_config(config, ", ".join(dict.fromkeys(files)))
         experiment.require_claims()
         if _containers(workflow):
