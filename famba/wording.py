@@ -6,6 +6,12 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def one_line(text: str) -> str:
+    """The text on one line of a terminal: no line breaks or control characters, and none that cannot be printed."""
+    encodable = " ".join(text.split()).encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in encodable)
+
+
 def install(extra: str) -> str:
     """How to get what pyproject.toml lists under an extra: famba is in no package index, only in its checkout."""
     by_hand = f"pip install '.[{extra}]' in the checkout"

@@ -205,3 +205,41 @@ def test_reading_a_configuration_needs_no_torch():
     """Snakemake parses the grid in every job: importing torch there would cost seconds each time."""
     code = "import sys, famba.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"models": [["vim_tiny"]]}, "models: unknown model ['vim_tiny']"),
+        ({"models": [{"a": 1}]}, "models: unknown model {'a': 1}"),
+        ({"models": ["vim_tiny", "vim_tiny"]}, "models has a value twice"),
+        ({"container": ""}, "container: String should have at least 1 character"),
+        ({"threads": 100_000}, "threads: 100,000 is more than 1,024, the most that is accepted"),
+        ({"recipe": {"epochs": 10**12}}, "recipe.epochs: 1,000,000,000,000 is more than 100,000"),
+        ({"recipe": {"repeats": 101}}, "recipe.repeats: 101 is more than 100"),
+        ({"recipe": {"eval_resize": 100_000}}, "recipe.eval_resize: 100,000 is more than 4,096"),
+        ({"recipe": {"warmup_lr": 1}}, "recipe.warmup_lr: 1 is above the peak of 0.0005, which it rises to"),
+        ({"seeds": list(range(10_001))}, "a grid of 50,005 cells; at most 10,000 fit into one experiment"),
+        ({"a\nb\x1b[1m": 1}, "a b\\x1b[1m: unknown key"),
+        ({"dataset": "x" * 9999}, "xxx…"),
+        ({"recipe": "paper-txt"}, "recipe.preset: Input should be"),
+        ({"protocol": ["paper"]}, "protocol: Input should be"),
+        ({"cls_position": {"a": 1}}, "cls_position: Input should be"),
+    ],
+)
+def test_a_senseless_setting_is_one_printable_line(change, message):
+    with pytest.raises(InputError) as error:
+        Experiment.from_config({**MINIMAL, **change}, "file.yaml")
+    assert message in str(error.value)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": ' * 100_000, '{"a": ' + "[" * 900 + "]" * 900 + "}", '{"a": ' + "1" * 9999 + "}"]
+)
+def test_a_cell_of_deep_or_long_json_is_one_line(text):
+    with pytest.raises(InputError) as error:
+        Cell.from_json(text)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1000

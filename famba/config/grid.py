@@ -7,7 +7,6 @@ row can be re-run from itself alone.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -33,12 +32,15 @@ from famba.config.settings import (
     Settings,
     Whole,
 )
-from famba.config.validation import nearest, validated
+from famba.config.validation import from_json, nearest, short, validated
 from famba.errors import InputError
 from famba.schedule import NAMED, STRATEGIES, strategy
+from famba.wording import one_line
 
 # famba.scan's, which has torch to import
 ScanName = Literal["auto", "mamba_ssm", "cpu", "triton", "chunked", "reference"]
+
+MAX_CELLS = 10_000  # Snakemake takes minutes to plan more jobs
 
 
 def _is_one(value: int) -> bool:
@@ -72,11 +74,7 @@ class Cell(Settings):
     @classmethod
     def from_json(cls, text: str) -> Cell:
         """Read the JSON that `Experiment.cell_json` wrote. Raises InputError."""
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"--cell is not JSON ({error})") from None
-        cell: Cell = validated(cls, data, "--cell")
+        cell: Cell = validated(cls, from_json(text, "--cell"), "--cell")
         if problem := unmet(cell):
             raise InputError(f"--cell: {problem}")
         return cell
@@ -100,7 +98,7 @@ class Experiment(Settings):
     processes: Count = 1  # of one training, joined by torchrun to share each global batch: on GPUs, each has its own
     nodes: Count = 1  # machines that the processes are spread over evenly
     scan: ScanName = "auto"
-    container: str = "envs/famba-cuda.sif"
+    container: Annotated[str, Field(min_length=1)] = "envs/famba-cuda.sif"
     claims: str = "config/claims.yaml"  # the ledger that the rows are judged by; as `container`, seen from the checkout
 
     @model_validator(mode="after")
@@ -130,6 +128,13 @@ class Experiment(Settings):
                 f"nodes {self.nodes} must divide processes {self.processes}, "
                 f"and that must divide recipe.global_batch {self.recipe.global_batch}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _grid_is_finite(self) -> Experiment:
+        cells = len(self.models) * len(self.strategies) * len(self.seeds)
+        if cells > MAX_CELLS:
+            raise ValueError(f"a grid of {cells:,} cells; at most {MAX_CELLS:,} fit into one experiment")
         return self
 
     @model_validator(mode="after")
@@ -167,9 +172,10 @@ class Experiment(Settings):
         if isinstance(models, list):  # the short form: names of published architectures
             unknown = [name for name in models if not (isinstance(name, str) and name in ARCHITECTURES)]
             if unknown:
-                raise InputError(
-                    f"{source}: models: unknown model {unknown[0]!r}{nearest(str(unknown[0]), ARCHITECTURES)}"
-                )
+                shown = short(unknown[0])
+                raise InputError(one_line(f"{source}: models: unknown model {shown}{nearest(shown, ARCHITECTURES)}"))
+            if len(set(models)) != len(models):
+                raise InputError(f"{source}: models has a value twice")
             models = {name: ARCHITECTURES[name].model_dump(exclude_defaults=True) for name in models}
         if isinstance(models, dict) and data.get("cls_position") in get_args(ClsPosition):
             position = {"cls_position": data["cls_position"]}

@@ -25,6 +25,18 @@ RAND_AUGMENT = {
     "tensor": rf"rand-m{_NUMBER}(?:-mstd{_NUMBER})?(?:-p{_NUMBER})?-inc1",
 }
 
+# beyond these a value is a slip of the keyboard; nothing published comes near them
+UPPER_BOUNDS = {
+    "threads": 1024,
+    "processes": 4096,
+    "recipe.epochs": 100_000,
+    "recipe.repeats": 100,
+    "recipe.eval_resize": 4096,
+    "recipe.eval_batch": 2**16,
+    "recipe.global_batch": 2**20,
+    "recipe.workers": 1024,
+}
+
 
 def unmet(cell: Cell) -> str | None:
     """The first thing that is wrong, beginning with its key; None if the cell can be trained as written."""
@@ -32,6 +44,7 @@ def unmet(cell: Cell) -> str | None:
 
 
 def _problems(cell: Cell) -> Iterator[str]:
+    yield from _beyond_bounds(cell)
     yield from _of_recipe(cell.recipe)
     img_size, resize = cell.architecture.img_size, cell.recipe.eval_resize
     if resize is not None and resize < img_size:
@@ -45,9 +58,20 @@ def _problems(cell: Cell) -> Iterator[str]:
         yield f"{deviation} ({cell.protocol}): set it so, or protocol: custom, which claims no published experiment"
 
 
+def _beyond_bounds(cell: Cell) -> Iterator[str]:
+    values = {"threads": cell.threads, "processes": cell.processes}
+    values |= {f"recipe.{name}": value for name, value in cell.recipe}
+    for key, bound in UPPER_BOUNDS.items():
+        value = values[key]
+        if value is not None and value > bound:
+            yield f"{key}: {value:,} is more than {bound:,}, the most that is accepted"
+
+
 def _of_recipe(recipe: Recipe) -> Iterator[str]:
     if recipe.warmup_epochs > recipe.epochs:
         yield f"recipe.warmup_epochs: {recipe.warmup_epochs} of only {count(recipe.epochs, 'epoch')}"
+    if recipe.warmup_epochs and recipe.warmup_lr > recipe.peak_lr:
+        yield f"recipe.warmup_lr: {recipe.warmup_lr:g} is above the peak of {recipe.peak_lr:.3g}, which it rises to"
     if recipe.min_lr > recipe.peak_lr:
         yield (
             f"recipe.min_lr: {recipe.min_lr:g} is above the peak of {recipe.peak_lr:.3g} "

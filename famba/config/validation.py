@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable
 from typing import Any, get_args
@@ -10,6 +11,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from famba.errors import InputError
+from famba.wording import one_line
+
+_SHOWN = 100  # characters of a wrong value that are shown
 
 
 def validated(cls: type[Any], data: Any, source: str) -> Any:
@@ -19,17 +23,32 @@ def validated(cls: type[Any], data: Any, source: str) -> Any:
     except ValidationError as error:
         # a misspelt key before the required one that it leaves missing: its nearest name says both
         first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part)[:_SHOWN] for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            key = str(first["loc"][-1])
+            key = str(first["loc"][-1])[:_SHOWN]
             message = f"unknown key{nearest(key, _fields_at(cls, first['loc'][:-1]))}"
         else:
             message = first["msg"].removeprefix("Value error, ")
             if first["type"] != "value_error" and first["type"] != "missing":
-                message += f", found {first['input']!r}"
+                message += f", found {short(first['input'])}"
             if first["type"] == "literal_error":
-                message += nearest(str(first["input"]), re.findall(r"'([^']+)'", first["ctx"]["expected"]), others="")
-        raise InputError(f"{source}: {where + ': ' if where else ''}{message}") from None
+                message += nearest(short(first["input"]), re.findall(r"'([^']+)'", first["ctx"]["expected"]), others="")
+        raise InputError(one_line(f"{source}: {where + ': ' if where else ''}{message}")) from None
+
+
+def from_json(text: str, source: str) -> Any:
+    """Parse JSON. Raises InputError, one line that begins with `source`."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError also for a number of thousands of digits
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise InputError(one_line(f"{source} is not JSON ({reason})")) from None
+
+
+def short(value: Any) -> str:
+    """A value as Python writes it, or the beginning of that."""
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
 
 
 def _fields_at(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

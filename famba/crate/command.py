@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from famba.config import Experiment
+from famba.config.validation import from_json
 from famba.crate.graph import File, document
 from famba.errors import InputError
 from famba.record import Row, atomic_file, read_row
@@ -114,10 +115,7 @@ def add_parser(commands: Any) -> None:
 
 def _main(args: argparse.Namespace) -> int:
     if args.config and args.config.lstrip().startswith("{"):
-        try:
-            experiment = Experiment.from_config(json.loads(args.config), "--config")
-        except json.JSONDecodeError as error:
-            raise InputError(f"--config is not JSON ({error})") from None
+        experiment = Experiment.from_config(from_json(args.config, "--config"), "--config")
     else:
         experiment = Experiment.load(args.config or Path("config", f"{args.folder.resolve().name}.yaml"))
     print(write_crate(experiment, args.folder))
