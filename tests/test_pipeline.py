@@ -35,7 +35,7 @@ MICRO = {  # replaces the copy's smoke grid: two models, an epoch of six steps
     },
     "device": "cpu",
 }  # fmt: skip
-GRID = {"dataset": 1, "train": 2, "judge": 1, "figures": 1, "report": 1, "crate": 1, "all": 1}
+GRID = {"dataset": 1, "train": 2, "judge": 1, "audit": 1, "figures": 1, "report": 1, "crate": 1, "all": 1}
 AGAIN = {"judge": 1, "figures": 1, "report": 1, "crate": 1, "all": 1}
 
 

@@ -22,6 +22,7 @@ COLUMNS = (
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "audit",
+        help="compare the paper's published numbers with each other, without any training",
         description="Compare the paper's published numbers with each other, without any training: which reading of the "
         "method its memory supports, which part of its time depends on tokens, and which of its statements its tables "
         "bear out. Prints the main findings; --out writes audit.json, audit.md, published.csv and the figures.",

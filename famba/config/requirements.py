@@ -70,7 +70,8 @@ def _beyond_bounds(cell: Cell) -> Iterator[str]:
 def _of_recipe(recipe: Recipe) -> Iterator[str]:
     if recipe.warmup_epochs > recipe.epochs:
         yield f"recipe.warmup_epochs: {recipe.warmup_epochs} of only {count(recipe.epochs, 'epoch')}"
-    if recipe.warmup_epochs and recipe.warmup_lr > recipe.peak_lr:
+    default = Recipe.model_fields["warmup_lr"].default  # a tiny batch scales the peak below it
+    if recipe.warmup_epochs and recipe.warmup_lr > max(recipe.peak_lr, default):
         yield f"recipe.warmup_lr: {recipe.warmup_lr:g} is above the peak of {recipe.peak_lr:.3g}, which it rises to"
     if recipe.min_lr > recipe.peak_lr:
         yield (
