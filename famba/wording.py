@@ -1,5 +1,8 @@
 """Words for people that several places say alike."""
 
+SMOKE_NOTE = "SMOKE: not evidence about the paper"
+_MODELS = {"vim_tiny": "Vim-Ti", "vim_small": "Vim-S"}
+
 
 def count(number: int, noun: str) -> str:
     """`1 row`, `3 rows`."""
@@ -16,3 +19,8 @@ def install(extra: str) -> str:
     """How to get what pyproject.toml lists under an extra: famba is in no package index, only in its checkout."""
     by_hand = f"pip install '.[{extra}]' in the checkout"
     return by_hand if extra == "cuda" else f"make .venv/installed, or {by_hand}"
+
+
+def model_name(model: str) -> str:
+    """The paper's name of a model, or the one that the experiment gave it."""
+    return _MODELS.get(model, model)

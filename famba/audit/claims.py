@@ -10,7 +10,7 @@ import numpy as np
 
 from famba.audit.readings import Reading, Training, schedule, tokens_removed, trainings
 from famba.judge.published import PublishedRow
-from famba.judge.tables import model_name
+from famba.wording import model_name
 
 CROSS_LAYER = ("interleaved", "lower", "upper")
 MODELS = ("vim_tiny", "vim_small")
@@ -122,7 +122,7 @@ def _all_layer_loses(table1: Table1) -> Claim:
     return Claim(
         "b",
         "Fusing in all layers loses much accuracy.",
-        "p. 7, observation 2",
+        "observation 2",
         f"at least {MUCH:g} points of top-1 below no fusion, for both models; the paper gives no number",
         found,
         ["By how much: " + "; ".join(one.text for one in found) + "."],
@@ -144,7 +144,7 @@ def _lower_extreme(table1: Table1) -> Claim:
     return Claim(
         "c",
         "Of the three cross-layer strategies, lower is the least accurate and saves the most.",
-        "p. 7, observation 3",
+        "observation 3",
         "lower below interleaved and upper in top-1, time and memory, for both models",
         found,
         ["Lower compared with all-layer fusion: " + "; ".join(margins) + "."],
@@ -156,7 +156,7 @@ def _upper_accurate(table1: Table1) -> Claim:
     return Claim(
         "d",
         "Of the three cross-layer strategies, upper preserves accuracy best.",
-        "p. 7, observation 4",
+        "observation 4",
         "upper above interleaved and lower in top-1, for both models",
         found,
     )
@@ -173,7 +173,7 @@ def _trade_off(table1: Table1) -> Claim:
     return Claim(
         "e",
         "Cross-layer strategies trade accuracy for cost better than fusion in all layers.",
-        "p. 7 and 8",
+        "about Table 1",
         "each strategy above all-layer fusion in top-1, for both models",
         found,
         remarks,
@@ -191,7 +191,7 @@ def _budgets(table1: Table1, study: Sequence[PublishedRow]) -> Claim:
     return Claim(
         "f",
         "All strategies remove about the same number of tokens.",
-        "p. 6, section 4.1",
+        "section 4.1",
         f"in Table 1, each within {SAME_BUDGET:.0%} of the largest; the paper gives no tolerance",
         found,
         [f"Table 1: {', '.join(map(str, removed.values()))}. Table 2: {min(budgets)} to {max(budgets)}."],
@@ -204,7 +204,7 @@ def _sixth_layer(study: Sequence[PublishedRow]) -> Claim:
     return Claim(
         "g",
         "Efficiency is highest when fusion starts at the 6th layer.",
-        "p. 8, section 4.2",
+        "section 4.2",
         "no other row of Table 2 has less time or less memory",
         found,
     )
@@ -228,7 +228,7 @@ def _more_tokens(study: Sequence[PublishedRow], unfused: PublishedRow) -> Claim:
     return Claim(
         "h",
         "The more tokens each layer fuses, the less time and memory; accuracy tends to fall.",
-        "p. 9, section 4.3",
+        "section 4.3",
         "time and memory fall at every step of Table 3; a line through its top-1 falls",
         found,
         remarks,

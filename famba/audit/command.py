@@ -20,6 +20,7 @@ COLUMNS = (
 
 
 def add_parser(commands: Any) -> None:
+    """`famba audit`."""
     parser = commands.add_parser(
         "audit",
         help="compare the paper's published numbers with each other, without any training",

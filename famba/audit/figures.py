@@ -14,8 +14,8 @@ from famba.audit.document import TOLD
 from famba.audit.readings import trainings
 from famba.figures import style
 from famba.judge.published import PublishedRow
-from famba.judge.tables import model_name
 from famba.record import atomic_file
+from famba.wording import model_name
 
 _COLOUR = {"vim_tiny": "#0072b2", "vim_small": "#d55e00"}  # Okabe and Ito
 

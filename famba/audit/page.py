@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from famba.audit.document import ClaimFound, Document, EpochTime, MemoryReading
-from famba.judge.tables import model_name
+from famba.wording import model_name
 
 SHIFTS = {-1: "one layer earlier", 0: "as printed", 1: "one layer later"}
 

@@ -6,11 +6,10 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -18,10 +17,11 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from famba.figures import palette
-from famba.figures.results import Results
-from famba.judge import summary
-from famba.judge.tables import SMOKE_NOTE, model_name
 from famba.record import atomic_file
+from famba.wording import SMOKE_NOTE, model_name
+
+if TYPE_CHECKING:
+    from famba.figures.results import Results
 
 FULL, COLUMN = 7.0, 3.4  # widths in inches: across both columns, and one
 FOOTER_SIZE = 5.5
@@ -45,13 +45,16 @@ RC: dict[str, Any] = {
     "axes.facecolor": "none",  # the watermark stands behind the axes
     "axes.titlelocation": "left", "axes.titleweight": "bold",
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
+    # what seaborn's style "ticks" sets beyond these; written out, for importing seaborn takes longer than drawing
+    "grid.linestyle": "-", "lines.solid_capstyle": "round", "patch.edgecolor": "w", "patch.force_edgecolor": True,
+    "axes.axisbelow": True,
     "svg.fonttype": "path", "svg.hashsalt": "famba", "savefig.dpi": 200, "figure.dpi": 100,
 }  # fmt: skip
 
 
 def theme() -> Any:
     """Context in which a figure is made and saved."""
-    look: dict[Any, Any] = {**sns.axes_style("ticks"), **RC}
+    look: dict[Any, Any] = RC
     return mpl.rc_context(look)
 
 
@@ -65,6 +68,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 def mean_interval(values: Any) -> tuple[float, float]:
     """Ends of the 95 % interval of the mean, as seaborn's `errorbar`; nothing to see for one value."""
+    from famba.judge import summary  # noqa: PLC0415 (imports scipy)
+
     half = summary.interval([float(value) for value in values]) or 0.0
     return float(np.mean(values)) - half, float(np.mean(values)) + half
 
@@ -75,7 +80,7 @@ def title(axes: Axes, model: str, pad: float | None = None) -> None:
 
 def tidy(axes: Axes, grid: str = "both") -> None:
     """No box, a light grid behind the data."""
-    sns.despine(ax=axes)
+    axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     axes.grid(True, axis=grid)  # type: ignore[arg-type]
 
@@ -103,6 +108,8 @@ def legend(figure: Figure, handles: Sequence[Any]) -> None:
 
 def footer(figure: Figure, results: Results, *notes: str) -> None:
     """What was run, and how to read the marks, in small print below the panels."""
+    from famba.judge import summary  # noqa: PLC0415 (imports scipy)
+
     text = f"Run: {summary.described(results.rows)}. {' '.join(notes)}"
     if results.smoke:
         text += f" {SMOKE_NOTE}."

@@ -9,8 +9,7 @@ from typing import NamedTuple
 from famba.judge.entries import Claim, Needs, Published, Quantity, Test
 from famba.judge.published import PublishedTable, TableRow
 from famba.judge.sweeps import SWEEPS
-from famba.judge.tables import model_name
-from famba.wording import count
+from famba.wording import count, model_name
 
 # the released scripts'; the paper says "A100 (80 GB)" and not how many
 GPUS, DEVICE, IMAGES_PER_GPU = 4, "A100", 128

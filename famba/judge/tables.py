@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from famba.judge.summary import shared_note
+from famba.wording import SMOKE_NOTE, model_name
 
 _TEX = str.maketrans(
     {
@@ -14,21 +15,14 @@ _TEX = str.maketrans(
         "×": r"$\times$", "–": "--", "−": "$-$",
     }
 )  # fmt: skip
-SMOKE_NOTE = "SMOKE: not evidence about the paper"
 NOTE = (
     "Top-1: last epoch, mean ± 95 % interval over n seeds (Student t; none for one seed). Time: training, without "
     "evaluation and each run's first step, by the wall clock. Memory: activations saved for the backward pass. Ratios: "
     "to the baseline of the same model and seed, of the median step's time (on a CPU: its CPU time) and of memory; "
     "predicted from the tokens summed over layers."
 )
-_NAMES = {"vim_tiny": "Vim-Ti", "vim_small": "Vim-S"}
 _HEAD = ("model", "strategy", "n", "top-1 (%)", "time ({})", "step time ratio", "memory ratio", "tokens")
 _BELOW = ("", "", "", "", "", "pred. → meas.", "pred. → meas.", "first → final")
-
-
-def model_name(model: str) -> str:
-    """The paper's name of a model, or the one that the experiment gave it."""
-    return _NAMES.get(model, model)
 
 
 def time_unit(seconds: float) -> tuple[str, float]:

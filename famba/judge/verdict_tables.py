@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from famba.judge.shared import by_reason
-from famba.judge.tables import SMOKE_NOTE, tex
+from famba.judge.tables import tex
 from famba.judge.verdicts import Verdict, Verdicts
-from famba.wording import count
+from famba.wording import SMOKE_NOTE, count
 
 _NOTE = (
     "Mean over n seeds with its 95 % interval (Student t), of the comparison on which the verdict turns; effect size: "

@@ -12,8 +12,8 @@ from famba.judge.entries import Claim
 from famba.judge.ledger import Ledger
 from famba.judge.noise import Noise
 from famba.judge.statistics import ALPHA, Evidence, dominates, interval
-from famba.judge.tables import model_name
 from famba.record import Record, Row
+from famba.wording import model_name
 
 VerdictName = Literal["reproduced", "not reproduced", "inconclusive", "not tested"]
 _UNITS = {

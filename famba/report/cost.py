@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from famba.cost.counts import step_cost
 from famba.errors import InputError
 from famba.judge.summary import MIB, Line
-from famba.judge.tables import model_name, time_unit
+from famba.judge.tables import time_unit
 from famba.record import Row
 from famba.report.table import Entry, Table, line_href, number, table
+from famba.wording import model_name
 
 JOULES_PER_KWH = 3.6e6
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from famba.figures import palette
 from famba.figures.results import Results
 from famba.judge.summary import Line
-from famba.judge.tables import model_name
 from famba.report.charts import Panel
+from famba.wording import model_name
 
 
 @dataclass(frozen=True)

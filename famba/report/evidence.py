@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from famba.judge.ledger import Ledger
 from famba.judge.shared import by_reason
-from famba.judge.tables import model_name
 from famba.judge.verdicts import Part, Verdict, Verdicts
 from famba.report.charts import Panel, Scale
 from famba.report.table import csv_of, words
+from famba.wording import model_name
 
 SYMBOLS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "≈", "not tested": "○"}
 _WIDE, _HIGH = 180, 24

@@ -9,7 +9,7 @@ from famba.figures.results import Results
 from famba.figures.style import PAPER
 from famba.figures.tradeoff import pareto_front
 from famba.judge.summary import Line
-from famba.judge.tables import model_name, time_unit
+from famba.judge.tables import time_unit
 from famba.report.charts import (
     TOP,
     Mark,
@@ -26,6 +26,7 @@ from famba.report.charts import (
 )
 from famba.report.drawing import Drawing, Figure, value
 from famba.report.table import line_href
+from famba.wording import model_name
 
 HOURS = 3600.0
 

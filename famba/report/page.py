@@ -20,12 +20,12 @@ from famba.audit import page as audit_page
 from famba.figures import names_of, palette
 from famba.figures.results import Results, read_results
 from famba.judge import ledger, noise, paper_tables, summary, tables, verdict_tables, verdicts
-from famba.judge.tables import SMOKE_NOTE
 from famba.record import Row
 from famba.report import cost, evidence, figures, pictures, prose, provenance, sections
 from famba.report import paper_tables as printed
 from famba.report.charts import MARKERS
 from famba.report.table import Table, as_markdown
+from famba.wording import SMOKE_NOTE
 
 PAPER = "Famba-V: Fast Vision Mamba with Cross-Layer Token Fusion"
 _TEMPLATES = PackageLoader("famba.report")

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from famba.judge.cells import DEVICE, GPUS, IMAGES_PER_GPU
 from famba.judge.paper_tables import QUANTITIES, Number, PaperTable
-from famba.judge.tables import SMOKE_NOTE, model_name
 from famba.record import Row
 from famba.report.table import Entry, Table, csv_of, line_href, table
+from famba.wording import SMOKE_NOTE, model_name
 
 _TITLES = {1: "fusion strategies", 2: "starting layer", 3: "tokens per layer"}
 _HEADS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "time": "time (h:mm:ss)", "memory": "peak memory (MiB)"}

@@ -8,10 +8,11 @@ from famba.judge import summary
 from famba.judge.ledger import Ledger
 from famba.judge.noise import Noise, Scatter
 from famba.judge.summary import Line
-from famba.judge.tables import latex, model_name, note_of, time_unit
+from famba.judge.tables import latex, note_of, time_unit
 from famba.record import Row
 from famba.report.prose import Deviations
 from famba.report.table import Entry, Table, as_csv, as_latex, csv_of, number, row_href, table, words
+from famba.wording import model_name
 
 
 def summary_table(lines: Sequence[Line], what: str, by_line: Mapping[tuple[str, str], Sequence[Row]]) -> Table:
