@@ -360,3 +360,13 @@ def test_ticks_are_round_and_inside(low, high):
 def test_a_scale_maps_its_ends():
     scale = Scale(10, 20, 100, 300)
     assert (scale(10), scale(15), scale(20)) == (100, 200, 300)
+
+
+def test_the_audit_brings_its_figures(paper, pages, tmp_path):
+    rows = sorted(paper.glob("cells/*/row.json"))[:1]
+    assert main(["audit", "--claims", str(CLAIMS), "--out", str(tmp_path / "audit")]) == 0
+    assert report(tmp_path, rows) == 0
+    figures = [a["id"] for a in Page((tmp_path / "report.html").read_text()).all("figure")]
+    names = ["figure-audit-memory", "figure-audit-time", "figure-audit-starting_layer"]
+    assert [name for name in figures if name.startswith("figure-audit")] == names
+    assert not any(a["id"].startswith("figure-audit") for a in pages["paper"].all("figure"))  # none beside that page

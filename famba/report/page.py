@@ -24,6 +24,7 @@ from famba.record import Row
 from famba.report import cost, evidence, figures, pictures, prose, provenance, sections
 from famba.report import paper_tables as printed
 from famba.report.charts import MARKERS
+from famba.report.pictures import Picture
 from famba.report.table import Table, as_markdown
 from famba.wording import SMOKE_NOTE
 
@@ -74,6 +75,11 @@ class Report:
             return []
         found = document.audit(rows, self.ledger.sources.get("paper", ""))
         return [line.strip() for line in audit_page.findings(found).splitlines()]
+
+    @property
+    def audit_pictures(self) -> list[Picture]:
+        """The figures of the audit beside this page."""
+        return pictures.audit(self.folder / "audit")
 
     @property
     def audit_page(self) -> bool:

@@ -42,6 +42,23 @@ STUDIES = {
         "Accuracy, time and memory of upper by the tokens that each of its layers fuses.",
     ),
 }
+AUDIT: Sequence[tuple[str, str, str]] = (
+    (
+        "memory",
+        "Published against fitted memory",
+        "Peak memory of every published training, and what its tokens give under the reading that fits best.",
+    ),
+    (
+        "time",
+        "Published time against tokens",
+        "Time per epoch in Table 1 by the mean share of tokens; a line's value at zero is the part without tokens.",
+    ),
+    (
+        "starting_layer",
+        "Published top-1 by starting layer",
+        "Table 2: Vim-Ti with upper fusion by the layer that it starts in; dashed: without fusion.",
+    ),
+)
 VECTOR_AT_MOST = 300_000  # bytes; a larger SVG holds images, and its PNG shows them as well in less
 
 
@@ -63,6 +80,12 @@ def read(folder: Path) -> list[Picture]:
 def studies(folder: Path, strategies: Iterable[str]) -> list[Picture]:
     """Of the paper's studies that the strategies take part in."""
     return [Picture(sweep.name, *STUDIES[sweep.name], _data(folder / sweep.name)) for sweep in sweeps(strategies)]
+
+
+def audit(folder: Path) -> list[Picture]:
+    """Figures of `famba audit`, as far as the folder has them."""
+    found = (Picture(f"audit-{name}", title, caption, _data(folder / name)) for name, title, caption in AUDIT)
+    return [picture for picture in found if picture.data]
 
 
 def _data(stem: Path) -> str | None:
