@@ -53,6 +53,19 @@ class Memory(_Part):
     floats_per_channel_this_project: float
 
 
+class Split(_Part):
+    """Seconds per epoch = fixed + token * (mean share of tokens) + fusing * (mean share that enters a fusion).
+
+    Of every distinct training of a model, under the reading that its memory supports.
+    """
+
+    trainings: int
+    fixed_s_per_epoch: float
+    token_s_per_epoch: float
+    fusing_s_per_epoch: float
+    rms_s: float
+
+
 class EpochTime(_Part):
     """Seconds per epoch of Table 1 = fixed + token * (mean share of tokens), under the text's reading."""
 
@@ -67,6 +80,7 @@ class EpochTime(_Part):
     upper_saves: float
     upper_would_save_without_the_fixed_part: float
     overlap_rms_s: dict[str, float]
+    with_fusing: Split
 
 
 class ClaimFound(_Part):
@@ -170,4 +184,17 @@ def _time(found: Sequence[Training], model: str) -> EpochTime:
         upper_saves=float(1 - split.seconds[upper] / split.seconds[none]),
         upper_would_save_without_the_fixed_part=float(1 - split.shares[upper] / split.shares[none]),
         overlap_rms_s={f"{one.overlap:.2f}": one.rms for one in overlaps[::5]},
+        with_fusing=_with_fusing(found),
+    )
+
+
+def _with_fusing(found: Sequence[Training]) -> Split:
+    fit = epoch_time.split(found, memory.fits(found)[0].reading, fusing=True)
+    assert fit.fusing is not None
+    return Split(
+        trainings=len(found),
+        fixed_s_per_epoch=fit.fixed,
+        token_s_per_epoch=fit.token,
+        fusing_s_per_epoch=fit.fusing,
+        rms_s=fit.rms,
     )

@@ -128,7 +128,11 @@ def _times(times: dict[str, EpochTime]) -> list[str]:
 
 def _time_words(times: dict[str, EpochTime]) -> str:
     tiny, small = times["vim_tiny"], times["vim_small"]
+    every = tiny.with_fusing
     return (
+        f"All {every.trainings} Vim-Ti rows, under the reading that their memory supports and with a part for the "
+        f"tokens that enter a fusion, give {every.fixed_s_per_epoch:.1f} s fixed, {every.token_s_per_epoch:.1f} s for "
+        f"tokens and {every.fusing_s_per_epoch:.1f} s for fusing (rms {every.rms_s:.2f} s). "
         f"The fixed part is about the same for both models, so it does not belong to the model. If it were the "
         f"loading of "
         f"images, it would be {tiny.images_per_s_if_fixed_is_loading:,.0f} images/s. The split is a model too: a "
