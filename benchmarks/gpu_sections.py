@@ -157,7 +157,8 @@ def _row_errors(suite: Suite, kernels: rows.Rows) -> dict[str, Any]:
             kernels.merge(x, kept, source, group, size), fusion._means(x.double(), kept, source, group, size)
         ),
         "dmerged": _relative(
-            kernels.merge_backward(grad[:, r:], group, size), fusion._shares(grad[:, r:].double(), group, size)
+            kernels.merge_backward(grad[:, r:], group, size, x.shape[1]),
+            fusion._shares(grad[:, r:].double(), group, size, x.shape[1]),
         ),
     }
     worst = max(errors.values())

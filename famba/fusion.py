@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from famba.precision import without_autocast
 from famba.rows import kernels
 from famba.schedule import STRATEGIES, capped, strategy, tokens_per_layer
 
@@ -50,6 +51,12 @@ class Match:
         """(B,) index of the class token after fusion in that order; None if no token is protected."""
         return self._rows(order)[2]
 
+    def destination(self, order: str) -> Tensor:
+        """(B, T) position after fusion in that order of every token before it: where `merge` has put it."""
+        group = self._rows(order)[0]
+        start = torch.arange(len(self.kept), device=group.device)[:, None] * self.kept.shape[1]
+        return group.view(len(self.kept), self.tokens) - start
+
     @property
     def r(self) -> int:
         """Tokens removed from each sequence."""
@@ -67,7 +74,7 @@ class Match:
             (B, T - r, C), each token the plain mean of its group (ToMe's mode="mean"). Differentiable in x.
 
         Raises:
-            ValueError: x does not have the matched shape, or the order is unknown.
+            ValueError: x does not have the matched shape or device or a floating type, or the order is unknown.
         """
         return self.merge_all([x], order)[0]
 
@@ -76,6 +83,11 @@ class Match:
         for x in xs:
             if x.ndim != 3 or x.shape[:2] != (self.kept.shape[0], self.tokens):
                 raise ValueError(f"matched ({self.kept.shape[0]}, {self.tokens}, C), got {tuple(x.shape)} to merge")
+            if x.device != self.kept.device or not x.is_floating_point():
+                raise ValueError(
+                    f"matched on {self.kept.device}, got {x.dtype} on {x.device} to merge; "
+                    "expected floating-point numbers on the same device"
+                )
         if self.r == 0 and order == "sequence":
             return tuple(xs)
         group, size, _ = self._rows(order)
@@ -135,6 +147,7 @@ class _Merge(torch.autograd.Function):
         ctx: Any, places: Tensor, source: Tensor, group: Tensor, size: Tensor, *xs: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(group, size)
+        ctx.tokens = xs[0].shape[1]
         merged = []
         for x in xs:
             rows = kernels(x.device, x.dtype, merging=True)
@@ -148,7 +161,7 @@ class _Merge(torch.autograd.Function):
         shared = []
         for grad in grads:
             rows = kernels(grad.device, grad.dtype, merging=True)
-            shared.append((rows.merge_backward if rows else _shares)(grad, group, size))
+            shared.append((rows.merge_backward if rows else _shares)(grad, group, size, ctx.tokens))
         return None, None, None, None, *shared
 
 
@@ -159,14 +172,14 @@ def _means(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tenso
     out = flat.index_select(0, _as_rows(places, tokens))
     out.index_add_(0, group[source_rows], flat.index_select(0, source_rows))
     out /= size.to(out.dtype)
-    return out.view(batch, -1, channels)
+    return out.view(batch, places.shape[1], channels)
 
 
-def _shares(grad: Tensor, group: Tensor, size: Tensor) -> Tensor:
+def _shares(grad: Tensor, group: Tensor, size: Tensor, tokens: int) -> Tensor:
     """See `rows.Rows.merge_backward`."""
     batch, remaining, channels = grad.shape
     shared = grad.reshape(batch * remaining, channels) / size.to(grad.dtype)
-    return shared.index_select(0, group).view(batch, -1, channels)
+    return shared.index_select(0, group).view(batch, tokens, channels)
 
 
 def match(metric: Tensor, r: int, protected: int | Tensor | None = None) -> Match:
@@ -230,7 +243,7 @@ def _pairs(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, 
     """source, target, kept and tome of `Match`, for a metric in at least float32 and an r that fits."""
     batch, tokens, _ = metric.shape
     position = torch.arange(tokens, device=metric.device).expand(batch, -1)  # (B, T)
-    with torch.autocast(metric.device.type, enabled=False):
+    with without_autocast(metric.device.type):
         squares = _rounded_sum(metric, lambda x: x.square().sum(dim=-1))
         # what is not finite has no norm, so that none of its similarities is a number
         scale = 1 / squares.sqrt().clamp_min(torch.finfo(metric.dtype).tiny).where(squares.isfinite(), torch.nan)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from famba import mixer_fused, scan
+from famba.precision import autocast_dtype, without_autocast
 from famba.recompute import Recomputed
 
 # What each direction has for itself: forward, backward, forward, ...
@@ -80,17 +81,21 @@ class Mixer(nn.Module):
                 self.get_parameter(name).fill_(1.0)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(batch, tokens, embed_dim) -> the same shape."""
+        """(batch, tokens, embed_dim) -> the same shape. Raises ValueError for an empty batch."""
+        if 0 in hidden.shape:
+            raise ValueError(f"the mixer got hidden states of shape {tuple(hidden.shape)}; none of its sizes may be 0")
         pairs = _PAIRS(self)
-        device = hidden.device.type
-        if torch.is_autocast_enabled(device):  # the type that will run decides about the backend
-            hidden = hidden.to(torch.get_autocast_dtype(device))
-        backend = scan.load(scan.choose(hidden.device, hidden.dtype, self.backend).name)
+        stream = autocast_dtype(hidden) or hidden.dtype  # the type that will run decides about the backend
+        hidden = hidden.to(stream)
+        backend = scan.load(scan.choose(hidden.device, stream, self.backend).name)
         if isinstance(backend, scan.FromKernels):
             return mixer_fused.mix(backend.kernels, hidden, self.in_proj.weight, self.out_proj.weight, *pairs)
         # both directions of each, stacked: (2, ...)
-        x_proj, to_dt, dt_bias, conv, conv_bias, A_log, D = map(torch.stack, zip(pairs[::2], pairs[1::2], strict=True))
-        x, z = self.in_proj(hidden).chunk(2, dim=-1)  # (B, T, D) each, D = d_inner
+        both = list(zip(pairs[::2], pairs[1::2], strict=True))
+        with without_autocast(hidden.device.type):
+            x_proj, to_dt, dt_bias, conv, conv_bias, A_log, D = map(torch.stack, both)
+        x_proj, to_dt = x_proj.to(stream), to_dt.to(stream)
+        x, z = F.linear(hidden, self.in_proj.weight.to(stream)).chunk(2, dim=-1)  # (B, T, D) each, D = d_inner
         with Recomputed() as recomputed:
             u = recomputed.make(lambda: scan.causal_conv(x, conv.squeeze(2), conv_bias, self.backend))  # (2, B, T, D)
             # both directions in one batched product: (2, B T, D) -> (2, B T, dt_rank + 2 N)
@@ -99,4 +104,4 @@ class Mixer(nn.Module):
             delta = recomputed.make(lambda: torch.bmm(dt, to_dt.mT))  # (2, B T, D)
             B, C = (t.unflatten(1, u.shape[1:3]) for t in (B, C))  # (2, B, T, N)
             y = scan.directional_scan(u, delta.view_as(u), -A_log.exp(), B, C, D, z, dt_bias, self.backend)  # (B, T, D)
-        return F.linear(y, self.out_proj.weight / 2)  # the mean of the two directions
+        return F.linear(y, (self.out_proj.weight / 2).to(stream))  # the mean of the two directions

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from famba.errors import InputError
 from famba.fusion import match, strategy, tokens_per_layer
 from famba.mixer import Mixer
+from famba.precision import autocast_dtype, without_autocast
 from famba.rows import kernels
 
 
@@ -86,6 +87,30 @@ class _Norm(torch.autograd.Function):
         return dx, None if ctx.added is None else dadded, dweight, None, None
 
 
+class Fused(NamedTuple):
+    """What a block passes on after a fusion."""
+
+    hidden: Tensor  # (B, T - r, embed_dim)
+    residual: Tensor  # (B, T - r, embed_dim)
+    cls: Tensor  # (B,) position of the class token
+    destination: Tensor  # (B, T): position that each token has gone to
+
+
+class Fuse(nn.Module):
+    """The fusion of a block, a module of its own so that a forward hook sees what has been done."""
+
+    def __init__(self, r: int, order: str) -> None:
+        super().__init__()
+        self.r = r
+        self.order = order
+
+    def forward(self, hidden: Tensor, residual: Tensor, cls: int | Tensor) -> Fused:
+        """hidden, residual (B, T, embed_dim) and the class token's index, one for all or (B,)."""
+        pairs = match(hidden, self.r, protected=cls)
+        hidden, residual = pairs.merge_all([hidden, residual], self.order)
+        return Fused(hidden, residual, cast(Tensor, pairs.protected_in(self.order)), pairs.destination(self.order))
+
+
 class Block(nn.Module):
     """Add, norm, fuse, mix: the residual stream stays in at least float32.
 
@@ -99,6 +124,7 @@ class Block(nn.Module):
         self.mixer = mixer
         self.fused = fused
         self.order = order
+        self.fuse = Fuse(fused, order)
 
     def forward(
         self, hidden: Tensor | None, residual: Tensor, cls: int | Tensor
@@ -108,13 +134,10 @@ class Block(nn.Module):
         `hidden` is what the block before has put out; the first block has none before it.
         """
         # tokens are matched and merged in float32; others go to the mixer as it takes them
-        autocast = torch.is_autocast_enabled(residual.device.type) and not self.fused
-        dtype = torch.get_autocast_dtype(residual.device.type) if autocast else None
+        dtype = None if self.fused else autocast_dtype(residual)
         hidden, residual = self.norm(residual, hidden, dtype)
         if self.fused:
-            pairs = match(hidden, self.fused, protected=cls)
-            hidden, residual = pairs.merge_all([hidden, residual], self.order)
-            cls = cast(Tensor, pairs.protected_in(self.order))
+            hidden, residual, cls, _ = self.fuse(hidden, residual, cls)
         return self.mixer(hidden), residual, cls
 
 
@@ -223,7 +246,8 @@ class VisionMamba(nn.Module):
         """images (B, channels, img_size, img_size) -> logits (B, num_classes)."""
         hidden = self.patch_embed(images)  # (B, patches, C)
         cls_token = self.cls_token.expand(len(hidden), -1, -1)
-        hidden = torch.cat([hidden[:, : self.cls_index], cls_token, hidden[:, self.cls_index :]], dim=1)
+        with without_autocast(hidden.device.type):
+            hidden = torch.cat([hidden[:, : self.cls_index], cls_token, hidden[:, self.cls_index :]], dim=1)
         hidden = hidden + self.pos_embed  # (B, T, C)
         residual = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         cls: int | Tensor = self.cls_index
@@ -233,7 +257,7 @@ class VisionMamba(nn.Module):
         # the class token alone goes on; the norm is per token, so it may be taken first
         row = torch.arange(len(residual), device=residual.device)
         token = residual[row, cls] if out is None else residual[row, cls] + out[row, cls]
-        return self.head(self.norm_f(token))
+        return self.head(self.norm_f(token).to(self.head.weight.dtype))
 
 
 def vim_tiny(

@@ -8,6 +8,7 @@ hooks on saved tensors, it serves every scan backend.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -62,15 +63,18 @@ class _Source:
     def __init__(self, make: Make, device: str) -> None:
         self._make = make
         # the backward pass runs outside of autocast, but the same values come out of the same types only
-        self._autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        self._autocast = (
+            (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+            if torch.amp.is_autocast_available(device)
+            else None
+        )
         self._tensor: Tensor | None = None
         self._taken = 0
         self.uses = 0
 
     def take(self) -> Tensor:
         if self._tensor is None:
-            device, dtype, enabled = self._autocast
-            with torch.no_grad(), torch.autocast(device, dtype, enabled):
+            with torch.no_grad(), torch.autocast(*self._autocast) if self._autocast else nullcontext():
                 self._tensor = self._make()
         tensor = self._tensor
         self._taken += 1

@@ -1,6 +1,10 @@
 """Types and devices that PyTorch lets a user choose: each gives the right value, or one line says why not."""
 
+import shutil
+import subprocess
+import sys
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +15,9 @@ from famba.fusion import match
 from famba.model import VisionMamba
 from famba.native.memory import address, stream
 from famba.rows import cpu
+from famba.rows import triton as triton_rows
+from famba.scan import triton as triton_scan
+from famba.scan.autograd import ScanTensors
 
 HALVES = [torch.bfloat16, torch.float16]
 TYPES = [torch.float32, torch.float64, *HALVES]
@@ -96,6 +103,52 @@ def test_some_parameters_of_another_type_under_autocast(dtype, part, expected):
     close(found, expected, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("scan", ["auto", "chunked", "reference"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "part", ["norm", "mixer", "A_log", "dt_proj.weight", "conv1d", "pos_embed", "head", "layers.1"]
+)
+def test_some_parameters_of_another_type(dtype, part, scan, expected):
+    """Without autocast: each layer runs in the type of the norm before it, whatever the type of its parameters."""
+    net = model(scan)
+    for name, parameter in net.named_parameters():
+        if part in name:
+            parameter.data = parameter.data.to(dtype)
+    close(result(net, IMAGES), expected, 0.1 if dtype == torch.bfloat16 else 1e-4)
+
+
+@pytest.mark.parametrize("part", ["", "layers.0", "A_log", "head"])
+@pytest.mark.parametrize("autocast", HALVES)
+def test_autocast_leaves_float64(autocast, part, expected):
+    """As PyTorch's own operators do. A float32 stream through float64 parameters is autocast's to convert."""
+    net, images = model(), IMAGES
+    for name, parameter in net.named_parameters():
+        if part in name:
+            parameter.data = parameter.data.double()
+    if not part:
+        images = images.double()
+    found = result(net, images, lambda: torch.autocast("cpu", autocast))
+    close(found, expected, TOLERANCE[autocast] if part else TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("scan", ["chunked", "reference"])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_autocast_in_other_backends(dtype, scan, expected):
+    close(result(model(scan), IMAGES, lambda: torch.autocast("cpu", dtype)), expected, TOLERANCE[dtype])
+
+
+def test_images_of_another_type_or_device_are_refused_by_torch():
+    for images, says in ((IMAGES.double(), "type"), (IMAGES.to("meta"), "device")):
+        with pytest.raises(RuntimeError, match=says) as caught:
+            model()(images)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_model_without_memory_has_shapes():
+    net = model().to("meta")
+    assert net(IMAGES.to("meta")).shape == (3, 10)
+
+
 @pytest.mark.parametrize("default", ["meta", "cpu"])
 def test_another_default_device(default, expected):
     net, images = model(), IMAGES.clone()
@@ -164,3 +217,93 @@ def test_kernels_refuse_what_they_cannot_read():
         cpu.match(x.half(), 3, None)
     with pytest.raises(TypeError, match="float64"):
         cpu.norm(x, x.double(), torch.ones(4), 1e-5, torch.float32)
+
+
+def test_an_index_that_leads_outside_is_refused():
+    x = torch.randn(2, 9, 4)
+    pairs = match(x, 3)
+    group, size, _ = pairs._rows("sequence")
+    for wrong in (-1, 9, 10**12):
+        with pytest.raises(ValueError, match="match_tokens: an index lies outside"):
+            cpu.match(x, 3, torch.tensor([0, wrong]))
+        for which in range(3):
+            indices = [pairs.kept.clone(), pairs.source.clone(), pairs.target.clone()]
+            indices[which][1, 2] = wrong
+            with pytest.raises(ValueError, match="group_tokens: an index lies outside"):
+                cpu.groups(*indices, None, 9)
+    with pytest.raises(ValueError, match="group_tokens"):  # token 0 goes nowhere
+        cpu.groups(torch.ones_like(pairs.kept), pairs.source, pairs.target, None, 9)
+    for which in range(3):
+        indices = [pairs.kept.clone(), pairs.source.clone(), group.clone()]
+        indices[which].view(-1)[-1] = 12
+        with pytest.raises(ValueError, match="merge_forward: an index lies outside"):
+            cpu.merge(x, *indices, size)
+    group[3] = -1
+    with pytest.raises(ValueError, match="merge_backward: an index lies outside"):
+        cpu.merge_backward(x[:, :6], group, size, 9)
+
+
+def test_more_than_half_cannot_be_fused():
+    with pytest.raises(ValueError, match="5 of 9 tokens to fuse, expected 0 to 4"):
+        cpu.match(torch.randn(2, 9, 4), 5, None)
+
+
+def test_merging_refuses_another_device_and_whole_numbers():
+    pairs = match(torch.randn(2, 9, 4), 3)
+    for x in (torch.ones(2, 9, 4, device="meta"), torch.ones(2, 9, 4, dtype=torch.long)):
+        with pytest.raises(ValueError, match="expected floating-point numbers on the same device"):
+            pairs.merge(x)
+
+
+def test_empty_batches():
+    """Of no sequences there is nothing to fuse; a scan of nothing is refused."""
+    x = torch.empty(0, 9, 4, requires_grad=True)
+    merged = match(x, 3, protected=4).merge(x)
+    assert merged.shape == (0, 6, 4)
+    merged.sum().backward()
+    assert x.grad.shape == x.shape
+    with pytest.raises((TypeError, ValueError), match="none of its sizes may be 0"):
+        model()(IMAGES[:0])
+
+
+def test_gradients_that_share_memory_are_not_written():
+    with pytest.raises(TypeError, match="elements overlap"):
+        stream(torch.zeros(1, 1, 4).expand(2, 3, 4), torch.float32, (2, 3, 4), written=True)
+
+
+def test_a_view_that_negates_is_refused():
+    negated = torch._neg_view(torch.zeros(2, 3))  # such as the imaginary part of a conjugate
+    with pytest.raises(TypeError, match="negated when it is read"):
+        address(negated, torch.float32, (2, 3))
+
+
+def test_triton_s_kernels_refuse_what_they_cannot_read():
+    """Before they start: no GPU is needed to be refused."""
+    x, index = torch.randn(2, 9, 4), torch.zeros(2, 3, dtype=torch.long)
+    group, size = torch.zeros(18, dtype=torch.long), torch.ones(12, 1)
+    kept = torch.zeros(2, 6, dtype=torch.long)
+    for call in (
+        lambda: triton_rows.norm(x, x.double(), torch.ones(4), 1e-5, torch.float32),
+        lambda: triton_rows.match(x.half(), 3, None),
+        lambda: triton_rows.match(x, 3, torch.zeros(2, dtype=torch.int32)),
+        lambda: triton_rows.groups(kept.int(), index, index, None, 9),
+        lambda: triton_rows.merge(x, kept, index, group[:-1], size),
+        lambda: triton_rows.merge(x, kept.to("meta"), index, group, size),
+        lambda: triton_rows.merge_backward(x[:, :6].double(), group, size, 9),
+        lambda: triton_scan.conv_forward(x, torch.ones(2, 4, 4).double(), torch.ones(2, 4)),
+        lambda: triton_scan.conv_forward(x, torch.ones(2, 4, 4), torch.ones(2, 5)),
+        lambda: triton_scan.scan_forward(
+            ScanTensors(*[x[None]] * 2, torch.ones(1, 4, 3), *[x[None]] * 2, None, None, None), True
+        ),
+    ):
+        with pytest.raises(TypeError, match="a Triton kernel needs"):
+            call()
+
+
+def test_a_short_stress_of_all_kernels_under_the_address_sanitizer():
+    if not shutil.which("g++") or cpu.unavailable(torch.device("cpu"), torch.float32):
+        pytest.skip("needs g++")
+    command = [sys.executable, str(Path(__file__).parent / "stress_kernels.py"), "120", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "120  cases under AddressSanitizer" in done.stdout

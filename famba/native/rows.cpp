@@ -261,14 +261,25 @@ void share(const MergeArgs& s, int64_t row) {
     }
 }
 
+// How many of the indices lie outside [0, end): what is read from memory is checked before it is an address.
+int64_t outside(const int64_t* index, int64_t count, int64_t end) {
+    int64_t found = 0;
+    for (int64_t i = 0; i < count; i++) found += index[i] < 0 || index[i] >= end;
+    return found;
+}
+
 }  // namespace
 
+// Each returns 0; or 1, if an index leads outside of its sequence, and then no such index has been used.
 extern "C" {
 
 // total = x + added, out = total / rms(total) * weight, row by row.
-void norm_forward(const NormArgs* args) { args->bf16 ? norm_rows<bfloat16>(*args) : norm_rows<float>(*args); }
+int norm_forward(const NormArgs* args) {
+    args->bf16 ? norm_rows<bfloat16>(*args) : norm_rows<float>(*args);
+    return 0;
+}
 
-void norm_backward(const NormArgs* args) {
+int norm_backward(const NormArgs* args) {
     const NormArgs& s = *args;
 #pragma omp parallel for num_threads(s.threads) schedule(static)
     for (int64_t i = 0; i < s.slices; i++)
@@ -278,51 +289,60 @@ void norm_backward(const NormArgs* args) {
         for (int64_t i = 0; i < s.slices; i++) sum += s.partial[i * s.dim + c];
         s.dweight[c] = sum;
     }
+    return 0;
 }
 
-void match_tokens(const MatchArgs* args) {
+int match_tokens(const MatchArgs* args) {
     const MatchArgs& s = *args;
+    if (s.cls && outside(s.cls, s.batch, s.tokens)) return 1;
 #pragma omp parallel for num_threads(s.threads) schedule(static)
     for (int64_t b = 0; b < s.batch; b++) {
         static thread_local Scratch scratch;
         Matching(s, scratch.room(Matching::room(s)))(b);
     }
+    return 0;
 }
 
-// How many of the indices lie outside [0, end): what is read from memory is checked before it is an address.
-int64_t outside(const int64_t* index, int64_t count, int64_t end) {
-    int64_t found = 0;
-    for (int64_t i = 0; i < count; i++) found += index[i] < 0 || index[i] >= end;
-    return found;
-}
-
-// Where each token goes, how many meet there, and where the class token then stands. `target` must be among the places.
-void group_tokens(const GroupArgs* args) {
+// Where each token goes, how many meet there, and where the class token then stands. Every token is one of the places
+// or a source, and every target one of the places.
+int group_tokens(const GroupArgs* args) {
     const GroupArgs& s = *args;
     const int64_t left = s.tokens - s.r;
+    if (outside(s.places, s.batch * left, s.tokens) || outside(s.source, s.batch * s.r, s.tokens) ||
+        outside(s.target, s.batch * s.r, s.tokens) || (s.cls && outside(s.cls, s.batch, s.tokens)))
+        return 1;
     std::fill(s.size, s.size + s.batch * left, 1.0f);
-    std::fill(s.group, s.group + s.batch * s.tokens, 0);
+    std::fill(s.group, s.group + s.batch * s.tokens, -1);
     for (int64_t b = 0; b < s.batch; b++) {
         int64_t* group = s.group + b * s.tokens;
         for (int64_t i = b * left; i < (b + 1) * left; i++) group[s.places[i]] = i;
         for (int64_t i = b * s.r; i < (b + 1) * s.r; i++) {
             const int64_t joined = group[s.target[i]];
+            if (joined < 0) return 1;
             group[s.source[i]] = joined;
             s.size[joined] += 1.0f;
         }
         if (s.cls) s.cls_after[b] = group[s.cls[b]] - b * left;
     }
+    return outside(s.group, s.batch * s.tokens, s.batch * left) > 0;
 }
 
-void merge_forward(const MergeArgs* args) {
+int merge_forward(const MergeArgs* args) {
     const MergeArgs& s = *args;
+    const int64_t left = s.tokens - s.r;
+    if (outside(s.places, s.batch * left, s.tokens) || outside(s.source, s.batch * s.r, s.tokens) ||
+        outside(s.group, s.batch * s.tokens, s.batch * left))
+        return 1;
 #pragma omp parallel for num_threads(s.threads) schedule(static)
     for (int64_t b = 0; b < s.batch; b++) s.bf16 ? merge<bfloat16>(s, b) : merge<float>(s, b);
+    return 0;
 }
 
-void merge_backward(const MergeArgs* args) {
+int merge_backward(const MergeArgs* args) {
     const MergeArgs& s = *args;
+    if (outside(s.group, s.batch * s.tokens, s.batch * (s.tokens - s.r))) return 1;
 #pragma omp parallel for num_threads(s.threads) schedule(static)
     for (int64_t row = 0; row < s.batch * s.tokens; row++) s.bf16 ? share<bfloat16>(s, row) : share<float>(s, row);
+    return 0;
 }
 }

@@ -15,7 +15,10 @@ __all__ = ["Rows", "kernels"]
 
 
 class Rows(Protocol):
-    """What a module of kernels offers."""
+    """What a module of kernels offers.
+
+    Each checks type, device and size of its tensors and raises TypeError or ValueError for what it does not take.
+    """
 
     def norm(
         self, x: Tensor, added: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
@@ -48,7 +51,7 @@ class Rows(Protocol):
     def merge(self, x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor) -> Tensor:
         """x (B, T, C) -> (B, T - r, C), the mean of every group."""
 
-    def merge_backward(self, dout: Tensor, group: Tensor, size: Tensor) -> Tensor:
+    def merge_backward(self, dout: Tensor, group: Tensor, size: Tensor, tokens: int) -> Tensor:
         """dout (B, T - r, C) -> the gradient of x (B, T, C)."""
 
 

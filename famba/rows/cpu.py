@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from famba.native.build import library
-from famba.native.memory import address
+from famba.native.memory import address, sizes
 from famba.scan.cpu import unavailable
 
 __all__ = ["groups", "match", "merge", "merge_backward", "norm", "norm_backward", "unavailable"]
@@ -35,7 +35,9 @@ _MergeArgs = _struct("MergeArgs", sizes="batch tokens r dim bf16 threads", point
 
 
 def _run(name: str, args: ctypes.Structure) -> None:
-    getattr(library(), name)(ctypes.byref(args))
+    """Raises ValueError where the kernel finds that an index leads outside of its sequence; nothing is done then."""
+    if getattr(library(), name)(ctypes.byref(args)):
+        raise ValueError(f"{name}: an index lies outside of its sequence")
 
 
 def norm(
@@ -77,7 +79,8 @@ def norm_backward(
 
 
 def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch, tokens, dim = metric.shape
+    batch, tokens, dim = sizes(metric, 3)
+    _expect_fused(r, tokens)
     metric = metric.contiguous()
     cls = None if cls is None else cls.contiguous()
     widths = (r, r, tokens - r, tokens - r)
@@ -85,17 +88,18 @@ def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, T
     pointers = (
         address(t, torch.long, (batch, width)) for t, width in zip((source, target, kept, tome), widths, strict=True)
     )
-    sizes = (batch, tokens, dim, r, torch.get_num_threads())
+    numbers = (batch, tokens, dim, r, torch.get_num_threads())
     inputs = address(metric, torch.float32, (batch, tokens, dim)), address(cls, torch.long, (batch,))
-    _run("match_tokens", _MatchArgs(*sizes, *inputs, *pointers))
+    _run("match_tokens", _MatchArgs(*numbers, *inputs, *pointers))
     return source, target, kept, tome
 
 
 def groups(
     places: Tensor, source: Tensor, target: Tensor, cls: Tensor | None, tokens: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    batch, remaining = places.shape
+    batch, remaining = sizes(places, 2)
     r = tokens - remaining
+    _expect_fused(r, tokens)
     places, source, target = places.contiguous(), source.contiguous(), target.contiguous()
     cls = None if cls is None else cls.contiguous()
     group = torch.empty(batch * tokens, dtype=torch.long, device=places.device)
@@ -115,31 +119,40 @@ def groups(
 
 def merge(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor) -> Tensor:
     x, places, source = x.contiguous(), places.contiguous(), source.contiguous()
-    batch, tokens, dim = x.shape
-    remaining, r, kind = places.shape[1], tokens - places.shape[1], _streamed(x)
+    batch, tokens, dim = sizes(x, 3)
+    remaining, kind = sizes(places, 2)[1], _streamed(x)
+    r = tokens - remaining
+    _expect_fused(r, tokens)
     out = x.new_empty(batch, remaining, dim)
     pointers = (
         address(places, torch.long, (batch, remaining)), address(source, torch.long, (batch, r)),
         address(group, torch.long, (batch * tokens,)), address(size, torch.float32, (batch * remaining, 1)),
         address(x, kind, (batch, tokens, dim)), address(out, kind, (batch, remaining, dim)),
     )  # fmt: skip
-    sizes = (batch, tokens, r, dim, kind == torch.bfloat16, torch.get_num_threads())
-    _run("merge_forward", _MergeArgs(*sizes, *pointers))
+    numbers = (batch, tokens, r, dim, kind == torch.bfloat16, torch.get_num_threads())
+    _run("merge_forward", _MergeArgs(*numbers, *pointers))
     return out
 
 
-def merge_backward(dout: Tensor, group: Tensor, size: Tensor) -> Tensor:
+def merge_backward(dout: Tensor, group: Tensor, size: Tensor, tokens: int) -> Tensor:
     dout = dout.contiguous()
-    batch, remaining, dim = dout.shape
-    tokens, kind = len(group) // batch, _streamed(dout)
+    batch, remaining, dim = sizes(dout, 3)
+    kind = _streamed(dout)
+    _expect_fused(tokens - remaining, tokens)
     dx = dout.new_empty(batch, tokens, dim)
     pointers = (
         None, None, address(group, torch.long, (batch * tokens,)), address(size, torch.float32, (batch * remaining, 1)),
         address(dx, kind, (batch, tokens, dim)), address(dout, kind, (batch, remaining, dim)),
     )  # fmt: skip
-    sizes = (batch, tokens, tokens - remaining, dim, kind == torch.bfloat16, torch.get_num_threads())
-    _run("merge_backward", _MergeArgs(*sizes, *pointers))
+    numbers = (batch, tokens, tokens - remaining, dim, kind == torch.bfloat16, torch.get_num_threads())
+    _run("merge_backward", _MergeArgs(*numbers, *pointers))
     return dx
+
+
+def _expect_fused(r: int, tokens: int) -> None:
+    """More than half cannot be sources: each needs a target."""
+    if not 0 <= r <= tokens // 2:
+        raise ValueError(f"{r} of {tokens} tokens to fuse, expected 0 to {tokens // 2}")
 
 
 def _streamed(x: Tensor) -> torch.dtype:

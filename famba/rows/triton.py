@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from famba.native.memory import expect
 from famba.scan.triton import OPTIONS, unavailable
 
 __all__ = ["groups", "match", "merge", "merge_backward", "norm", "norm_backward", "unavailable"]
@@ -35,6 +36,7 @@ def norm(
 
     x, weight = x.contiguous(), weight.contiguous()
     added = None if added is None else added.contiguous()
+    expect(x.device, (x, torch.float32, x.shape), (weight, torch.float32, x.shape[-1:]), (added, None, x.shape))
     out, rstd = torch.empty_like(x, dtype=dtype), x.new_empty(*x.shape[:-1], 1)
     total = x if added is None else torch.empty_like(x)
     tile, rows = _tile(x.shape[-1]), rstd.numel()
@@ -55,6 +57,9 @@ def norm_backward(
 
     dout, total, weight = dout.contiguous(), total.contiguous(), weight.contiguous()
     dtotal = None if dtotal is None else dtotal.contiguous()
+    shape, real = total.shape, torch.float32
+    expect(total.device, (total, real, shape), (dout, None, shape), (dtotal, real, shape))
+    expect(total.device, (weight, real, shape[-1:]), (rstd, real, (*shape[:-1], 1)))
     dx = torch.empty_like(total)
     dadded = dx if added == dx.dtype else torch.empty_like(dx, dtype=added)
     tile, rows = _tile(total.shape[-1]), rstd.numel()
@@ -78,6 +83,8 @@ def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, T
     batch, tokens, channels = metric.shape
     metric = metric.contiguous()
     cls = None if cls is None else cls.contiguous()
+    expect(metric.device, (metric, torch.float32, metric.shape), (cls, torch.long, (batch,)))
+    _expect_fused(r, tokens)
     evens, (block_a, block_b, block_c) = (tokens + 1) // 2, NEAREST
     target = torch.empty(batch, evens, dtype=torch.int32, device=metric.device)
     strength = metric.new_empty(batch, evens)
@@ -111,6 +118,10 @@ def groups(
     batch, remaining = places.shape
     places, source, target = places.contiguous(), source.contiguous(), target.contiguous()
     cls = None if cls is None else cls.contiguous()
+    r = tokens - remaining
+    expect(places.device, (places, torch.long, places.shape), (cls, torch.long, (batch,)))
+    expect(places.device, (source, torch.long, (batch, r)), (target, torch.long, (batch, r)))
+    _expect_fused(r, tokens)
     group = places.new_empty(batch * tokens)
     size = torch.empty(batch * remaining, 1, dtype=torch.float32, device=places.device)
     after = None if cls is None else torch.empty_like(cls)
@@ -131,6 +142,8 @@ def merge(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor
     x, places, source = x.contiguous(), places.contiguous(), source.contiguous()
     batch, tokens, channels = x.shape
     remaining = places.shape[1]
+    expect(x.device, (x, None, x.shape), (places, torch.long, (batch, remaining)))
+    _expect_groups(source, group, size, (batch, tokens, remaining), x.device)
     out, tile = x.new_empty(batch, remaining, channels), _tile(channels)
     with torch.cuda.device_of(x):
         triton.merge_forward[-(-remaining // tile["BLOCK_R"]), batch](
@@ -139,15 +152,32 @@ def merge(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor
     return out
 
 
-def merge_backward(dout: Tensor, group: Tensor, size: Tensor) -> Tensor:
+def merge_backward(dout: Tensor, group: Tensor, size: Tensor, tokens: int) -> Tensor:
     from famba.rows import triton_rows as triton  # noqa: PLC0415
 
     dout = dout.contiguous()
-    batch, _, channels = dout.shape
+    batch, remaining, channels = dout.shape
+    expect(dout.device, (dout, None, dout.shape))
+    _expect_groups(None, group, size, (batch, tokens, remaining), dout.device)
     rows, tile = len(group), _tile(channels)
-    dx = dout.new_empty(batch, rows // batch, channels)
+    dx = dout.new_empty(batch, tokens, channels)
     with torch.cuda.device_of(dout):
         triton.merge_backward[(-(-rows // tile["BLOCK_R"]),)](
             *(dout, group, size, dx, rows, channels), **tile, **OPTIONS
         )
     return dx
+
+
+def _expect_groups(
+    source: Tensor | None, group: Tensor, size: Tensor, sizes: tuple[int, int, int], device: torch.device
+) -> None:
+    batch, tokens, remaining = sizes
+    _expect_fused(tokens - remaining, tokens)
+    expect(device, (source, torch.long, (batch, tokens - remaining)), (group, torch.long, (batch * tokens,)))
+    expect(device, (size, torch.float32, (batch * remaining, 1)))
+
+
+def _expect_fused(r: int, tokens: int) -> None:
+    """More than half cannot be sources: each needs a target."""
+    if not 0 <= r <= tokens // 2:
+        raise ValueError(f"{r} of {tokens} tokens to fuse, expected 0 to {tokens // 2}")

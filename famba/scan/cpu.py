@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from famba.native.build import BuildError, library
-from famba.native.memory import address, stream
+from famba.native.memory import address, sizes, stream
 from famba.scan.autograd import Kept, ParameterGrads, ScanTensors, StreamGrads
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -66,9 +66,9 @@ def _scan_args(
     inputs: ScanTensors, softplus: bool, out: Tensor, total: Tensor | None, again: Tensor | None = None
 ) -> _ScanArgs:
     u, delta, A, B, C, D, z, bias = inputs
-    directions, batch, length, dim = u.shape
-    state, kind = A.shape[2], _kind(u)
-    sizes = (directions, batch, length, dim, state, kind == torch.bfloat16, softplus, torch.get_num_threads())
+    (directions, batch, length, dim), (_, _, state), kind = sizes(u, 4), sizes(A, 3), _kind(u)
+    _expect_sizes(directions, state)
+    numbers = (directions, batch, length, dim, state, kind == torch.bfloat16, softplus, torch.get_num_threads())
     full, of_state, gated = (directions, batch, length, dim), (directions, batch, length, state), (batch, length, dim)
     shapes = (full, full, of_state, of_state, gated, gated, gated, gated)
     streams = (
@@ -79,7 +79,14 @@ def _scan_args(
         address(A, torch.float32, (directions, dim, state)),
         *(address(x, torch.float32, (directions, dim)) for x in (D, bias)),
     )
-    return _ScanArgs(*sizes, *streams, *parameters)
+    return _ScanArgs(*numbers, *streams, *parameters)
+
+
+def _expect_sizes(directions: int, inner: int) -> None:
+    if directions not in (1, 2) or inner < 1:
+        raise TypeError(
+            f"a C++ kernel needs 1 or 2 directions and a state or width of at least 1: {directions}, {inner}"
+        )
 
 
 def _kind(x: Tensor) -> torch.dtype:
@@ -96,7 +103,7 @@ def _room(args: _ScanArgs) -> tuple[int, int]:
 
 def scan_forward(inputs: ScanTensors, softplus: bool) -> tuple[Tensor, Kept]:
     """See `autograd.Kernels`. A sequence that is not long has no states."""
-    out = inputs.u.new_empty(inputs.u.shape[1:])  # (B, L, D)
+    out = inputs.u.new_empty(sizes(inputs.u, 4)[1:])  # (B, L, D)
     total = None if inputs.z is None else torch.empty_like(out)
     args = _scan_args(inputs, softplus, out, total)
     states = inputs.A.new_empty(_room(args)[0])
@@ -110,6 +117,8 @@ def scan_backward(
 ) -> ParameterGrads:
     """See `autograd.Kernels`."""
     total, states = kept
+    if not (inputs.z is None) == (total is None) == (grads.z is None) or (inputs.z is None and again is not None):
+        raise TypeError("a C++ kernel needs z, the sum before the gate and the gradient of z together, or none of them")
     args = _scan_args(inputs, softplus, dout, total, again)
     checkpoints, floats = _room(args)
     partial = states.new_empty(floats)
@@ -118,7 +127,7 @@ def scan_backward(
     u, kind = inputs.u, _kind(inputs.u)
     shapes = (u.shape, u.shape, inputs.B.shape, inputs.C.shape, u.shape[1:])
     args.du, args.ddelta, args.dB, args.dC, args.dz = (
-        _Stream(*stream(x, kind, shape))
+        _Stream(*stream(x, kind, shape, written=True))
         for x, shape in zip((grads.u, grads.delta, grads.B, grads.C, grads.z), shapes, strict=True)
     )
     dA = torch.empty_like(inputs.A)
@@ -130,17 +139,18 @@ def scan_backward(
 
 
 def _conv_args(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> _ConvArgs:
-    directions, dim, width = weight.shape
-    kind, shape = _kind(x), (*x.shape[:2], dim)
-    sizes = (directions, *x.shape[:2], dim, width, kind == torch.bfloat16, torch.get_num_threads())
+    (directions, dim, width), (batch, length, _) = sizes(weight, 3), sizes(x, 3)
+    _expect_sizes(directions, width)
+    kind, shape = _kind(x), (batch, length, dim)
+    numbers = (directions, batch, length, dim, width, kind == torch.bfloat16, torch.get_num_threads())
     streams = _Stream(*stream(x, kind, shape)), _Stream(*stream(out, kind, (directions, *shape)))
     parameters = address(weight, torch.float32, weight.shape), address(bias, torch.float32, (directions, dim))
-    return _ConvArgs(*sizes, *streams, *parameters)
+    return _ConvArgs(*numbers, *streams, *parameters)
 
 
 def conv_forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """See `autograd.Kernels`."""
-    out = x.new_empty(weight.shape[0], *x.shape)
+    out = x.new_empty(sizes(weight, 3)[0], *x.shape)
     library().conv_forward(ctypes.byref(_conv_args(x, weight, bias, out)))
     return out
 
@@ -153,7 +163,7 @@ def conv_backward(dout: Tensor, x: Tensor, weight: Tensor, bias: Tensor, dx: Ten
     partial = weight.new_empty(floats.value)
     dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
     args.partial = address(partial, torch.float32, (floats.value,))
-    args.dx = _Stream(*stream(dx, _kind(x), x.shape))
+    args.dx = _Stream(*stream(dx, _kind(x), x.shape, written=True))
     args.dweight = address(dweight, torch.float32, weight.shape)
     args.dbias = address(dbias, torch.float32, bias.shape)
     library().conv_backward(ctypes.byref(args))

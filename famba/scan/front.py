@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from famba.precision import without_autocast
 from famba.scan.autograd import ScanTensors
 from famba.scan.chooser import choose, load
 
@@ -96,7 +97,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, backend: str = "auto") 
     _expect_numbers("causal_conv", x)
     state = _state_dtype(x.dtype)
     chosen = load(choose(x.device, x.dtype, backend).name)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         return chosen.conv(x, weight.to(state), bias.to(state))
 
 
@@ -154,7 +155,7 @@ def _scan(inputs: ScanTensors, softplus: bool, backend: str) -> Tensor:
         None if z is None else z.to(stream),
         None if delta_bias is None else delta_bias.to(state),
     )
-    with torch.autocast(u.device.type, enabled=False):  # the state stays wide under autocast
+    with without_autocast(u.device.type):  # the state stays wide under autocast
         y = load(choose(u.device, stream, backend).name).scan(settled, softplus)
     return y.to(u.dtype)
 

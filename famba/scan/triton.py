@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from famba.errors import InputError
+from famba.native.memory import expect
 from famba.scan.autograd import Kept, ParameterGrads, ScanTensors, StreamGrads
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -72,6 +73,7 @@ def scan_forward(inputs: ScanTensors, softplus: bool) -> tuple[Tensor, Kept]:
     from famba.scan import triton_gate as gates  # noqa: PLC0415
     from famba.scan import triton_scan as kernels  # noqa: PLC0415
 
+    _expect_scan(inputs)
     u, delta, A, B, C, D, z, bias = inputs
     directions, batch, length, dim = u.shape
     state = A.shape[2]
@@ -113,6 +115,18 @@ def scan_backward(
     directions, batch, length, dim = u.shape
     state, rows = A.shape[2], directions * batch * length
     blocks = _states(state)
+    _expect_scan(inputs)
+    kind, full, gated = u.dtype, u.shape, u.shape[1:]
+    shape = ((length - 1) // CHUNK, directions, batch, dim, blocks["BLOCK_N"])
+    if not (z is None) == (total is None) == (grads.z is None) or (z is None and again is not None):
+        raise TypeError("a Triton kernel needs z, the sum before the gate and the gradient of z, or none of them")
+    expect(u.device, (dout, kind, gated), (total, kind, gated), (again, kind, gated), (grads.z, kind, gated))
+    expect(u.device, (grads.u, kind, full), (grads.delta, kind, full), (grads.B, kind, B.shape))
+    expect(u.device, (grads.C, kind, C.shape), (states, torch.float32, shape))
+    for x in (grads.u, grads.delta):
+        _expect_rows(x, dim)
+    for x in (grads.B, grads.C):
+        _expect_rows(x, x.stride(2))
     programs = -(-dim // blocks["BLOCK_D"])
     chunk = min(CHUNK, -(-length // 16) * 16)  # no more scratch than the sequence needs
     segments = chunk // kernels.SEGMENT.value
@@ -157,6 +171,7 @@ def conv_forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     from famba.scan import triton_conv as kernels  # noqa: PLC0415
 
     directions, _, width = weight.shape
+    _expect_conv(x, weight, bias)
     if width > MAX_WIDTH:
         raise InputError(
             f"scan backend 'triton': convolution width {width}, expected at most {MAX_WIDTH}; choose another backend"
@@ -176,6 +191,8 @@ def conv_backward(dout: Tensor, x: Tensor, weight: Tensor, bias: Tensor, dx: Ten
     from famba.scan import triton_conv as kernels  # noqa: PLC0415
 
     directions, _, width = weight.shape
+    _expect_conv(x, weight, bias)
+    expect(x.device, (dout, x.dtype, (directions, *x.shape)), (dx, x.dtype, x.shape))
     batch, length, dim = x.shape
     grid, blocks = _blocks(CONVOLVED, batch, length, dim)
     parameters = weight.new_empty(batch, grid[1], directions, dim * (width + 1))  # partial sums
@@ -192,8 +209,33 @@ def conv_backward(dout: Tensor, x: Tensor, weight: Tensor, bias: Tensor, dx: Ten
     return dweight.view(weight.shape), dbias
 
 
+def _expect_scan(inputs: ScanTensors) -> None:
+    u, delta, A, B, C, D, z, bias = inputs
+    directions, _, _, dim = u.shape
+    of_state, real = (*u.shape[:3], A.shape[2]), torch.float32
+    expect(u.device, (u, None, u.shape), (delta, u.dtype, u.shape), (B, u.dtype, of_state), (C, u.dtype, of_state))
+    expect(u.device, (A, real, (directions, dim, A.shape[2])), (D, real, (directions, dim)))
+    expect(u.device, (z, u.dtype, u.shape[1:]), (bias, real, (directions, dim)))
+
+
+def _expect_conv(x: Tensor, weight: Tensor, bias: Tensor) -> None:
+    directions, _, width = weight.shape
+    expect(x.device, (x, None, x.shape), (weight, torch.float32, (directions, x.shape[2], width)))
+    expect(x.device, (bias, torch.float32, (directions, x.shape[2])))
+
+
+def _expect_rows(x: Tensor, step: int) -> None:
+    """Rows (k, b, l) of (K, B, L, F) follow each other at that one distance, as the kernels write them."""
+    (directions, batch, length, _), (k, b, row, _) = x.shape, x.stride()
+    apart = ((length, row, step), (batch, b, length * step), (directions, k, batch * length * step))
+    if any(size > 1 and found != expected for size, found, expected in apart):
+        raise TypeError(f"a Triton kernel writes rows at equal steps, found strides {x.stride()} of {tuple(x.shape)}")
+
+
 def _strided(x: Tensor) -> tuple[Any, ...]:
     """A stream as the kernels take it: the tensor, then its strides but the last."""
+    if x.stride(-1) != 1 and x.shape[-1] > 1:
+        raise TypeError(f"a Triton kernel needs contiguous features, found strides {x.stride()} of {tuple(x.shape)}")
     if x.shape[-2] * x.stride(-2) >= 2**31:
         raise InputError(
             "scan backend 'triton': a sample spans 2^31 elements or more, which its indices cannot reach; "
