@@ -99,16 +99,11 @@ class Fused(NamedTuple):
 class Fuse(nn.Module):
     """The fusion of a block, a module of its own so that a forward hook sees what has been done."""
 
-    def __init__(self, r: int, order: str) -> None:
-        super().__init__()
-        self.r = r
-        self.order = order
-
-    def forward(self, hidden: Tensor, residual: Tensor, cls: int | Tensor) -> Fused:
-        """hidden, residual (B, T, embed_dim) and the class token's index, one for all or (B,)."""
-        pairs = match(hidden, self.r, protected=cls)
-        hidden, residual = pairs.merge_all([hidden, residual], self.order)
-        return Fused(hidden, residual, cast(Tensor, pairs.protected_in(self.order)), pairs.destination(self.order))
+    def forward(self, hidden: Tensor, residual: Tensor, cls: int | Tensor, r: int, order: str) -> Fused:
+        """hidden, residual (B, T, embed_dim); the class token's index, one for all or (B,); r tokens are to go."""
+        pairs = match(hidden, r, protected=cls)
+        hidden, residual = pairs.merge_all([hidden, residual], order)
+        return Fused(hidden, residual, cast(Tensor, pairs.protected_in(order)), pairs.destination(order))
 
 
 class Block(nn.Module):
@@ -124,7 +119,7 @@ class Block(nn.Module):
         self.mixer = mixer
         self.fused = fused
         self.order = order
-        self.fuse = Fuse(fused, order)
+        self.fuse = Fuse()
 
     def forward(
         self, hidden: Tensor | None, residual: Tensor, cls: int | Tensor
@@ -137,7 +132,7 @@ class Block(nn.Module):
         dtype = None if self.fused else autocast_dtype(residual)
         hidden, residual = self.norm(residual, hidden, dtype)
         if self.fused:
-            hidden, residual, cls, _ = self.fuse(hidden, residual, cls)
+            hidden, residual, cls, _ = self.fuse(hidden, residual, cls, self.fused, self.order)
         return self.mixer(hidden), residual, cls
 
 

@@ -1,21 +1,18 @@
 """Where the similar tokens of a trained model are, and which of them it fuses.
 
 The paper's motivation for cross-layer fusion is that tokens grow alike, and not in all layers equally. Here that is
-measured on what the matching itself compares.
+measured on what the matching itself compares. Which tokens were fused is recorded from the blocks' own fusions.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from famba.augment.tensor import MEAN, STD
-from famba.fusion import Match, match
 from famba.measure import Autocast
-from famba.model import Block, VisionMamba
+from famba.model import Fused, VisionMamba
 from famba.tokens import TokenRecord
 
 IMAGES = 64  # that similarity is averaged over
@@ -32,8 +29,10 @@ def token_record(model: VisionMamba, images: Tensor, autocast: Autocast) -> Toke
         handle
         for layer, block in enumerate(model.blocks)
         for handle in (
-            block.register_forward_pre_hook(watch.enter),
+            block.register_forward_pre_hook(lambda _, inputs: watch.enter(inputs[2])),
             block.norm.register_forward_hook(lambda _, __, made, layer=layer: watch.see(layer, made[0])),
+            block.fuse.register_forward_hook(lambda _, __, fused: watch.follow(fused)),
+            block.register_forward_hook(lambda _, __, ___: watch.leave()),
         )
     ]
     try:
@@ -77,15 +76,6 @@ def best_match(cosine: Tensor, cls: Tensor) -> Tensor:
     return strength.masked_fill(strength.isinf(), torch.nan).nanmean(dim=1)
 
 
-def joined(pairs: Match, position: Tensor, order: str) -> Tensor:
-    """Where tokens stand after a fusion: (B, n) positions before it -> (B, n) positions after it, in that order."""
-    places = pairs.kept if order == "sequence" else pairs.tome
-    after = torch.empty(len(places), pairs.tokens, dtype=torch.long, device=places.device)
-    after.scatter_(1, places, torch.arange(places.shape[1], device=places.device).expand_as(places))
-    after.scatter_(1, pairs.source, after.gather(1, pairs.target))
-    return after.gather(1, position)
-
-
 class _Watch:
     """Follows every patch of the input through the layers of a forward pass."""
 
@@ -98,9 +88,9 @@ class _Watch:
         patches = [token for token in range(tokens) if token != model.cls_index]
         self._position = torch.tensor(patches, device=images.device).expand(len(images), -1)  # (B, P), of each patch
 
-    def enter(self, block: Block, inputs: tuple[Any, ...]) -> None:
-        """A block is about to run on hidden states, residual and the class token's index."""
-        self._block, self._cls = block, inputs[2]
+    def enter(self, cls: int | Tensor) -> None:
+        """A block is about to run; the class token stands there."""
+        self._cls = cls
 
     def see(self, layer: int, hidden: Tensor) -> None:
         """The block's norm has made (B, T, C): what is matched, and then fused."""
@@ -111,9 +101,13 @@ class _Watch:
             batch = torch.arange(len(hidden), device=hidden.device)[:, None, None]
             position = self._position
             self.maps.append(cosine[batch, position[:, :, None], position[:, None, :]].mean(dim=0))
-        if self._block.fused:
-            pairs = match(hidden, self._block.fused, protected=self._cls)
-            self._position = joined(pairs, self._position, self._block.order)
+
+    def follow(self, fused: Fused) -> None:
+        """The block has fused."""
+        self._position = fused.destination.gather(1, self._position)
+
+    def leave(self) -> None:
+        """The block has run."""
         self.groups.append(_first_patch(self._position[:EXAMPLES]))
 
 

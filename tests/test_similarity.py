@@ -9,10 +9,11 @@ import pytest
 import torch
 from rows import experiment, make_row
 from test_train import cell as micro_cell
+from torch import nn
 
 from famba import fusion
 from famba.errors import InputError
-from famba.model import VisionMamba
+from famba.model import Fused, VisionMamba
 from famba.seal import write_arrays
 from famba.similarity import EXAMPLES, MAPS, best_match, cosines, token_record
 from famba.tokens import TokenRecord, read_tokens, write_tokens
@@ -74,6 +75,38 @@ def test_groups_are_what_the_model_fused(monkeypatch, images, strategy, order, c
             expected = first_patches(sequence, of.cls_index)
             assert dict(enumerate(record.groups[image, layer].tolist())) == expected
             assert record.tokens(image, layer) == len(sequence) == of.scheduled_tokens[layer]
+
+
+class FuseNeighbours(nn.Module):
+    """Another rule: of each pair of neighbours before the class token, the first joins the second; order reversed."""
+
+    def forward(self, hidden: torch.Tensor, residual: torch.Tensor, cls: int, r: int, order: str) -> Fused:
+        batch, tokens, _ = hidden.shape
+        group = torch.arange(tokens)
+        group[:4] = torch.tensor([1, 1, 3, 3])
+        places = group.unique().flip(0)
+        destination = (group[:, None] == places).int().argmax(dim=1)
+        mean = (places[:, None] == group).float()
+        mean /= mean.sum(dim=1, keepdim=True)
+        after = destination[cls].expand(batch)
+        return Fused(mean @ hidden, mean @ residual, after, destination.expand(batch, -1))
+
+
+def test_another_merging_rule_is_recorded_as_it_was_done(images):
+    """The record is of what the block has done, not of what `match` would do."""
+    of = model("baseline")
+    of.blocks[2].fused, of.blocks[2].fuse = 2, FuseNeighbours()
+    record = token_record(of, images, nullcontext)
+    for image in range(EXAMPLES):
+        for layer in range(DEPTH):
+            first = list(range(PATCHES))
+            if layer >= 2:
+                first[1], first[3] = 0, 2
+            assert record.groups[image, layer].tolist() == first
+            assert record.tokens(image, layer) == PATCHES + 1 - 2 * (layer >= 2)
+    last = record.similarity[-1]
+    assert last[0, 1] == pytest.approx(1, abs=1e-5)
+    assert last[0, 2] < 0.9999
 
 
 def test_best_match_is_that_of_the_vectors_that_are_matched(monkeypatch, images):
