@@ -295,7 +295,7 @@ class Training:
                 rejected.append((path, "damaged", f"{path} is damaged ({damage})"))
                 continue
             identity = self.dataset.identity.sequence
-            other = checkpoint.mismatch(state, self.cell, identity, self._states(), self.init)
+            other = checkpoint.mismatch(state, self.cell, identity, self._states(), self.optimizer, self.init)
             if other is None:
                 self.model.load_state_dict(state["model"])
                 self.ema.load_state_dict(state["ema"])

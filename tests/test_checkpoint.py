@@ -129,6 +129,15 @@ def planted(halfway: dict[str, bytes], folder: Path, change) -> None:
         torch.save(state, file)
 
 
+def swap(state: dict, one: int, other: int) -> None:
+    moments = state["optimizer"]["state"]
+    moments[one], moments[other] = moments[other], moments[one]
+
+
+def moment(state: dict) -> dict:
+    return state["optimizer"]["state"][0]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -137,8 +146,25 @@ def planted(halfway: dict[str, bytes], folder: Path, change) -> None:
         lambda s: s["ema"].pop("head.bias"),
         lambda s: s["optimizer"]["state"].pop(0),
         lambda s: s["optimizer"].update(param_groups=[]),
+        lambda s: s["optimizer"].update(param_groups=None),
+        lambda s: s["optimizer"]["param_groups"][0].pop("betas"),
+        lambda s: s["optimizer"]["param_groups"][0].update(lr="fast"),
+        lambda s: s.update(optimizer=[]),
+        lambda s: s["optimizer"].update(state=[]),
+        lambda s: moment(s).update(exp_avg_sq=torch.zeros(3)),
+        lambda s: moment(s).update(exp_avg="zeros"),
+        lambda s: moment(s).update(step=3),
+        lambda s: moment(s).update(exp_avg=moment(s)["exp_avg"].double()),
+        lambda s: swap(s, 0, len(s["optimizer"]["state"]) - 1),
         lambda s: s["history"].update(epochs=None),
+        lambda s: s["history"].update(epochs=[]),
+        lambda s: s["history"].update(epochs=s["history"]["epochs"] * 4),
         lambda s: s["history"]["epochs"][0].update(top1="high"),
+        lambda s: s["history"]["epochs"][0].update(epoch=1),
+        lambda s: s["history"]["epochs"][0].update(train_loss=float("inf")),
+        lambda s: s["history"].update(step_ms=["fast"]),
+        lambda s: s["history"].update(total_s=None),
+        lambda s: s["history"].update(started=3),
         lambda s: s.update(history=[]),
     ],
 )
@@ -147,6 +173,37 @@ def test_another_content_is_set_aside(change, halfway, undisturbed, tmp_path, ca
     Training(cell(), tmp_path, DATA).run()
     assert "a checkpoint of another version of famba; it is now checkpoint.other-settings.pt" in capsys.readouterr().err
     ends_as(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("where", ["model", "ema", "exp_avg_sq"])
+def test_values_that_are_not_finite_are_not_resumed(where, halfway, undisturbed, tmp_path, capsys):
+    def spoil(state: dict) -> None:
+        tensor = moment(state)[where] if where == "exp_avg_sq" else state[where]["head.bias"]
+        tensor.fill_(float("nan"))
+
+    planted(halfway, tmp_path, spoil)
+    Training(cell(), tmp_path, DATA).run()
+    assert "a checkpoint of values that are not finite; it is now" in capsys.readouterr().err
+    ends_as(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (torch.OutOfMemoryError("no memory"), RuntimeError),
+        (MemoryError(), MemoryError),
+        (OSError(116, "Stale"), InputError),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_now_stays(error, raised, halfway, tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    (tmp_path / checkpoint.NAME).write_bytes(halfway[checkpoint.NAME])
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(raised):
+        Training(cell(), tmp_path, DATA).run()
+    assert (tmp_path / checkpoint.NAME).read_bytes() == halfway[checkpoint.NAME]
 
 
 @pytest.mark.parametrize("lr", [1e4, 1e300])
@@ -218,4 +275,13 @@ def test_damaged_weights_are_no_start(undisturbed, tmp_path):
     path = tmp_path / "weights.pt"
     path.write_bytes(damaged((undisturbed / "weights.pt").read_bytes(), "middle"))
     with pytest.raises(InputError, match="its checksum does not match"):
+        Training(cell(), tmp_path / "cell", DATA, init=path)
+
+
+def test_damaged_weights_from_elsewhere_are_no_start(undisturbed, tmp_path):
+    path = tmp_path / "foreign.pt"
+    torch.save(torch.load(undisturbed / "weights.pt", weights_only=True)["model"], path)
+    Training(cell(), tmp_path / "whole", DATA, init=path)
+    path.write_bytes(damaged(path.read_bytes(), "middle"))
+    with pytest.raises(InputError, match=r"damaged: the checksum of .* does not match"):
         Training(cell(), tmp_path / "cell", DATA, init=path)

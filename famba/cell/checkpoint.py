@@ -6,8 +6,9 @@ damaged. Once its cell is finished the checkpoint becomes weights.pt. All are se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from famba import seal
 from famba.config import Cell
+from famba.errors import InputError
 from famba.record import EPOCH_FIELDS, Accuracy, Initial
 
 NAME, PREVIOUS, WEIGHTS = "checkpoint.pt", "checkpoint.previous.pt", "weights.pt"
@@ -84,13 +86,20 @@ def remove_partial(folder: Path) -> None:
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:
-    """What `write` wrote. Raises Damaged, with the reason, for any other file."""
+    """What `write` wrote.
+
+    Raises:
+        Damaged: with the reason, for any other file.
+        InputError: the file cannot be read now, which says nothing about what it holds. Memory errors pass, too.
+    """
     try:
         if reason := seal.flaw(path):
             raise Damaged(reason)
         state = torch.load(path, map_location=device, weights_only=True)
-    except Damaged:
+    except (Damaged, MemoryError, torch.OutOfMemoryError):
         raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the checkpoint ({error.strerror}); it stays; run again") from None
     except Exception as error:  # torch.load raises whatever an archive provokes
         raise Damaged(f"cannot be read: {type(error).__name__}") from None
     if not isinstance(state, dict) or not {"cell", "data", "model", "ema", "optimizer", "history"} <= state.keys():
@@ -102,44 +111,69 @@ class Damaged(Exception):
     """A checkpoint that cannot be read."""
 
 
-def mismatch(state: Mapping[str, Any], cell: Cell, data: str, states: Mapping[str, Any], init: Initial) -> str | None:
+def mismatch(
+    state: Mapping[str, Any],
+    cell: Cell,
+    data: str,
+    states: Mapping[str, Any],
+    optimizer: torch.optim.Optimizer,
+    init: Initial,
+) -> str | None:
     """Why this checkpoint cannot be resumed by a training of this cell, data and initial weights; None if it can.
 
-    `states`: the state dicts of the training's own model, ema and optimizer.
+    `states`: the state dicts of the training's own model, ema and optimizer. A checkpoint is compared before it is loaded:
+    fused optimisers take the shapes of their state as given.
     """
     if state["cell"] != cell.model_dump_json():
         return "other settings"
     if state["data"] != data:
         return "other data"
-    if not (_whole(state["history"]) and _alike(state, states)):
+    if not (_whole(state["history"], cell.recipe.epochs) and _alike(state, states, optimizer)):
         return "another version of famba"
+    moments = (value for moment in state["optimizer"]["state"].values() for value in moment.values())
+    if not all(tensor.isfinite().all() for tensor in (*state["model"].values(), *state["ema"].values(), *moments)):
+        return "values that are not finite"
     return None if state["history"]["init"] == init.model_dump() else "other initial weights"
 
 
-def _whole(history: Any) -> bool:
-    """Whether a history has every field, and an entry with every number of every epoch."""
-    known = {entry.name for entry in fields(History)}
-    if not isinstance(history, dict) or history.keys() != known or not isinstance(history["epochs"], list):
+def _whole(history: Any, epochs: int) -> bool:
+    """Whether a history has every field in its type, and every number of every epoch so far, of at most `epochs`."""
+    empty = asdict(History())
+    if not isinstance(history, dict) or history.keys() != empty.keys():
         return False
+    numbers = [value for name, value in history.items() if isinstance(empty[name], int | float)]
+    texts = isinstance(history["started"], str) and isinstance(history["init"], dict)
+    lists = [history[name] for name in ("epochs", "step_ms", "step_cpu_ms")]
+    if not texts or not all(isinstance(found, list) for found in lists) or not 1 <= len(lists[0]) <= epochs:
+        return False
+    for number, epoch in enumerate(lists[0]):
+        if not isinstance(epoch, dict) or epoch.keys() != set(EPOCH_FIELDS) or epoch["epoch"] != number:
+            return False
+        numbers += epoch.values()
+    if history["energy_joules"] is None:
+        numbers.remove(None)
     return all(
-        isinstance(epoch, dict)
-        and epoch.keys() == set(EPOCH_FIELDS)
-        and all(isinstance(value, int | float) for value in epoch.values())
-        for epoch in history["epochs"]
+        isinstance(value, int | float) and math.isfinite(value) for value in (*numbers, *history["step_ms"], *lists[2])
     )
 
 
-def _alike(state: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
-    """Whether all tensors have the names, types and shapes of the training's own."""
+def _alike(state: Mapping[str, Any], own: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> bool:
+    """Whether all tensors have the names, types and shapes of the training's own, and the optimiser its settings."""
     if any(_forms(state[part]) != _forms(own[part]) for part in ("model", "ema")):
         return False
-    groups, own_groups = (found.get("param_groups", ()) for found in (state["optimizer"], own["optimizer"]))
-    if [group.get("params") for group in groups] != [group["params"] for group in own_groups]:
+    theirs = state["optimizer"]
+    if not isinstance(theirs, dict) or theirs.keys() != {"state", "param_groups"}:
         return False
-    shapes = sorted(tuple(value.shape) for value in own["model"].values())
-    moments = list(state["optimizer"].get("state", {}).values())
-    named = all({"step", "exp_avg", "exp_avg_sq"} <= moment.keys() for moment in moments)
-    return named and shapes == sorted(tuple(moment["exp_avg"].shape) for moment in moments)
+    groups, moments = theirs["param_groups"], theirs["state"]
+    if not isinstance(groups, list) or not isinstance(moments, dict):
+        return False
+    settings = [{**group, "lr": None} for group in own["optimizer"]["param_groups"]]  # the rate changes as it trains
+    found = [{**g, "lr": None} if isinstance(g, dict) and isinstance(g.get("lr"), float) else None for g in groups]
+    forms = {}
+    for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        form = (parameter.dtype, parameter.shape)
+        forms[index] = {"step": (torch.float32, torch.Size()), "exp_avg": form, "exp_avg_sq": form}
+    return found == settings and {index: _forms(moment) for index, moment in moments.items()} == forms
 
 
 def _forms(tensors: Any) -> Any:

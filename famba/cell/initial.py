@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from pathlib import Path
 
 import torch
@@ -29,8 +30,11 @@ def identify(path: Path | None) -> Initial:
 def load(path: Path, model: nn.Module) -> None:
     """Load weights: a state dict, or a file that has one under `model`, as weights.pt. Raises InputError."""
     try:
-        if seal.flaw(path) == seal.MISMATCH:  # a checkpoint from elsewhere has no seal
-            raise InputError(f"{path}: damaged: {seal.MISMATCH}")
+        flaw = seal.flaw(path)
+        if flaw == seal.UNSEALED:  # from elsewhere: torch.load does not compare the checksums that its archive holds
+            flaw = _flaw_of_archive(path)
+        if flaw:
+            raise InputError(f"{path}: damaged: {flaw}")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
@@ -52,6 +56,15 @@ def load(path: Path, model: nn.Module) -> None:
             f"{path}: the cell's model has no {more[0]!r}; initial weights must be of the cell's own model"
         )
     model.load_state_dict(state)
+
+
+def _flaw_of_archive(path: Path) -> str | None:
+    """What is wrong with a zip archive, as torch writes them; None of files of another kind."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        member = archive.testzip()
+    return member and f"the checksum of {member} does not match"
 
 
 def digest(model: nn.Module) -> str:
