@@ -50,6 +50,49 @@ def learning_rate(recipe: Recipe, epoch: int, step: int = 0, steps: int = 1) -> 
     return recipe.min_lr + 0.5 * (recipe.peak_lr - recipe.min_lr) * (1 + math.cos(math.pi * t / recipe.epochs))
 
 
+_SLOW, SLOW_LIMIT = 0.1, 0.21  # of the peak; of the steps: a plain cosine to zero alone has 20.5 % below a tenth
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The learning rates that a training will run.
+
+    first, peak, last: rates. peak_step: the first step at the peak, from 0, of `steps`. slow: share of the steps that
+    run below a tenth of the rate that the recipe asks for, which a short training may never reach.
+    """
+
+    first: float
+    peak: float
+    last: float
+    peak_step: int
+    steps: int
+    slow: float
+
+    @property
+    def warning(self) -> str | None:
+        """That many steps hardly learn, if many do."""
+        if self.slow <= SLOW_LIMIT:
+            return None
+        return (
+            f"{self.slow:.0%} of the steps run below a tenth of the recipe's peak rate and hardly learn; "
+            "fewer warmup_epochs or a higher warmup_lr or min_lr change that"
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"learning rate: {self.first:.3g} first, {self.peak:.3g} at most (step {self.peak_step + 1:,} of "
+            f"{self.steps:,}), {self.last:.3g} last; {self.slow:.1%} of the steps below a tenth of the recipe's peak"
+        )
+
+
+def rates(recipe: Recipe, steps: int) -> Rates:
+    """The rates of a training of `steps` optimiser steps an epoch."""
+    every = [learning_rate(recipe, epoch, step, steps) for epoch in range(recipe.epochs) for step in range(steps)]
+    peak = max(every)
+    slow = sum(lr < _SLOW * recipe.peak_lr for lr in every) / len(every)
+    return Rates(every[0], peak, every[-1], every.index(peak), len(every), slow)
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Two groups for the optimiser: decayed parameters, and those that are not.
 

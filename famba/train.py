@@ -110,6 +110,8 @@ class Training:
         if self.company.largest(done, self.device) != done:  # file systems may show a new file late
             raise CheckFailed(f"{self.cell.id}: another node found a later checkpoint than epoch {done}; start anew")
         self._first_epoch = done
+        if warning := recipe.rates(self.cell.recipe, self.train_images.steps).warning:
+            self.progress.say(f"{self.cell.id}: {warning}")
         self.progress.start(done)
         self.history.runs += 1
         self._lap, self._cpu_lap, self._joules = time.perf_counter(), cpu_seconds(), energy_joules(self.device)

@@ -48,6 +48,31 @@ def test_learning_rate_peaks_at_epoch_6():
     assert rates[6:] == sorted(rates[6:], reverse=True)
 
 
+def test_the_rates_that_the_paper_runs():
+    run = recipe.rates(PAPER, 97)
+    assert (run.first, run.steps, run.peak_step) == (1e-6, 29_100, 6 * 97)
+    assert run.peak == pytest.approx(4.9966e-4, rel=1e-4)
+    assert run.slow == pytest.approx(0.187, abs=1e-3)
+    assert run.warning is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "slow"),
+    [
+        ({"epochs": 2, "warmup_epochs": 1}, 1.0),  # both epochs at the lowest rate
+        ({"epochs": 4, "warmup_epochs": 1, "sched_on_updates": True}, 0.2075),
+        ({"epochs": 4, "warmup_epochs": 2, "warmup_lr": 5e-4, "sched_on_updates": True}, 0.18),
+        ({"epochs": 300, "warmup_epochs": 0, "min_lr": 0, "sched_on_updates": True}, 0.205),  # a plain cosine
+    ],
+)
+def test_a_training_that_hardly_learns_is_told(changes, slow):
+    run = recipe.rates(Recipe(**changes), 100)
+    assert run.slow == pytest.approx(slow, abs=0.003)
+    assert (run.warning is not None) == (slow > 0.21)
+    if run.warning:
+        assert f"{run.slow:.0%} of the steps" in run.warning
+
+
 def test_learning_rate_follows_timms_scheduler():
     pil.timm_data()
     scheduler_class = importlib.import_module("timm.scheduler").CosineLRScheduler

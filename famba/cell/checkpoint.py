@@ -121,8 +121,8 @@ def mismatch(
 ) -> str | None:
     """Why this checkpoint cannot be resumed by a training of this cell, data and initial weights; None if it can.
 
-    `states`: the state dicts of the training's own model, ema and optimizer. A checkpoint is compared before it is loaded:
-    fused optimisers take the shapes of their state as given.
+    `states`: the state dicts of the training's own model, ema and optimizer. Compared before anything is loaded: fused
+    optimisers take the shapes of their state as given.
     """
     if state["cell"] != cell.model_dump_json():
         return "other settings"

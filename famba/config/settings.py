@@ -98,7 +98,6 @@ class Recipe(Settings):
     says which preset the recipe is: `custom` once a setting differs that changes what is computed.
     """
 
-    preset: Preset = SCRIPTS
     epochs: Count = 300
     global_batch: Count = 512
     mixup_batch: Count = 128  # images that share one mixup draw: the released scripts' batch per GPU
@@ -128,6 +127,7 @@ class Recipe(Settings):
     precision: Literal["fp32", "bf16"] = "fp32"
     cuda_graphs: bool = False  # replay the step as captured graphs: the same arithmetic without its launches
     workers: Whole = 8  # data-loading processes; the drawn samples do not depend on it
+    preset: Preset = SCRIPTS  # the last: of two recipes that differ, the setting itself is named first
 
     @model_validator(mode="before")
     @classmethod

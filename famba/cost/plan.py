@@ -22,7 +22,7 @@ from famba.cost.roofline import PROFILES
 from famba.errors import InputError
 from famba.judge.tables import time_unit
 from famba.machine.device import pick_device
-from famba.recipe import steps_per_epoch
+from famba.recipe import rates, steps_per_epoch
 from famba.record import atomic_file
 from famba.wording import count, install
 
@@ -99,6 +99,10 @@ def plan(experiment: Experiment, device: str) -> tuple[list[Prediction], list[st
     Raises InputError when a measurement is asked for and the experiment's device or scan is not here.
     """
     predictions, notes = _measured(experiment) if device == "measure" else _calculated(experiment, device)
+    run = rates(experiment.recipe, steps_per_epoch(DATASETS[experiment.dataset].train, experiment.recipe))
+    notes.append(str(run))
+    if run.warning:
+        notes.append(f"warning: {run.warning}")
     if experiment.processes > 1:
         notes.append(
             f"processes: {experiment.processes}, each on a device of its own; what they send each other is left out"

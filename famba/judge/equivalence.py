@@ -83,7 +83,7 @@ def _spread(model: str, *grids: Mapping[tuple[str, str], Sequence[Row]]) -> Spre
 
 def _require_same_work(ours: Cell, theirs: Cell) -> None:
     """The two may differ in what a protocol leaves free, and in nothing that a model learns from."""
-    free = FREE_OF["fast"] | {"preset"}  # it follows from the other settings
+    free = FREE_OF["fast"]
     pairs = [
         ("dataset", ours.dataset, theirs.dataset),
         ("architecture", ours.architecture, theirs.architecture),
