@@ -163,7 +163,7 @@ def test_outputs_of_a_failed_gate(grid, tmp_path, capsys, monkeypatch):
     [
         (
             {"recipe": {"lr": 4e-2}},
-            f"differ in recipe.lr (0.001 and {experiment().recipe.lr}); if that is meant to be, freeze",
+            f"differ in recipe.lr (0.04 and {experiment().recipe.lr}); if that is meant to be, freeze",
         ),
         ({"fusion": {"order": "tome", "budget": "proportional"}}, "differ in fusion"),
         (
