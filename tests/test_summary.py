@@ -179,7 +179,7 @@ def test_tables_say_what_was_run(tmp_path):
             "protocol smoke, digits (1,437 training and 360 test images), Some CPU (2 threads), seeds 0, 1, 2" in smoke
         )
         assert "SMOKE" not in paper
-        assert "protocol paper, cifar100" in paper
+        assert "protocol paper, recipe paper-scripts, cifar100" in paper
         assert "Vim-Ti" in paper
 
 

@@ -173,9 +173,9 @@ def memory_kind(row: Row) -> str:
 
 
 def described(rows: Mapping[Path, Row]) -> str:
-    """What was run, in one line: protocol, data, device, seeds, epochs."""
+    """What was run, in one line: protocol, recipe where it is a named one, data, device, seeds, epochs."""
     first = next(iter(rows.values()))
-    environment, data = first.environment, first.data
+    environment, data, preset = first.environment, first.data, first.cell.recipe.preset
     seeds = sorted({row.cell.seed for row in rows.values()})
     device = f"{environment.world_size} × {environment.device}" if environment.world_size > 1 else environment.device
     if environment.device_kind == "cpu":
@@ -183,6 +183,7 @@ def described(rows: Mapping[Path, Row]) -> str:
     return ", ".join(
         [
             f"protocol {first.cell.protocol}",
+            *([f"recipe {preset}"] if preset != "custom" else []),
             f"{data.name} ({data.train:,} training and {data.test:,} test images"
             f"{'' if data.official else ', not the official files'})",
             device,
