@@ -70,7 +70,7 @@ for (let i = 0; i < 1500; i++) {
 const charts = await page.run("document.querySelectorAll('.panels svg').length");
 const sorts = await page.run("document.querySelectorAll('.sort').length");
 const tabbed = (kind) => stops.filter((stop) => stop === kind).length;
-expect(stops[0] === "skip", "the first stop skips to the verdicts", stops[0]);
+expect(stops[0] === "skip", "the first stop skips to the content", stops[0]);
 expect(tabbed("mark") === charts && charts >= 7, "tab stops once at every chart", `${tabbed("mark")} of ${charts}`);
 expect(tips.length > 0 && tips.every(Boolean), "a chart in focus shows a tooltip");
 expect(tabbed("sort") === sorts && sorts > 0, "tab reaches every sort button", `${tabbed("sort")} of ${sorts}`);
@@ -117,7 +117,8 @@ for (const [key, direction, sign] of [["Enter", "descending", -1], [" ", "ascend
 await browser.send("Browser.grantPermissions", { permissions: ["clipboardReadWrite", "clipboardSanitizedWrite"] });
 await page.call("Page.bringToFront");
 for (const [kind, start] of [["LaTeX", "\\begin{table*}"], ["CSV", "model,strategy,n,"]]) {
-  await page.run(`[...document.querySelectorAll("#tables [data-copy]")].find((b) => b.textContent === "Copy ${kind}").focus()`);
+  const named = `"Copy ${kind}: " + document.querySelector("#summary-caption").textContent`;
+  await page.run(`[...document.querySelectorAll("[data-copy]")].find((b) => b.ariaLabel === ${named}).focus()`);
   await page.press("Enter");
   await page.run("new Promise((done) => setTimeout(done, 200))");
   const text = await page.run("navigator.clipboard.readText()");
