@@ -116,3 +116,7 @@ def _device(row: Row) -> Iterator[str]:
         yield "memory.device_peak is of a GPU, and of no other device"
     if (row.time.step_cpu_ms is None) != cuda:
         yield "time.step_cpu_ms is of a CPU, and of no other device"
+    if row.time.step_ratio is not None and cuda:
+        yield "time.step_ratio is of a CPU, and of no other device"
+    if row.time.step_ratio not in (None, 1) and not any(row.cell.schedule):
+        yield f"time.step_ratio is {row.time.step_ratio:g}, the cell fuses nothing"

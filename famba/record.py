@@ -67,6 +67,9 @@ class Time(Record):
     `cpu` is the CPU time of `train`, loading processes included; `step_cpu_ms` that of the median step in the first
     process, null on a GPU; `thread_cpu` that of its main thread in `train`, which falls behind the wall clock only
     where the thread waits or the processor is taken from it. `loop_cpu` is the CPU time of `judged_seconds`.
+
+    `step_ratio` is the CPU time of a step relative to one of the same model without fusion, measured in pairs after the
+    training (`famba.cost.paired`); null on a GPU, of several processes, and in rows from before it was measured.
     """
 
     total: Spent
@@ -81,6 +84,7 @@ class Time(Record):
     images_per_s: Spent
     step_ms: Spent
     step_cpu_ms: Spent | None
+    step_ratio: Spent | None = None
     runs: Count
 
     @property

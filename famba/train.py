@@ -19,6 +19,7 @@ from famba.cell.checkpoint import History
 from famba.cell.progress import Progress
 from famba.config import Cell
 from famba.cost.counts import forward_flops
+from famba.cost.paired import step_ratio
 from famba.distributed import Processes
 from famba.errors import CheckFailed
 from famba.loader import EvalLoader, TrainLoader
@@ -315,6 +316,11 @@ class Training:
         elif found:
             self.progress.say(f"{self.cell.id}: starting anew")
 
+    def _step_ratio(self) -> float | None:
+        if self.device.type == "cuda" or self.company.world > 1:
+            return None
+        return step_ratio(self.cell, self.choice.name, len(self.dataset.classes))
+
     def _row(self) -> Row:
         history, settings, cuda = self.history, self.cell.recipe, self.device.type == "cuda"
         images = len(history.epochs) * self.train_images.steps * settings.global_batch
@@ -350,6 +356,7 @@ class Training:
                 images_per_s=len(history.step_ms) * settings.global_batch / timed,
                 step_ms=statistics.median(history.step_ms),
                 step_cpu_ms=None if cuda else statistics.median(history.step_cpu_ms),
+                step_ratio=self._step_ratio(),
                 runs=history.runs,
             ),
             memory=Memory(

@@ -9,9 +9,10 @@ import torch
 from rows import experiment, make_row, paper_experiment
 from test_train import cell as micro_cell
 
+from famba.cost import paired
 from famba.judge.claims import decide, grid_of
 from famba.judge.ledger import Ledger
-from famba.judge.summary import SHARED, read_rows, shared_note, summarise, wall_to_cpu
+from famba.judge.summary import SHARED, ratios, read_rows, shared_note, summarise, wall_to_cpu
 from famba.judge.tables import NOTE, latex, markdown
 from famba.machine import float32
 from famba.machine.cpu_time import cpu_seconds
@@ -175,3 +176,41 @@ def test_claims_judge_the_loop_without_the_average_and_compare_cpu_time():
 def test_the_row_on_disk_says_what_was_measured(half_and_half):
     row = half_and_half.run()
     assert read_row(half_and_half.folder / "row.json").time == row.time
+
+
+def test_a_step_ratio_is_free_of_a_neighbour_that_comes_and_goes(monkeypatch):
+    """Each step costs what its tokens cost, times what the neighbour takes at that moment."""
+    clock = [0.0]
+    calls: list[str] = []
+
+    def running(cell, device, scan, classes):
+        assert cell.recipe.micro_batch == cell.recipe.global_batch == paired.MAX_IMAGES
+        fused = any(cell.schedule)
+
+        def step():
+            neighbour = 1.8 if len(calls) // 5 % 2 else 1.0  # changes in the middle of some pairs
+            calls.append("fused" if fused else "unfused")
+            clock[0] += (0.6 if fused else 1.0) * neighbour
+
+        return None, step, None
+
+    monkeypatch.setattr(paired, "running", running)
+    monkeypatch.setattr(paired.time, "process_time", lambda: clock[0])
+    upper = next(cell for cell in paper_experiment().cells() if cell.strategy == "upper")
+    large = upper.model_copy(update={"recipe": upper.recipe.model_copy(update={"micro_batch": 512})})
+    assert paired.step_ratio(large, "reference", 10) == pytest.approx(0.6)
+    assert calls[2:6] == ["fused", "unfused", "unfused", "fused"]
+    assert len(calls) == 2 + 2 * paired.PAIRS
+
+
+def test_a_cell_that_fuses_nothing_has_the_step_ratio_one_unmeasured(monkeypatch):
+    monkeypatch.setattr(paired, "running", None)
+    assert paired.step_ratio(experiment().cells()[0], "reference", 10) == 1.0
+
+
+def test_a_row_has_its_step_ratio_and_the_summary_takes_it(tmp_path):
+    row = Training(micro_cell(epochs=1), tmp_path, Path("data")).run()
+    assert row.time.step_ratio not in (None, 1.0)
+    assert ratios(row, {tmp_path: row})["step_ratio"] == row.time.step_ratio
+    without = timed(row, step_ratio=None)
+    assert ratios(without, {tmp_path: without})["step_ratio"] is None  # there is no baseline to compare it with

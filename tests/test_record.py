@@ -58,6 +58,8 @@ def last(**changes: float) -> dict[str, float]:
         ("time.warmup", 1e6, "time.warmup is 1e.06 s of"),
         ("time.runs", 0, "time.runs: Input should be greater than or equal to 1"),
         ("time.step_cpu_ms", None, "time.step_cpu_ms is of a CPU, and of no other device"),
+        ("time.step_ratio", 0.0, "time.step_ratio: Input should be greater than 0"),
+        ("time.step_ratio", 0.9, "time.step_ratio is 0.9, the cell fuses nothing"),
         ("memory.host_peak", 0, "memory.host_peak: Input should be greater than 0"),
         ("memory.saved_activations", 0, "memory.saved_activations: Input should be greater than 0"),
         ("memory.device_peak", 1, "memory.device_peak is of a GPU, and of no other device"),

@@ -128,6 +128,7 @@ def test_a_row_that_was_changed_by_a_bit_is_found_out_by_comparison_alone(
                 "environment__device": "NVIDIA X",
                 "memory__device_peak": 1,
                 "time__step_cpu_ms": None,
+                "time__step_ratio": None,
             },
             r"made on a GPU (NVIDIA X)",
         ),

@@ -3,7 +3,7 @@
 The primary accuracy is the last epoch's: the best epoch, which the paper reports, is chosen on the test set. Training
 time leaves out evaluation and each run's first step (compilation, allocation); `loop_s` is the released code's whole
 loop. Ratios of time are of CPU time on a CPU: there another program changes the wall clock by any factor, and CPU time
-only as far as it uses the same caches and hyperthreads.
+as far as it uses the same caches and hyperthreads. `step_ratio` is free of that where the row measured it in pairs.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def measures(row: Row) -> dict[str, float]:
 def ratios(row: Row, rows: Mapping[Path, Row]) -> dict[str, float | None]:
     """Measures of a row relative to the baseline of the same model and seed; None where that is missing."""
     pair = [r for r in rows.values() if r.cell.strategy == "baseline" and (r.cell.model, r.cell.seed) == _pair(row)]
-    return {name: of(row) / of(pair[0]) if pair else None for name, of in RATIOS.items()}
+    found = {name: of(row) / of(pair[0]) if pair else None for name, of in RATIOS.items()}
+    return found if row.time.step_ratio is None else found | {"step_ratio": row.time.step_ratio}
 
 
 def wall_to_cpu(row: Row) -> float | None:
@@ -114,8 +115,8 @@ def shared_note(lines: Sequence[Mapping[str, Any]]) -> str | None:
     return (
         f"The machine was shared: steps took up to {most['wall_to_cpu']:.2f} times their CPU time "
         f"({most['model']} {most['strategy']}; {len(shared)} of {count(len(lines), 'line')} above {SHARED:g}). "
-        "Wall-clock times are not the training's own; ratios, of CPU time, are affected by shared caches and "
-        "hyperthreads only."
+        "Wall-clock times are not the training's own. CPU times are, except for shared caches and hyperthreads, which "
+        "step time ratios measured in pairs cancel."
     )
 
 
