@@ -43,6 +43,13 @@ class Found(dict[str, Any]):
         self._path.write_text(json.dumps(self), encoding="utf-8")
 
 
+def clock_mhz() -> int | None:
+    """What the multiprocessors run at now, just after work; None where nothing tells."""
+    with suppress(ImportError, OSError, RuntimeError, AssertionError):
+        return torch.cuda.clock_rate()
+    return None
+
+
 class Suite:
     """Sizes and device of a run."""
 
@@ -64,12 +71,6 @@ class Suite:
         captured = self.device.type == "cuda"
         settings = {"precision": precision, "cuda_graphs": captured, **settings}
         return cell_of(self.models[model], strategy, self.batch, **settings)
-
-    def clock_mhz(self) -> int | None:
-        """What the multiprocessors run at now, just after work; None where nothing tells."""
-        with suppress(ImportError, OSError, RuntimeError, AssertionError):
-            return torch.cuda.clock_rate()
-        return None
 
     def model(self, model: str, strategy: str) -> VisionMamba:
         schedule = self.cell(model, strategy).schedule
@@ -241,7 +242,7 @@ def _throughput(suite: Suite, model: str, backend: str) -> dict[str, Any]:
         "data_adds": with_data / without - 1,
         "evaluation_ms_per_image": seconds["evaluation"] / suite.batch * 1e3,
         "predicted_saved_bytes_per_image": counted.saved_per_image,
-        "clock_mhz": suite.clock_mhz(),
+        "clock_mhz": clock_mhz(),
     }
 
 

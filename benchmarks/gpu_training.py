@@ -1,0 +1,318 @@
+"""Train the five strategies of Vim-Ti on real CIFAR-100, for as many epochs as fit into the minutes of one GPU.
+
+    python benchmarks/gpu_training.py --data data --out run --minutes 25 --limit 9 --pack back
+    python benchmarks/gpu_training.py --device cpu --quick --out run --minutes 3 --limit 2 --pack back    # a rehearsal
+
+The first call times a few steps of each strategy, fixes the number of epochs, the same for all, and writes
+run/experiment.yaml and run/plan.json. Then, and in each further call with the same arguments, `famba train` trains one
+cell after another. A call ends when the cells are done or `--limit` minutes are over: after the last epoch that fits,
+with exit status 0 and a list of what is left. `--pack` writes what is to be brought back to a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import lzma
+import math
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from gpu_training_times import measure
+
+from famba.cell.checkpoint import NAME as CHECKPOINT
+from famba.cell.checkpoint import WEIGHTS
+from famba.cell.state import CellState, cell_state
+from famba.config import Cell, Experiment
+from famba.config.datasets import DATA_HELP, data_folder
+from famba.errors import CheckFailed, InputError
+from famba.machine.device import ROOT
+from famba.record import atomic_file
+
+RECIPE_EPOCHS, RECIPE_EMA = 300, 0.99996  # of the released recipe
+RESERVE = 0.08  # of the minutes: steps slower than the timed ones, and what each cell checks and writes at its ends
+PACKING_S = 10  # of each call, left for `pack`
+FILE_LIMIT = 16 * 2**20  # bytes of a packed file
+PACKED = ("row.json", "epochs.csv", "predictions.npz", "tokens.npz", "train.log")
+_POLL_S = 0.2
+_WRITTEN = "# Written by benchmarks/gpu_training.py.\n"
+_FULL = """\
+# The settings of config/fast.yaml but for these: one model, one seed, {epochs} epochs; warm-up over a tenth of them; a
+# moving average as long as the recipe's in proportion to the training; a learning rate that advances per step. Protocol
+# `fast` fixes 300 epochs, so the experiment is protocol `custom`: its rows are not compared with the published numbers.
+"""
+_TOY = "# A rehearsal: a toy model on scikit-learn's digits with the settings of config/smoke.yaml, {epochs} epochs.\n"
+
+
+def main() -> int:
+    args = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves through `finally`, with no training left behind
+    try:
+        if args.measure:
+            cells = settings(args.quick, args.device, 10).cells()
+            args.measure.write_text(json.dumps(measure(cells, args.data, args.out)))
+            return 0
+        return run(args)
+    except (InputError, CheckFailed) as error:
+        print(f"gpu_training: error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def run(args: argparse.Namespace) -> int:
+    """One call: the plan if there is none, training until the limit, packing."""
+    began = time.monotonic()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    plan = read_plan(args) or make_plan(args, began)
+    config = args.out / "experiment.yaml"
+    cells = Experiment.load(config).cells()
+    failed = train_all(cells, config, args, plan, deadline=began + args.limit * 60 - PACKING_S)
+    states = {cell.id: cell_state(args.out / "cells" / cell.id) for cell in cells}
+    left = [_where(state) for state in states.values() if state.kind != "done"]
+    call = {"started": started, "limit_s": args.limit * 60, "seconds": time.monotonic() - began}
+    plan["calls"].append({**call, "failed": failed, "left": left})
+    _write_json(args.out / "plan.json", plan)
+    if args.pack:
+        pack(args.out, args.pack, args.weights)
+    used = sum(call["seconds"] for call in plan["calls"]) / 60
+    print(f"{len(cells) - len(left)} of {len(cells)} cells done; {used:.1f} of {args.minutes:g} minutes used")
+    for line in left:
+        print(f"left: {line}")
+    if left:
+        print("the same command continues")
+    if failed:
+        raise CheckFailed(f"{', '.join(failed)} failed; see the lines above")
+    return 0
+
+
+def settings(quick: bool, device: str, epochs: int) -> Experiment:
+    """The experiment of so many epochs."""
+    return Experiment.from_config(_settings(quick, device, epochs), "gpu_training")
+
+
+def _settings(quick: bool, device: str, epochs: int) -> dict[str, Any]:
+    base = Experiment.read(ROOT / "config" / ("smoke.yaml" if quick else "fast.yaml"))
+    changes: dict[str, Any] = {"experiment": "gpu_training", "seeds": [0], "device": device}
+    if quick:
+        changes["models"] = {"vim_toy": {"embed_dim": 32, "depth": 4, "img_size": 32, "patch_size": 8}}
+        batches = dict.fromkeys(("global_batch", "mixup_batch", "micro_batch"), 128)
+        recipe = {"epochs": epochs, "warmup_epochs": 1 if epochs > 1 else 0, **batches}
+    else:
+        changes |= {"protocol": "custom", "models": ["vim_tiny"]}
+        recipe = {
+            "epochs": epochs,
+            "warmup_epochs": max(1, epochs // 10),
+            "ema_decay": round(RECIPE_EMA ** (RECIPE_EPOCHS / epochs), 6),
+        }
+    return {**base, **changes, "recipe": {**base["recipe"], **recipe}}
+
+
+def read_plan(args: argparse.Namespace) -> dict[str, Any] | None:
+    """The plan of an earlier call; None if there is none. Raises InputError if it was made for other arguments."""
+    path = args.out / "plan.json"
+    if not path.exists():
+        return None
+    plan = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in _fixed(args).items():
+        if plan["arguments"][key] != value:
+            raise InputError(f"{path}: made with --{key} {plan['arguments'][key]}, now {value}; choose another --out")
+    return plan
+
+
+def make_plan(args: argparse.Namespace, began: float) -> dict[str, Any]:
+    """Time the strategies, decide the epochs, and write experiment.yaml and plan.json. Raises InputError."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "measured.json"
+    quick = ["--quick"] if args.quick else []
+    command = [sys.executable, __file__, "--measure", str(path), "--device", args.device, *quick]
+    launched = time.monotonic()
+    # in a process of its own, so that this one takes nothing from the GPU that the cells train on
+    done = subprocess.run([*command, "--out", str(args.out), "--data", str(args.data)], env=_env(), check=False)
+    if done.returncode:
+        raise InputError("the strategies could not be timed; see the lines above")
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    path.unlink()
+    timed = measured["strategies"]
+    outside_s = time.monotonic() - launched - sum(one["whole_s"] for one in timed.values())
+    # the median: the first of them compiles the kernels, which are cached on disk from then on
+    start_s = outside_s + statistics.median(one["setup_s"] for one in timed.values())
+    epoch_s = {name: one["epoch_s"] for name, one in timed.items()}
+    starts = len(epoch_s) + math.ceil(args.minutes / args.limit) - 1
+    packing_s = PACKING_S * math.ceil(args.minutes / args.limit)
+    spent_s = time.monotonic() - began + packing_s
+    epochs, why = epochs_that_fit(args.minutes * 60, spent_s, epoch_s, start_s, starts)
+    print(why)
+    plan = {
+        "arguments": _fixed(args),
+        "epochs": epochs,
+        "why": why,
+        "start_s": start_s,
+        **measured,
+        "calls": [],
+    }
+    experiment = _settings(args.quick, args.device, epochs)
+    Experiment.from_config(experiment, "gpu_training")
+    header = _WRITTEN + (_TOY if args.quick else _FULL).format(epochs=epochs)
+    with atomic_file(args.out / "experiment.yaml") as file:
+        file.write(header + yaml.safe_dump(experiment, sort_keys=False))
+    _write_json(args.out / "plan.json", plan)
+    return plan
+
+
+def epochs_that_fit(
+    budget_s: float, spent_s: float, epoch_s: Mapping[str, float], start_s: float, starts: int
+) -> tuple[int, str]:
+    """The epochs that every cell can have, at most the recipe's, and the sentence that says why.
+
+    `epoch_s`: seconds of an epoch of each cell. `start_s`: of a training from its launch to its first step, which
+    happens `starts` times. Raises InputError if not one epoch fits.
+    """
+    left_s = budget_s * (1 - RESERVE) - spent_s - starts * start_s
+    epochs = min(RECIPE_EPOCHS, math.floor(left_s / sum(epoch_s.values())))
+    why = (
+        f"{epochs} epochs: {budget_s:.0f} s less {RESERVE:.0%} reserve, {spent_s:.0f} s of timing and packing and "
+        f"{starts} starts of {start_s:.0f} s leave {left_s:.0f} s; an epoch of all {len(epoch_s)} cells takes "
+        f"{sum(epoch_s.values()):.1f} s"
+    )
+    if epochs < 1:
+        raise InputError(f"--minutes: not one epoch fits ({why}); allow more")
+    return epochs, why
+
+
+def train_all(
+    cells: Sequence[Cell], config: Path, args: argparse.Namespace, plan: Mapping[str, Any], deadline: float
+) -> list[str]:
+    """Train the cells that are not done until the deadline; returns those that failed."""
+    failed = []
+    for cell in cells:
+        folder = args.out / "cells" / cell.id
+        if cell_state(folder).kind == "done":
+            continue
+        epoch_s = plan["strategies"][cell.strategy]["epoch_s"]
+        if time.monotonic() + plan["start_s"] + epoch_s > deadline:
+            break
+        more = ["--config", str(config), "--cell", cell.id, "--data", str(args.data)]
+        status = train(more, folder, deadline, epoch_s)
+        if status is None:
+            break
+        if status:
+            failed.append(cell.id)  # the others are still to be trained
+    return failed
+
+
+def train(arguments: Sequence[str], folder: Path, deadline: float, epoch_s: float) -> int | None:
+    """`famba train` with these arguments, stopped after the last epoch that can end before the deadline.
+
+    Returns its exit status; None if it was stopped. `epoch_s`: seconds of an epoch, until two checkpoints say better.
+    """
+    out = ["--out", str(folder / "row.json"), "--log", str(folder / "train.log")]
+    process = subprocess.Popen([sys.executable, "-m", "famba", "train", *arguments, *out], env=_env())
+    saved, saved_at = _changed(folder / CHECKPOINT), None
+    try:
+        while process.poll() is None:
+            time.sleep(_POLL_S)
+            now, changed = time.monotonic(), _changed(folder / CHECKPOINT)
+            stop = now > deadline
+            if changed not in (saved, None):
+                epoch_s = epoch_s if saved_at is None else now - saved_at
+                saved, saved_at = changed, now
+                stop = now + epoch_s > deadline and cell_state(folder).left_s != 0  # 0: only its row is to be written
+            if stop:
+                return None
+        return process.returncode
+    finally:
+        if process.poll() is None:
+            process.terminate()  # a checkpoint is there whole or not at all
+            process.wait()
+
+
+def pack(out: Path, folder: Path, weights: bool) -> None:
+    """Write gpu-training.tar.gz with the plan, the experiment, and the rows, tables, predictions and logs so far.
+
+    `weights`: also the weights of each finished cell in bfloat16, xz-compressed; --init of `famba train` takes them
+    once unpacked. Checkpoints are left out: with the optimiser's state one has 112 MB. Raises CheckFailed if a file
+    is too large.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(folder / "gpu-training.tar.gz", "w:gz") as archive:
+        files = [out / "plan.json", out / "experiment.yaml"]
+        files += [path for name in PACKED for path in sorted(out.glob(f"cells/*/{name}"))]
+        for path in files:
+            archive.add(path, Path("gpu-training", path.relative_to(out)))
+    if weights:
+        finished = sorted(out.glob(f"cells/*/{WEIGHTS}"))
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda path: _pack_weights(path, folder / f"{path.parent.name}-bf16.pt.xz"), finished))
+    for path in sorted(folder.iterdir()):
+        print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+        if path.stat().st_size > FILE_LIMIT:
+            raise CheckFailed(f"{path}: more than {FILE_LIMIT / 2**20:.0f} MiB")
+
+
+def _pack_weights(weights: Path, path: Path) -> None:
+    state = torch.load(weights, map_location="cpu", weights_only=True)["model"]
+    plain = io.BytesIO()
+    torch.save({name: tensor.bfloat16() for name, tensor in state.items()}, plain)
+    # two bytes a number: the exponents compress, the mantissas do not
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 1, "lc": 0, "lp": 1, "pb": 1}]
+    path.write_bytes(lzma.compress(plain.getvalue(), filters=filters))
+
+
+def _where(state: CellState) -> str:
+    if state.epoch is None:
+        return f"{state.cell} (not begun)"
+    return f"{state.cell} (in epoch {state.epoch} of {state.epochs})"
+
+
+def _fixed(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that the epochs were decided on."""
+    return {"device": args.device, "quick": args.quick, "minutes": args.minutes}
+
+
+def _changed(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # not yet, or between two
+        return None
+
+
+def _env() -> dict[str, str]:
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": paths}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with atomic_file(path) as file:
+        file.write(json.dumps(value, indent=1) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--quick", action="store_true", help="a toy on scikit-learn's digits, to rehearse the code")
+    parser.add_argument("--data", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder, kept between calls")
+    parser.add_argument("--minutes", type=float, default=25, help="of all calls together [25]")
+    parser.add_argument("--limit", type=float, help="minutes of this call [those of --minutes]")
+    parser.add_argument("--pack", type=Path, metavar="DIR", help="write what is to be brought back there")
+    parser.add_argument("--weights", action="store_true", help="pack the weights of finished cells, too")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # how the process that times is called
+    args = parser.parse_args()
+    args.limit = args.limit or args.minutes
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())

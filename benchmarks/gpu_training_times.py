@@ -1,0 +1,113 @@
+"""What an epoch of each cell takes, from a few steps: the times that gpu_training.py decides the epochs by."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu_sections import clock_mhz
+
+from famba import data, scan
+from famba.config import Cell
+from famba.cost.calibrate import running
+from famba.data.dataset import Dataset
+from famba.loader import Batch, TrainLoader
+from famba.machine import float32
+from famba.machine.device import environment, pick_device
+from famba.seal import sealed_file
+from famba.step import Step
+
+WARM, TIMED = 3, 10  # steps
+CHECKPOINT_BYTES = 16  # of each parameter: weights, moving average and AdamW's two moments, 4 bytes each
+
+
+def measure(cells: Sequence[Cell], root: Path, folder: Path) -> dict[str, Any]:
+    """Times by strategy, in seconds, and the device that they were measured on.
+
+    Args:
+        cells: one of each strategy, all on the same device and data set.
+        root: where the data sets are. folder: on the disk that the checkpoints will be written to.
+    """
+    device = pick_device(cells[0].device)
+    float32.fix()
+    if cells[0].threads is not None:
+        torch.set_num_threads(cells[0].threads)
+    dataset = data.load(cells[0].dataset, root)
+    torch.zeros((), device=device)  # starts CUDA: every training does so, and no strategy's setup is to hold it
+    choice = scan.choose(device, requested=cells[0].scan)
+    times = {cell.strategy: _times(cell, dataset, device, choice.name, folder) for cell in cells}
+    clock = clock_mhz()
+    return {
+        "environment": environment(device, 1).model_dump(),
+        "clock_mhz_after_the_steps": clock,
+        "scan": asdict(choice),
+        "data": asdict(dataset.identity),
+        "strategies": times,
+    }
+
+
+def _times(cell: Cell, dataset: Dataset, device: torch.device, backend: str, folder: Path) -> dict[str, float]:
+    """`setup_s`: to the end of the first steps, with compilation and capture. `whole_s`: all that this took."""
+    began = time.perf_counter()
+    torch.manual_seed(cell.seed)
+    loader = TrainLoader(dataset, cell.recipe, cell.architecture.img_size, cell.seed, device)
+    _, alone, forward = running(cell, device, backend, len(dataset.classes))
+    step: Step = alone.func
+    batches = _endless(loader)
+
+    def steps(number: int) -> None:
+        for micro_batches in islice(batches, number):
+            step(micro_batches)
+
+    steps(WARM)
+    _wait(device)
+    setup_s = time.perf_counter() - began
+    step_s = _seconds(lambda: steps(TIMED), device) / TIMED
+    forward()
+    images = cell.recipe.micro_batch
+    image_s = _seconds(lambda: [forward() for _ in range(TIMED)], device) / (TIMED * images)
+    parameters = sum(p.numel() for p in step.parameters)
+    checkpoint_s = _checkpoint_s(parameters * CHECKPOINT_BYTES, folder)
+    evaluation_s = 2 * len(dataset.test_labels) * image_s  # of the weights and of their moving average
+    return {
+        "step_s": step_s,
+        "steps": loader.steps,
+        "evaluation_s": evaluation_s,
+        "checkpoint_s": checkpoint_s,
+        "epoch_s": loader.steps * step_s + evaluation_s + checkpoint_s,
+        "setup_s": setup_s,
+        "whole_s": time.perf_counter() - began,
+    }
+
+
+def _endless(loader: TrainLoader) -> Iterator[list[Batch]]:
+    for epoch in count():
+        yield from loader.epoch(epoch)
+
+
+def _seconds(run: Callable[[], Any], device: torch.device) -> float:
+    began = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _checkpoint_s(size: int, folder: Path) -> float:
+    """To write and seal that many bytes on disk."""
+    with tempfile.TemporaryDirectory(dir=folder) as inside:
+        content = bytes(size)
+        began = time.perf_counter()
+        with sealed_file(Path(inside, "checkpoint")) as file:
+            file.write(content)
+        return time.perf_counter() - began
