@@ -1,4 +1,7 @@
-"""Types and devices that PyTorch lets a user choose: each gives the right value, or one line says why not."""
+"""Types and devices that PyTorch lets a user choose: each gives the right value, or one line says why not.
+
+Where there is a GPU, the cases of a model run there, too: `pytest -m gpu tests/test_precision.py` runs these alone.
+"""
 
 import shutil
 import subprocess
@@ -21,6 +24,13 @@ from famba.scan.autograd import ScanTensors
 
 HALVES = [torch.bfloat16, torch.float16]
 TYPES = [torch.float32, torch.float64, *HALVES]
+DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request, monkeypatch) -> str:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # as in trainings (famba/machine/float32.py)
+    return request.param
 
 
 @contextmanager
@@ -33,20 +43,20 @@ def default_dtype(dtype):
         torch.set_default_dtype(before)
 
 
-def model(scan: str = "auto") -> VisionMamba:
+def model(scan: str = "auto", device: str = "cpu") -> VisionMamba:
     torch.manual_seed(0)
-    return VisionMamba(32, 2, num_classes=10, img_size=32, patch_size=8, fusion=[0, 4], scan=scan)
+    return VisionMamba(32, 2, num_classes=10, img_size=32, patch_size=8, fusion=[0, 4], scan=scan).to(device)
 
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
 def result(net: nn.Module, images: torch.Tensor, context=nullcontext) -> list[torch.Tensor]:
-    """Logits, and the gradients of all parameters, in float64."""
+    """Logits, and the gradients of all parameters, in float64. The images go to where the model is."""
     with context():
-        logits = net(images)
+        logits = net(images.to(next(net.parameters()).device))
     logits.double().square().sum().backward()
-    return [logits.detach().double(), *(p.grad.double() for p in net.parameters())]
+    return [tensor.double().to("cpu") for tensor in (logits.detach(), *(p.grad for p in net.parameters()))]
 
 
 @pytest.fixture(scope="module")
@@ -65,28 +75,28 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torc
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("default", TYPES)
-def test_autocast(dtype, default, expected):
+def test_autocast(dtype, default, device, expected):
     """Of a float32 model, whatever the default type is."""
-    net = model()
+    net = model(device=device)
     with default_dtype(default):
-        found = result(net, IMAGES, lambda: torch.autocast("cpu", dtype))
+        found = result(net, IMAGES, lambda: torch.autocast(device, dtype))
     close(found, expected, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("default", TYPES)
 @pytest.mark.parametrize("dtype", TYPES)
-def test_a_model_of_another_type(dtype, default, expected):
+def test_a_model_of_another_type(dtype, default, device, expected):
     """`model.to(dtype)`, such as `half()`, under every default type."""
-    net = model().to(dtype)
+    net = model(device=device).to(dtype)
     with default_dtype(default):
         found = result(net, IMAGES.to(dtype))
     close(found, expected, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("default", TYPES)
-def test_a_model_built_under_another_default_type(default, expected):
+def test_a_model_built_under_another_default_type(default, device, expected):
     with default_dtype(default):
-        net = model()
+        net = model(device=device)
     assert net.head.weight.dtype == default
     net.load_state_dict(model().state_dict())
     close(result(net, IMAGES.to(default)), expected, TOLERANCE[default])
@@ -94,12 +104,12 @@ def test_a_model_built_under_another_default_type(default, expected):
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("part", ["norm", "mixer.A_log", "mixer.dt_proj", "mixer.conv1d", "pos_embed"])
-def test_some_parameters_of_another_type_under_autocast(dtype, part, expected):
-    net = model()
+def test_some_parameters_of_another_type_under_autocast(dtype, part, device, expected):
+    net = model(device=device)
     for name, parameter in net.named_parameters():
         if part in name:
             parameter.data = parameter.data.to(dtype)
-    found = result(net, IMAGES, lambda: torch.autocast("cpu", dtype))
+    found = result(net, IMAGES, lambda: torch.autocast(device, dtype))
     close(found, expected, TOLERANCE[dtype])
 
 
@@ -108,9 +118,9 @@ def test_some_parameters_of_another_type_under_autocast(dtype, part, expected):
 @pytest.mark.parametrize(
     "part", ["norm", "mixer", "A_log", "dt_proj.weight", "conv1d", "pos_embed", "head", "layers.1"]
 )
-def test_some_parameters_of_another_type(dtype, part, scan, expected):
+def test_some_parameters_of_another_type(dtype, part, scan, device, expected):
     """Without autocast: each layer runs in the type of the norm before it, whatever the type of its parameters."""
-    net = model(scan)
+    net = model(scan, device)
     for name, parameter in net.named_parameters():
         if part in name:
             parameter.data = parameter.data.to(dtype)
@@ -119,22 +129,23 @@ def test_some_parameters_of_another_type(dtype, part, scan, expected):
 
 @pytest.mark.parametrize("part", ["", "layers.0", "A_log", "head"])
 @pytest.mark.parametrize("autocast", HALVES)
-def test_autocast_leaves_float64(autocast, part, expected):
+def test_autocast_leaves_float64(autocast, part, device, expected):
     """As PyTorch's own operators do. A float32 stream through float64 parameters is autocast's to convert."""
-    net, images = model(), IMAGES
+    net, images = model(device=device), IMAGES
     for name, parameter in net.named_parameters():
         if part in name:
             parameter.data = parameter.data.double()
     if not part:
         images = images.double()
-    found = result(net, images, lambda: torch.autocast("cpu", autocast))
+    found = result(net, images, lambda: torch.autocast(device, autocast))
     close(found, expected, TOLERANCE[autocast] if part else TOLERANCE[torch.float64])
 
 
 @pytest.mark.parametrize("scan", ["chunked", "reference"])
 @pytest.mark.parametrize("dtype", HALVES)
-def test_autocast_in_other_backends(dtype, scan, expected):
-    close(result(model(scan), IMAGES, lambda: torch.autocast("cpu", dtype)), expected, TOLERANCE[dtype])
+def test_autocast_in_other_backends(dtype, scan, device, expected):
+    found = result(model(scan, device), IMAGES, lambda: torch.autocast(device, dtype))
+    close(found, expected, TOLERANCE[dtype])
 
 
 def test_images_of_another_type_or_device_are_refused_by_torch():
@@ -149,9 +160,9 @@ def test_a_model_without_memory_has_shapes():
     assert net(IMAGES.to("meta")).shape == (3, 10)
 
 
-@pytest.mark.parametrize("default", ["meta", "cpu"])
-def test_another_default_device(default, expected):
-    net, images = model(), IMAGES.clone()
+@pytest.mark.parametrize("default", ["meta", *DEVICES])
+def test_another_default_device(default, device, expected):
+    net, images = model(device=device), IMAGES.clone()
     torch.set_default_device(default)
     try:
         found = result(net, images)
@@ -171,15 +182,27 @@ def test_a_backend_that_cannot_run_the_type_is_refused(dtype):
             model(scan="cpu")(IMAGES)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_backend_that_cannot_run_on_the_gpu_is_refused():
+    for net, says in (
+        (model("triton", "cuda").double(), "takes float32, bfloat16 and float16, not float64"),
+        (model("cpu", "cuda"), "runs on the CPU, not on cuda"),
+    ):
+        with pytest.raises(InputError, match=says):
+            result(net, IMAGES.to(net.head.weight.dtype))
+
+
 @pytest.mark.parametrize("default", TYPES)
 @pytest.mark.parametrize("dtype", TYPES)
-def test_merging(dtype, default):
+def test_merging(dtype, default, device):
     x = torch.randn(2, 17, 8, generator=torch.Generator().manual_seed(2))
     right = match(x.double(), 4, 8).merge(x.double())
     with default_dtype(default):
+        x = x.to(device)
         found = match(x, 4, 8).merge(x.to(dtype))
     assert found.dtype == dtype
-    close([found.double()], [right], TOLERANCE[dtype])
+    close([found.double().to("cpu")], [right], TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize(
@@ -255,15 +278,15 @@ def test_merging_refuses_another_device_and_whole_numbers():
             pairs.merge(x)
 
 
-def test_empty_batches():
+def test_empty_batches(device):
     """Of no sequences there is nothing to fuse; a scan of nothing is refused."""
-    x = torch.empty(0, 9, 4, requires_grad=True)
+    x = torch.empty(0, 9, 4, device=device, requires_grad=True)
     merged = match(x, 3, protected=4).merge(x)
     assert merged.shape == (0, 6, 4)
     merged.sum().backward()
     assert x.grad.shape == x.shape
     with pytest.raises((TypeError, ValueError), match="none of its sizes may be 0"):
-        model()(IMAGES[:0])
+        result(model(device=device), IMAGES[:0])
 
 
 def test_gradients_that_share_memory_are_not_written():
