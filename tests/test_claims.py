@@ -422,7 +422,7 @@ def test_rows_are_judged_by_the_ledger_of_their_experiment(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data["claims"][0].update(sourc="x"), "claims.0.sourc: Extra inputs are not permitted"),
+        (lambda data: data["claims"][0].update(sourc="x"), "claims.0.sourc: unknown key; did you mean 'source'?"),
         (lambda data: data["claims"][0].update(source="rumour"), "unknown source 'rumour'"),
         (lambda data: data["claims"][0]["tests"][0].update(published=["nothing"]), "which is no published number"),
         (

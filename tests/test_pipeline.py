@@ -111,7 +111,7 @@ def test_an_unknown_key_is_one_line_with_the_nearest_known_one(checkout: Path) -
     ("changes", "message"),
     [
         ({"claims": "config/nope.yaml"}, "smoke: claims: config/nope.yaml is not there; it is looked for from "),
-        ({"claims": "config/smoke.yaml"}, "config/smoke.yaml: sources: Field required"),
+        ({"claims": "config/smoke.yaml"}, "config/smoke.yaml: container: unknown key; known: sources, "),
         (
             {"protocol": "paper"},
             "config/smoke.yaml: dataset is digits, the protocol's cifar100 (paper): set it so, or ",

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, TypeAdapter, WrapValidator, model_validator
 
 from famba.config.settings import Count, Settings, Whole
+from famba.config.validation import short
 from famba.wording import count
 
 _Numbers = tuple[Whole, ...]
@@ -57,7 +58,7 @@ def _of_its_form(value: Any, _: Any) -> Layers | _Numbers:
         return _NUMBERS.validate_python(value)
     raise ValueError(
         "write one whole number per layer, or {from: 5, r: 9}, {to: 18, r: 9} or {layers: [1, 3], r: 14}; "
-        f"found {value!r}"
+        f"found {short(value)}"
     )
 
 

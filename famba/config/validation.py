@@ -28,7 +28,9 @@ def validated(cls: type[Any], data: Any, source: str) -> Any:
             key = str(first["loc"][-1])[:_SHOWN]
             message = f"unknown key{nearest(key, _fields_at(cls, first['loc'][:-1]))}"
         else:
-            message = first["msg"].removeprefix("Value error, ")
+            message = re.sub(
+                r"\S{200,}", lambda word: f"{word[0][:_SHOWN]}…", first["msg"].removeprefix("Value error, ")
+            )
             if first["type"] != "value_error" and first["type"] != "missing":
                 message += f", found {short(first['input'])}"
             if first["type"] == "literal_error":

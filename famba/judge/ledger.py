@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from famba.config import Experiment, yaml_file
 from famba.config.settings import Settings
+from famba.config.validation import short, validated
 from famba.errors import InputError
 from famba.judge import cells
 from famba.judge.entries import MEANS, Claim, Published, Test
 from famba.judge.published import PublishedRow, PublishedTable
 from famba.record import read_row
+from famba.wording import one_line
 
 PUBLISHED = Path("config/claims.yaml")  # of the paper
 
@@ -104,33 +106,40 @@ class Ledger(Settings):
 
 def load(path: Path) -> Ledger:
     """Read and validate the ledger. Raises InputError, one line naming file, place and what is wrong."""
-    try:
-        data = yaml_file.read(path)
-        if isinstance(data, dict) and isinstance(data.get("tables"), str):
-            data = _with_tables_of(path.with_name(data["tables"]), data)
-        return Ledger.model_validate(data)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
-        raise InputError(f"{path}: cannot read the claims ({reason}); name the file: --claims") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{path}: {where + ': ' if where else ''}{message}") from None
+    return _load(path)[0]
 
 
 def files(path: Path) -> list[Path]:
     """The files that a ledger is read from: itself, and the one whose tables it takes. Raises InputError."""
-    load(path)
-    tables = yaml_file.read(path).get("tables")
-    return [path, *files(path.with_name(tables))] if isinstance(tables, str) else [path]
+    return _load(path)[1]
 
 
-def _with_tables_of(path: Path, data: dict[str, Any]) -> dict[str, Any]:
+def _load(path: Path, takers: tuple[Path, ...] = ()) -> tuple[Ledger, list[Path]]:
+    """A ledger and its files; `takers`: the ledgers that take tables from this one, directly or through others."""
+    if path in takers:
+        raise InputError(f"{path}: tables: it takes its own tables; name the ledger that lists them")
+    data, own = _read(path), [path]
+    if isinstance(data, dict) and isinstance(data.get("tables"), str):
+        name = data["tables"]
+        if name in ("", ".", "..") or Path(name).name != name or len(name) > 255:
+            raise InputError(one_line(f"{path}: tables: {short(name)} is no name of a file beside this one"))
+        other, more = _load(path.with_name(name), (*takers, path))
+        data, own = _with_tables_of(other, data), own + more
+    return validated(Ledger, data, str(path)), own
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml_file.read(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
+        raise InputError(one_line(f"{path}: cannot read the claims ({reason}); name the file: --claims")) from None
+    except yaml.YAMLError as error:
+        raise InputError(one_line(f"{path}: not valid YAML ({error})")) from None
+
+
+def _with_tables_of(other: Ledger, data: dict[str, Any]) -> dict[str, Any]:
     """A ledger with the tables of another one, and with the sources of those."""
-    other = load(path)
     sources = {table.source: other.sources[table.source] for table in other.tables}
     own = data.get("sources")
     return {**data, "tables": other.tables, "sources": {**sources, **own} if isinstance(own, dict) else own}

@@ -9,7 +9,8 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from famba.config.settings import DatasetName, Name, Settings
-from famba.schedule import strategy
+from famba.config.validation import nearest
+from famba.schedule import NAMED, strategy
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -53,9 +54,18 @@ class TableRow(Settings):
     @field_validator("time")
     @classmethod
     def _is_h_mm_ss(cls, time: str) -> str:
-        if not re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", time):
+        if not re.fullmatch(r"[0-9]{1,6}:[0-5][0-9]:[0-5][0-9]", time):
             raise ValueError(f'{time!r} is no time; write "h:mm:ss" in quotes')
         return time
+
+    @model_validator(mode="after")
+    def _fuses_in_layers_that_are_there(self) -> TableRow:
+        if self.strategy not in NAMED:
+            raise ValueError(f"{self.strategy!r} is no published strategy{nearest(self.strategy, NAMED)}")
+        depth = len(strategy(self.strategy))
+        if self.start is not None and self.start > depth:
+            raise ValueError(f"start {self.start} is not among the layers 1 to {depth}")
+        return self
 
     @property
     def time_s(self) -> int:
