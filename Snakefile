@@ -12,7 +12,7 @@ if not workflow.overwrite_configfiles:
     configfile: "config/paper.yaml"
 
 
-EXPERIMENT = load_experiment(workflow, config)
+EXPERIMENT = load_experiment(workflow)
 LEDGER = ledger_files(EXPERIMENT)  # its own file first
 
 

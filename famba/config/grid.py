@@ -158,9 +158,9 @@ class Experiment(Settings):
             return yaml_file.read(Path(path))
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
-            raise InputError(f"{path}: cannot read the experiment file ({reason})") from None
+            raise InputError(one_line(f"{path}: cannot read the experiment file ({reason})")) from None
         except yaml.YAMLError as error:
-            raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+            raise InputError(one_line(f"{path}: not valid YAML ({error})")) from None
 
     @classmethod
     def from_config(cls, data: Any, source: str = "configuration") -> Experiment:

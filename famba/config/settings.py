@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from famba.config.presets import PRESETS, SCRIPTS, Preset, preset_of
 
@@ -17,18 +17,12 @@ Protocol = Literal["paper", "fast", "smoke", "custom"]  # custom: an experiment 
 DatasetName = Literal["cifar100", "fashion-mnist", "digits"]
 
 
-def _no_truth_value(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"Input should be a number, found {value}")
-    return value
-
-
-# YAML reads 5e-4 as a text, so that a real number may be one; `true` is none
-_NUMBER = BeforeValidator(_no_truth_value)
-Positive = Annotated[float, Field(gt=0), _NUMBER]
-NonNegative = Annotated[float, Field(ge=0), _NUMBER]
-Fraction = Annotated[float, Field(ge=0, le=1), _NUMBER]
-Decay = Annotated[float, Field(ge=0, lt=1), _NUMBER]  # of AdamW's moments: at 1 they would divide by zero
+# strict: neither a text nor `true` is a number, and neither a number nor a text is a truth value
+Positive = Annotated[float, Field(gt=0, strict=True)]
+NonNegative = Annotated[float, Field(ge=0, strict=True)]
+Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
+Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]  # of AdamW's moments: at 1 they would divide by zero
+Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Whole = Annotated[int, Field(ge=0, strict=True)]
 Size = Annotated[int, Field(ge=1, le=2**16, strict=True)]  # of a model: beyond, no machine holds it
@@ -106,7 +100,7 @@ class Recipe(Settings):
     warmup_lr: NonNegative = 1e-6
     min_lr: NonNegative = 1e-5
     warmup_epochs: Whole = 5
-    sched_on_updates: bool = False  # the rate advances per optimiser step, not per epoch; `smoke`, `custom`: true
+    sched_on_updates: Flag = False  # the rate advances per optimiser step, not per epoch; `smoke`, `custom`: true
     weight_decay: NonNegative = 0.1
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: Positive = 1e-8
@@ -125,7 +119,7 @@ class Recipe(Settings):
     eval_batch: Count = 256
     ema_decay: Fraction = 0.99996
     precision: Literal["fp32", "bf16"] = "fp32"
-    cuda_graphs: bool = False  # replay the step as captured graphs: the same arithmetic without its launches
+    cuda_graphs: Flag = False  # replay the step as captured graphs: the same arithmetic without its launches
     workers: Whole = 8  # data-loading processes; the drawn samples do not depend on it
     preset: Preset = SCRIPTS  # the last: of two recipes that differ, the setting itself is named first
 

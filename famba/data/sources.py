@@ -28,6 +28,7 @@ import yaml
 
 from famba.config import yaml_file
 from famba.errors import Altered, InputError
+from famba.wording import one_line
 
 _CHUNK = 1 << 20
 
@@ -130,7 +131,7 @@ def _rows(path: Path) -> dict[str, dict[str, Any]]:
             f"FAMBA_SOURCES={path}: cannot be read: {getattr(error, 'strerror', None) or error}"
         ) from error
     except yaml.YAMLError as error:
-        raise InputError(f"FAMBA_SOURCES={path}: not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(one_line(f"FAMBA_SOURCES={path}: not YAML: {error}")) from error
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         raise InputError(f"FAMBA_SOURCES={path}: expected a mapping of archive names to mappings with a url")
     return rows

@@ -9,30 +9,38 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from snakemake.settings.types import DeploymentMethod
+from snakemake.utils import update_config
 
-from famba.config import Experiment
+from famba.config import Experiment, yaml_file
 from famba.errors import InputError
 from famba.judge import ledger
 from famba.machine import container
 from famba.machine.host import require_gpu
 
 
-def load_experiment(workflow: Any, config: dict[str, Any]) -> Experiment:
-    """Snakemake's `config`, validated. Exits with one line about the first thing that is wrong.
+def load_experiment(workflow: Any) -> Experiment:
+    """The experiment that Snakemake was given, validated. Exits with one line about the first thing that is wrong.
+
+    Snakemake's own `config` is not used: its reader is of YAML 1.1, where `010` is 8 and `1:30` is 90. The files are
+    read by famba's, so that an experiment means the same here and in `famba train`.
 
     Jobs that run outside a container find this very Python first, so that `.venv/bin/snakemake` needs no activation.
     """
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     files = [os.path.relpath(path) for path in workflow.configfiles]
+    settings: dict[str, Any] = {}
     try:
-        for path in dict.fromkeys(files):  # Snakemake's own reader takes the last of two equal keys
-            Experiment.read(path)
-        experiment = Experiment.from_config(config, ", ".join(dict.fromkeys(files)))
+        for path in files:
+            update_config(settings, Experiment.read(path))
+        update_config(settings, _untyped_read(workflow.config_settings.config))
+        experiment = Experiment.from_config(settings, ", ".join(dict.fromkeys(files)))
         experiment.require_claims()
         if _containers(workflow):
             _require_container(experiment.container)
@@ -70,6 +78,20 @@ def require_device(workflow: Any, experiment: Experiment) -> None:
         _require_cuda_torch(workflow)
     except InputError as error:
         stop(error)
+
+
+def _untyped_read(value: Any) -> Any:
+    """What --config gave; Snakemake leaves every part of a list or mapping there a text, `[0, 1]` as well as `5e-4`."""
+    if isinstance(value, Mapping):
+        return {key: _untyped_read(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_untyped_read(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml_file.scalar(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--config: {error}") from None
 
 
 def _containers(workflow: Any) -> bool:
