@@ -1,8 +1,8 @@
 """Every setting of an experiment, typed and validated once.
 
-An experiment file (`config/*.yaml`) describes a grid: models x strategies x seeds under one recipe. A `Cell` is
-everything one training needs; it travels as JSON from Snakemake to `famba train` and into the result row, so that a
-row can be re-run from itself alone.
+An experiment file (`config/*.yaml`) describes a grid: models x strategies x seeds under one recipe, or with a recipe of
+its own for a model. A `Cell` is everything one training needs; it travels as JSON from Snakemake to `famba train` and
+into the result row, so that a row can be re-run from itself alone.
 """
 
 from __future__ import annotations
@@ -47,6 +47,21 @@ def _is_one(value: int) -> bool:
     return value == 1
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+class Model(Architecture):
+    """A model of a grid: its architecture, and the recipe that trains it where that is not the experiment's."""
+
+    recipe: Annotated[Recipe | None, Field(exclude_if=_is_none)] = None
+
+    @property
+    def architecture(self) -> Architecture:
+        """The model without its recipe."""
+        return Architecture.model_validate(self.model_dump(exclude={"recipe"}))
+
+
 class Cell(Settings):
     """One training: a model, a fusion schedule and a seed, with all that they need."""
 
@@ -71,6 +86,11 @@ class Cell(Settings):
     def id(self) -> str:
         return f"{self.model}-{self.strategy}-s{self.seed}"
 
+    @property
+    def images_per_pass(self) -> int:
+        """Images of each process in a backward pass, which memory follows: a small global batch has fewer."""
+        return min(self.recipe.micro_batch, self.recipe.global_batch // self.processes)
+
     @classmethod
     def from_json(cls, text: str) -> Cell:
         """Read the JSON that `Experiment.cell_json` wrote. Raises InputError."""
@@ -86,7 +106,7 @@ class Experiment(Settings):
     experiment: FolderName
     protocol: Protocol
     dataset: DatasetName
-    models: dict[Name, Architecture]
+    models: dict[Name, Model]
     cls_position: ClsPosition = "middle"  # in the models that do not say themselves; the paper's is the head
     strategies: Annotated[list[Name], Field(min_length=1)] = Field(default=list(STRATEGIES))
     schedules: dict[Name, Schedule] = Field(default={})  # strategies of your own: tokens per layer
@@ -108,11 +128,11 @@ class Experiment(Settings):
         for name, schedule in self.schedules.items():
             if name in NAMED:
                 raise ValueError(f"schedules: {name} is a published strategy; call yours otherwise")
-            for model, architecture in self.models.items():
+            for name_of_model, model in self.models.items():
                 try:
-                    written_out(schedule, architecture.depth)
+                    written_out(schedule, model.depth)
                 except ValueError as error:
-                    raise ValueError(f"schedules.{name} {error} ({model})") from None
+                    raise ValueError(f"schedules.{name} {error} ({name_of_model})") from None
         for name in self.strategies:
             if name not in NAMED and name not in self.schedules:
                 raise ValueError(f"unknown strategy {name!r}{nearest(name, [*NAMED, *self.schedules])}")
@@ -123,11 +143,22 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _processes_divide(self) -> Experiment:
-        if self.processes % self.nodes or self.recipe.global_batch % self.processes:
-            raise ValueError(
-                f"nodes {self.nodes} must divide processes {self.processes}, "
-                f"and that must divide recipe.global_batch {self.recipe.global_batch}"
-            )
+        for recipe in self.recipes:
+            if self.processes % self.nodes or recipe.global_batch % self.processes:
+                raise ValueError(
+                    f"nodes {self.nodes} must divide processes {self.processes}, "
+                    f"and that must divide recipe.global_batch {recipe.global_batch}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _models_differ(self) -> Experiment:
+        """Two names of one training would be judged as one cell of the paper's."""
+        named: dict[tuple[str, str], str] = {}
+        for name, model in self.models.items():
+            trained = (model.architecture.model_dump_json(), self.recipe_of(name).identity)
+            if (other := named.setdefault(trained, name)) != name:
+                raise ValueError(f"models: {other} and {name} are the same architecture under the same recipe")
         return self
 
     @model_validator(mode="after")
@@ -167,7 +198,8 @@ class Experiment(Settings):
         """Validate an already parsed experiment, such as Snakemake's `config`. Raises InputError."""
         if not isinstance(data, dict):
             raise InputError(f"{source}: expected a mapping of settings, found {type(data).__name__}")
-        data = {**data, "recipe": _by_protocol(data.get("recipe", {}), data.get("protocol"))}
+        claimed = data.get("protocol")
+        data = {**data, "recipe": _by_protocol(data.get("recipe", {}), claimed)}
         models = data.get("models")
         if isinstance(models, list):  # the short form: names of published architectures
             unknown = [name for name in models if not (isinstance(name, str) and name in ARCHITECTURES)]
@@ -180,8 +212,24 @@ class Experiment(Settings):
         if isinstance(models, dict) and data.get("cls_position") in get_args(ClsPosition):
             position = {"cls_position": data["cls_position"]}
             models = {name: position | model if isinstance(model, dict) else model for name, model in models.items()}
+        if isinstance(models, dict):
+            models = {
+                name: {**model, "recipe": _by_protocol(model["recipe"], claimed)}
+                if isinstance(model, dict) and "recipe" in model
+                else model
+                for name, model in models.items()
+            }
         data = {**data, "models": models} if "models" in data else data
         return validated(cls, data, source)
+
+    def recipe_of(self, model: str) -> Recipe:
+        """The recipe that trains a model: its own, else the experiment's."""
+        return self.models[model].recipe or self.recipe
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        """The recipes that train the models, each once."""
+        return list(dict.fromkeys(map(self.recipe_of, self.models)))
 
     def cells(self) -> list[Cell]:
         """All cells of the grid: model by model, strategy by strategy, seed by seed."""
@@ -199,7 +247,7 @@ class Experiment(Settings):
         return self._cell(model, strategy_name, seed)
 
     def _cell(self, model: str, strategy_name: str, seed: int) -> Cell:
-        architecture = self.models[model]
+        architecture = self.models[model].architecture
         if strategy_name in self.schedules:
             schedule = written_out(self.schedules[strategy_name], architecture.depth)
         else:
@@ -215,7 +263,7 @@ class Experiment(Settings):
             schedule=schedule,
             fusion=self.fusion,
             seed=seed,
-            recipe=self.recipe,
+            recipe=self.recipe_of(model),
             device=self.device,
             threads=self.threads,
             scan=self.scan,
@@ -257,5 +305,6 @@ def json_schema() -> dict[str, Any]:
     published: dict[str, Any] = {"type": "array", "items": {"enum": list(ARCHITECTURES)}}
     schema["properties"]["models"] = {"anyOf": [schema["properties"]["models"], published], "title": "Models"}
     by_name: dict[str, Any] = {"enum": list(PRESETS)}
-    schema["properties"]["recipe"] = {"anyOf": [schema["properties"]["recipe"], by_name], "title": "Recipe"}
+    for of in (schema, schema["$defs"]["Model"]):
+        of["properties"]["recipe"] = {"anyOf": [of["properties"]["recipe"], by_name], "title": "Recipe"}
     return schema

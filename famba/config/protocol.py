@@ -23,11 +23,20 @@ MODELS = {name: vim.model_copy(update={"cls_position": "head"}) for name, vim in
 FREE_OF = {"paper": FREE, "fast": FREE | EXECUTION}
 
 
+def published_model(cell: Cell) -> str:
+    """What the paper calls a cell's model, whatever the experiment does: its architecture tells. Else the cell's name.
+
+    So one experiment can train a published model under several recipes, with a name for each.
+    """
+    return next((name for name, vim in MODELS.items() if vim == cell.architecture), cell.model)
+
+
 def deviation(cell: Cell) -> str | None:
     """The first setting in which a cell departs from the protocol that it claims, with both values.
 
     None for `smoke` and `custom` ones, which claim none. Seeds, devices, processes and scan backends are free, and so
-    are models and strategies under names of their own: they stand beside the published ones and are not taken for them.
+    are other architectures and schedules under names of their own: they stand beside the published ones and are not
+    taken for them.
     """
     if cell.protocol not in FREE_OF:
         return None

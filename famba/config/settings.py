@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from famba.config.presets import PRESETS, SCRIPTS, Preset, preset_of
+from famba.config.presets import FREE, PRESETS, SCRIPTS, Preset, preset_of
 
 ClsPosition = Literal["middle", "head"]  # Vim's and Famba-V's place of the class token in the sequence
 Protocol = Literal["paper", "fast", "smoke", "custom"]  # custom: an experiment of your own, no claim about the paper
@@ -145,6 +145,11 @@ class Recipe(Settings):
                 f"and that must divide global_batch {self.global_batch}"
             )
         return self
+
+    @property
+    def identity(self) -> str:
+        """What two recipes have in common that compute the same: every setting but those of speed and memory."""
+        return self.model_dump_json(exclude=set(FREE))
 
     @property
     def peak_lr(self) -> float:

@@ -195,9 +195,7 @@ def step_cost(cell: Cell, classes: int, device: str = "cpu", scan: str = "cpu", 
     What the processes send each other, the sum of their gradients, is not counted.
     """
     share = cell.recipe.global_batch // cell.processes
-    settings = cell.recipe.model_copy(
-        update={"global_batch": share, "micro_batch": min(cell.recipe.micro_batch, share)}
-    )
+    settings = cell.recipe.model_copy(update={"global_batch": share, "micro_batch": cell.images_per_pass})
     return cost(cell.architecture, cell.schedule, settings, classes, device, scan, channels)
 
 

@@ -99,10 +99,13 @@ def plan(experiment: Experiment, device: str) -> tuple[list[Prediction], list[st
     Raises InputError when a measurement is asked for and the experiment's device or scan is not here.
     """
     predictions, notes = _measured(experiment) if device == "measure" else _calculated(experiment, device)
-    run = rates(experiment.recipe, steps_per_epoch(DATASETS[experiment.dataset].train, experiment.recipe))
-    notes.append(str(run))
-    if run.warning:
-        notes.append(f"warning: {run.warning}")
+    for recipe in experiment.recipes:
+        models = [model for model in experiment.models if experiment.recipe_of(model) == recipe]
+        of = f"{', '.join(models)}: " if len(experiment.recipes) > 1 else ""
+        run = rates(recipe, steps_per_epoch(DATASETS[experiment.dataset].train, recipe))
+        notes.append(f"{of}{run}")
+        if run.warning:
+            notes.append(f"warning: {of}{run.warning}")
     if experiment.processes > 1:
         notes.append(
             f"processes: {experiment.processes}, each on a device of its own; what they send each other is left out"
@@ -111,16 +114,17 @@ def plan(experiment: Experiment, device: str) -> tuple[list[Prediction], list[st
 
 
 def _calculated(experiment: Experiment, device: str) -> tuple[list[Prediction], list[str]]:
-    recipe = experiment.recipe
-    calibration = assumed(recipe.precision, device, recipe.cuda_graphs)
+    found = {recipe: assumed(recipe.precision, device, recipe.cuda_graphs) for recipe in experiment.recipes}
+    profile = next(iter(found.values())).rates
     backend = "triton" if experiment.scan == "auto" else experiment.scan
     notes = [
-        f"device: {calibration.rates.device}, {calibration.rates.source}",
+        f"device: {profile.device}, {profile.source}",
         f"assumed: a step takes {ASSUMED_SHARE:.0%} of its bound, and never waits for data; scan {backend}",
     ]
     classes = DATASETS[experiment.dataset].classes
-    cells = experiment.cells()
-    return [predict(cell, step_cost(cell, classes, "cuda", backend), calibration, 1) for cell in cells], notes
+    return [
+        predict(cell, step_cost(cell, classes, "cuda", backend), found[cell.recipe], 1) for cell in experiment.cells()
+    ], notes
 
 
 def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
@@ -142,11 +146,14 @@ def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
     if any_of_them.data_s is None:
         notes.append(f"data: timm is not installed, so loading it is left out; {install('paper')}")
     on_each_node = experiment.processes // experiment.nodes
-    workers = min(experiment.recipe.workers, max(1, len(os.sched_getaffinity(0)) // on_each_node))
+    most = max(1, len(os.sched_getaffinity(0)) // on_each_node)
     predictions = [
-        predict(cell, step_cost(cell, sizes.classes, device.type, choice.name), found[cell.model], workers)
+        predict(
+            cell, step_cost(cell, sizes.classes, device.type, choice.name), found[cell.model],
+            min(cell.recipe.workers, most),
+        )
         for cell in experiment.cells()
-    ]
+    ]  # fmt: skip
     return predictions, notes
 
 
@@ -187,8 +194,8 @@ def table(predictions: Sequence[Prediction], notes: Sequence[str], experiment: E
     waiting = sum(p.limit == "data" for p in predictions)
     return "\n".join(
         [
-            f"{experiment.experiment}: {count(len(predictions), 'cell')}, {count(experiment.recipe.epochs, 'epoch')}, "
-            f"{experiment.recipe.precision}",
+            f"{experiment.experiment}: {count(len(predictions), 'cell')}, "
+            + " and ".join(dict.fromkeys(f"{count(r.epochs, 'epoch')}, {r.precision}" for r in experiment.recipes)),
             *notes,
             "",
             *lines,

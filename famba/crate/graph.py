@@ -143,10 +143,11 @@ def _descriptor() -> Entity:
 
 def _described(experiment: Experiment, rows: Mapping[str, Row]) -> str:
     smoke = "SMOKE: scaled-down models, not evidence about the paper. " if experiment.protocol == "smoke" else ""
+    epochs = " or ".join(str(n) for n in sorted({recipe.epochs for recipe in experiment.recipes}))
     return (
         f"{smoke}{len(rows)} trainings of Vision Mamba with cross-layer token fusion on {experiment.dataset}: "
         f"{', '.join(experiment.models)}; {', '.join(experiment.strategies)}; seeds "
-        f"{', '.join(map(str, experiment.seeds))}; protocol {experiment.protocol}, {experiment.recipe.epochs} epochs."
+        f"{', '.join(map(str, experiment.seeds))}; protocol {experiment.protocol}, {epochs} epochs."
     )
 
 

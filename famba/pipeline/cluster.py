@@ -38,7 +38,7 @@ def threads(experiment: Experiment) -> int:
     """
     here = experiment.processes // experiment.nodes
     if experiment.device != "cpu":
-        return here * (experiment.recipe.workers + 1)
+        return here * (_workers(experiment) + 1)
     return _ALL_CPUS if experiment.threads is None else here * experiment.threads
 
 
@@ -88,13 +88,18 @@ def _cell(experiment: Experiment, wildcards: Any) -> Cell:
     return experiment.cell(wildcards.model, wildcards.strategy, int(wildcards.seed))
 
 
+def _workers(experiment: Experiment) -> int:
+    """Loading processes of a training, the most that a recipe of the grid has."""
+    return max(recipe.workers for recipe in experiment.recipes)
+
+
 def _memory_mb(experiment: Experiment, wildcards: Any) -> int:
     """Host memory on each node."""
     if experiment.device == "cpu":
         step = step_cost(_cell(experiment, wildcards), DATASETS[experiment.dataset].classes)
         process = _CPU_PROCESS_MB + HEADROOM * step.peak_bytes / 1e6
     else:
-        process = _GPU_PROCESS_MB + _WORKER_MB * experiment.recipe.workers
+        process = _GPU_PROCESS_MB + _WORKER_MB * _workers(experiment)
     return math.ceil(process * experiment.processes / experiment.nodes)
 
 
