@@ -358,7 +358,7 @@ def test_judge_writes_claims_and_tables(tmp_path, capsys):
     assert "| claim |" not in markdown
     latex = (tmp_path / "tables" / "verdicts.tex").read_text()
     assert latex.count("{") == latex.count("}")
-    assert [line.count(" & ") for line in latex.splitlines() if line.endswith(r"\\")] == [5, 0]
+    assert [line.count(" & ") for line in latex.splitlines() if line.endswith(r"\\")] == [6, 0]
     assert f"{len(CLAIMS)} claims not tested" in latex
 
 

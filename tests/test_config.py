@@ -17,7 +17,10 @@ ROOT = Path(__file__).parent.parent
 MINIMAL = {"experiment": "x", "protocol": "smoke", "dataset": "digits", "models": ["vim_tiny"], "seeds": [0]}
 
 
-@pytest.mark.parametrize(("name", "cells"), [("paper", 2 * 5 * 3), ("smoke", 2 * 5)])
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [("paper", 2 * 5 * 3), ("smoke", 2 * 5), ("recipe-ablation", 2 * 2 * 3), ("smoke-recipe-ablation", 2 * 2 * 2)],
+)
 def test_shipped_experiments(name, cells):
     path = ROOT / "config" / f"{name}.yaml"
     experiment = Experiment.load(path)

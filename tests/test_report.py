@@ -103,7 +103,8 @@ def test_every_claim_is_there_with_its_verdict(pages, which, request):
         assert v["reason"][1:] in page.text
         alike = [other for other in verdicts if (other["verdict"], other["reason"]) == (v["verdict"], v["reason"])]
         if len(alike) > 1:
-            assert page.text.count(f"{len(alike)} claims {v['verdict']}: {v['reason']}") == 1
+            recipe = "" if v["recipe"] == "custom" else f" (recipe {v['recipe']})"
+            assert page.text.count(f"{len(alike)} claims {v['verdict']}{recipe}: {v['reason']}") == 1
         if v["mean"] is not None:
             assert f"{v['mean']:.4g}" in shown
     exact = list(csv.DictReader(io.StringIO(copied(page, "the verdicts", "CSV"))))
@@ -263,7 +264,7 @@ def test_text_from_outside_is_escaped(tmp_path):
 
 def test_markdown_and_latex_hold_verdicts_and_summary(paper):
     text = (paper / "report.md").read_text()
-    assert "| claim | verdict |" in text
+    assert "| claim | recipe | verdict |" in text
     assert "| Vim-Ti | baseline " in text
     assert "GPU-hours" in text
     tex = (paper / "report.tex").read_text()

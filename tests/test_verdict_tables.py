@@ -19,7 +19,7 @@ def test_verdicts_collapse_only_where_verdict_and_reason_are_the_same():
     alone, shared = by_reason([told[0], other, told[1]])
     assert alone == [other]
     assert [group.verdicts for group in shared] == [told]
-    assert shared[0].line == "2 claims inconclusive: n = 1, needs 3"
+    assert shared[0].line == "2 claims inconclusive (recipe paper-scripts): n = 1, needs 3"
 
 
 def test_a_shared_reason_is_said_once_and_no_claim_is_lost():

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from famba.config.protocol import MODELS
+from famba.config.protocol import published_model
 from famba.errors import InputError
 from famba.judge import ledger, summary
 from famba.judge.entries import Published
-from famba.judge.paper_tables import PaperTable, paper_tables
+from famba.judge.paper_tables import PaperTable, comparable, paper_tables
 from famba.record import EPOCH_FIELDS, Row
 
 
@@ -22,8 +22,8 @@ class Results:
     """Rows in a form to draw.
 
     `seeds`: a line per row with `model`, `strategy`, `seed`, `token_share` and every measure and ratio of
-    `famba.judge.summary`. `epochs`: epochs.csv of all rows, with `model` and `strategy`. `published`: numbers by model
-    that were measured on the same model and data set. `tables`: the paper's tables that the rows speak about.
+    `famba.judge.summary`. `epochs`: epochs.csv of all rows, with `model` and `strategy`. `published`: by model, numbers
+    that may stand beside its rows. `tables`: the paper's tables that the rows speak about.
     """
 
     rows: Mapping[Path, Row]
@@ -116,12 +116,5 @@ def read_epochs(path: Path, epochs: int) -> pd.DataFrame:
 
 
 def _applies(number: Published, row: Row) -> bool:
-    """Whether a published number is about this model, on the same images and not a smoke run."""
-    cell = row.cell
-    return (
-        (number.model, number.dataset) == (cell.model, cell.dataset)
-        and cell.architecture == MODELS.get(cell.model)
-        and row.data.official
-        and cell.protocol != "smoke"
-        and isinstance(number.value, float)
-    )
+    """Whether a published number is about this model, and the row is of the published experiment."""
+    return number.model == published_model(row.cell) and comparable(row) and isinstance(number.value, float)

@@ -31,8 +31,8 @@ def drawn(results: Results) -> dict[str, Callable[[Results], Figure]]:
 
 def _figure(results: Results, sweep: Sweep) -> Figure:
     """A row of panels per model: top-1, time and memory, the last two as ratios to the model without fusion."""
-    table = next((t for t in results.tables if t.table == sweep.table), None)
-    published = table is not None and table.published
+    tables = [table for table in results.tables if table.table == sweep.table and table.published]
+    published = bool(tables)
     quantities = {
         "top1": ("top1_best_percent", "top-1, best epoch on test (%)") if published
         else ("top1_last_percent", "top-1, last epoch (%)"),
@@ -47,7 +47,7 @@ def _figure(results: Results, sweep: Sweep) -> Figure:
         seeds = _settings(results, model, sweep)
         for axes, (quantity, (measure, label)) in zip(row, quantities.items(), strict=True):
             _panel(axes, seeds, measure, results.several_seeds)
-            if published and table is not None:
+            for table in tables:
                 _published(axes, table, model, quantity, measure)
             last = model == results.models[-1]
             axes.set(xlabel=sweep.axis if last else "", ylabel=label)
@@ -91,7 +91,7 @@ def _panel(axes: Axes, seeds: pd.DataFrame, measure: str, several: bool) -> None
 
 def _published(axes: Axes, table: PaperTable, model: str, quantity: str, measure: str) -> None:
     """The paper's points; of time and memory their ratio to the paper's model without fusion."""
-    lines = [line for line in table.lines if line.model == model]
+    lines = [line for line in table.lines if line.own == model]
     unfused = next((line.numbers[quantity].published for line in lines if line.r is None), None)
     ratio = _RATIOS.get(quantity)
     if unfused is None or ratio not in (None, measure):

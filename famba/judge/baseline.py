@@ -6,17 +6,21 @@ import csv
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from famba.config import Architecture, Fusion, Recipe
+from famba.config import Fusion, Model, Recipe
 from famba.errors import InputError
 from famba.record import EPOCH_FIELDS, Bytes, Percent, Record, Row, Sha256
 from famba.wording import count
 
 VERSION: Literal[2] = 2  # of the baseline's format
 MIN_SEEDS = 3  # below, the spread over seeds is hardly known, and every later comparison rests on it
+
+
+def _is_empty(values: tuple[float, ...]) -> bool:
+    return not values
 
 
 class FrozenCell(Record):
@@ -32,6 +36,8 @@ class FrozenCell(Record):
     time_ratios: tuple[tuple[float, ...], ...]
     tokens: tuple[int, ...]
     saved_activations: Bytes
+    # per epoch, of a model with a recipe of its own
+    learning_rates: Annotated[tuple[float, ...], Field(exclude_if=_is_empty)] = ()
 
 
 class Frozen(Record):
@@ -48,7 +54,7 @@ class Frozen(Record):
     git_commit: str | None
     recipe: Recipe
     fusion: Fusion
-    models: dict[str, Architecture]
+    models: dict[str, Model]  # one whose recipe is not `recipe` has its own
     learning_rates: tuple[float, ...]  # per epoch
     cells: tuple[FrozenCell, ...]
 
@@ -68,6 +74,8 @@ def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
     for path, row in rows.items():
         groups.setdefault((row.cell.model, row.cell.strategy), []).append(path)
     there = {(row.cell.model, row.cell.strategy, row.cell.seed) for row in rows.values()}
+    recipes = {row.cell.model: row.cell.recipe for row in rows.values()}
+    own = {model: recipe for model, recipe in recipes.items() if recipe != first.cell.recipe}
     cells = []
     for (model, strategy), paths in groups.items():
         group = [rows[path] for path in paths]
@@ -91,6 +99,7 @@ def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
                 time_ratios=tuple(time_ratios(path, rows) for path in paths) if times else (),
                 tokens=group[0].tokens.measured,
                 saved_activations=group[0].memory.saved_activations,
+                learning_rates=_learning_rates(paths[0]) if model in own else (),
             )
         )
     return Frozen(
@@ -104,8 +113,11 @@ def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
         git_commit=first.environment.git_commit,
         recipe=first.cell.recipe,
         fusion=first.cell.fusion,
-        models={row.cell.model: row.cell.architecture for row in rows.values()},
-        learning_rates=tuple(epoch["lr"] for epoch in read_epochs(next(iter(rows)).with_name("epochs.csv"))),
+        models={
+            row.cell.model: Model(**dict(row.cell.architecture), recipe=own.get(row.cell.model))
+            for row in rows.values()
+        },
+        learning_rates=_learning_rates(next(iter(rows))),
         cells=tuple(cells),
     )
 
@@ -168,19 +180,26 @@ def read_epochs(path: Path) -> list[dict[str, float]]:
         raise InputError(f"{path}: not a CSV of metrics per epoch ({type(error).__name__}: {error})") from None
 
 
+def _learning_rates(path: Path) -> tuple[float, ...]:
+    """Per epoch, of the row there."""
+    return tuple(epoch["lr"] for epoch in read_epochs(path.with_name("epochs.csv")))
+
+
 def _settings(row: Row, frozen: Frozen) -> list[tuple[str, Any, Any]]:
     """(what, in the row, frozen) of all that has to agree."""
     cell = row.cell
     known = frozen.by_cell.get((cell.model, cell.strategy))
+    model = frozen.models.get(cell.model)
+    recipe = (model and model.recipe) or frozen.recipe
     return [
         ("protocol", cell.protocol, frozen.protocol),
         ("train digest of the data", row.data.train_digest, frozen.train_digest),
         ("test digest of the data", row.data.test_digest, frozen.test_digest),
         ("scan backend", row.scan.backend, frozen.scan),
         ("kind of device", row.environment.device_kind, frozen.device_kind),
-        *((f"recipe.{name}", value, getattr(frozen.recipe, name)) for name, value in cell.recipe),
+        *((f"recipe.{name}", value, getattr(recipe, name)) for name, value in cell.recipe),
         ("fusion", cell.fusion, frozen.fusion),
-        (f"architecture of {cell.model}", cell.architecture, frozen.models.get(cell.model, cell.architecture)),
+        (f"architecture of {cell.model}", cell.architecture, model.architecture if model else cell.architecture),
         (f"schedule of {cell.model} {cell.strategy}", cell.schedule, known.schedule if known else cell.schedule),
     ]
 

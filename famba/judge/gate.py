@@ -92,7 +92,7 @@ def _exact(cell: FrozenCell, frozen: Frozen, rows: Mapping[Path, Row]) -> Iterat
         verdict = "better"
     yield Line("saved activations (bytes/image)", name, f"{cell.saved_activations:,}", f"{saved:,}", verdict)
     curves = ([epoch["lr"] for epoch in read_epochs(path.with_name("epochs.csv"))] for path in rows)
-    then = frozen.learning_rates
+    then = cell.learning_rates or frozen.learning_rates
     wrong = next((rates for rates in curves if not _same(rates, then)), None)
     yield Line("learning rate", name, _peak(then), _peak(wrong or then), "regression" if wrong else "ok")
 

@@ -11,7 +11,7 @@ from famba.wording import count
 
 @dataclass(frozen=True)
 class Shared:
-    """Two or more verdicts of one kind for one reason."""
+    """Two or more verdicts of one kind and recipe for one reason."""
 
     verdicts: Sequence[Verdict]
 
@@ -19,13 +19,14 @@ class Shared:
     def line(self) -> str:
         """Such as `12 claims not tested: these are smoke rows`."""
         first = self.verdicts[0]
-        return f"{count(len(self.verdicts), 'claim')} {first.verdict}: {first.reason}"
+        recipe = "" if first.recipe == "custom" else f" (recipe {first.recipe})"
+        return f"{count(len(self.verdicts), 'claim')} {first.verdict}{recipe}: {first.reason}"
 
 
 def by_reason(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], list[Shared]]:
     """Verdicts with a reason of their own, and those that share one; both in the ledger's order."""
-    groups: dict[tuple[str, str], list[Verdict]] = {}
+    groups: dict[tuple[str, str, str], list[Verdict]] = {}
     for verdict in verdicts:
-        groups.setdefault((verdict.verdict, verdict.reason), []).append(verdict)
+        groups.setdefault((verdict.verdict, verdict.recipe, verdict.reason), []).append(verdict)
     alone = [group[0] for group in groups.values() if len(group) == 1]
     return alone, [Shared(group) for group in groups.values() if len(group) > 1]

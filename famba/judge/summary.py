@@ -160,6 +160,7 @@ def summarise(rows: Mapping[Path, Row]) -> list[Line]:
             "parameters": first.cost.parameters,
             "forward_flops_per_image": first.cost.forward_flops,
             "protocol": first.cell.protocol,
+            "recipe": first.cell.recipe.preset,
             "dataset": first.cell.dataset,
             "device": first.environment.device,
             "watermark": first.watermark,
@@ -176,7 +177,13 @@ def memory_kind(row: Row) -> str:
 def described(rows: Mapping[Path, Row]) -> str:
     """What was run, in one line: protocol, recipe where it is a named one, data, device, seeds, epochs."""
     first = next(iter(rows.values()))
-    environment, data, preset = first.environment, first.data, first.cell.recipe.preset
+    environment, data = first.environment, first.data
+    recipes = {row.cell.model: row.cell.recipe for row in rows.values()}
+    presets = {model: recipe.preset for model, recipe in recipes.items()}
+    named = {f"recipe {preset}" for preset in presets.values() if preset != "custom"}
+    if len(set(recipes.values())) > 1:
+        named = {"recipes " + ", ".join(f"{preset} ({model})" for model, preset in presets.items())}
+    epochs = " or ".join(map(str, sorted({recipe.epochs for recipe in recipes.values()})))
     seeds = sorted({row.cell.seed for row in rows.values()})
     device = f"{environment.world_size} × {environment.device}" if environment.world_size > 1 else environment.device
     if environment.device_kind == "cpu":
@@ -184,12 +191,12 @@ def described(rows: Mapping[Path, Row]) -> str:
     return ", ".join(
         [
             f"protocol {first.cell.protocol}",
-            *([f"recipe {preset}"] if preset != "custom" else []),
+            *named,
             f"{data.name} ({data.train:,} training and {data.test:,} test images"
             f"{'' if data.official else ', not the official files'})",
             device,
             f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}",
-            count(first.cell.recipe.epochs, "epoch"),
+            f"{epochs} epoch{'' if epochs == '1' else 's'}",
         ]
     )
 
@@ -213,9 +220,13 @@ def _pair(row: Row) -> tuple[str, int]:
 
 
 def _check_comparable(rows: Mapping[Path, Row]) -> None:
-    """Refuse rows that differ in anything but model, strategy and seed, and rows with the same id."""
+    """Refuse rows that differ in anything but model, strategy and seed, and rows of one training by two names."""
     first_of: dict[tuple[str, ...], tuple[Path, Any]] = {}
+    named: dict[tuple[Any, str], str] = {}
     for path, row in rows.items():
+        name = named.setdefault((row.cell.architecture, row.cell.recipe.identity), row.cell.model)
+        if name != row.cell.model:
+            raise InputError(f"{path}: {row.cell.model} is {name} by another name, under one recipe; judge them apart")
         if ("id", row.id) in first_of:
             raise InputError(f"{first_of['id', row.id][0]} and {path} are both row {row.id}; give each cell once")
         first_of["id", row.id] = (path, None)
@@ -227,7 +238,8 @@ def _check_comparable(rows: Mapping[Path, Row]) -> None:
 
 
 def _must_agree(row: Row) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Everything in which rows of one table agree; architecture and schedule only for the same model and strategy."""
+    """Everything in which rows of one table agree; architecture and recipe only for the same model, the schedule only
+    for the same model and strategy."""
     cell, environment = row.cell, row.environment
     yield ("protocol",), cell.protocol
     yield ("train digest of the data",), row.data.train_digest
@@ -241,7 +253,7 @@ def _must_agree(row: Row) -> Iterator[tuple[tuple[str, ...], Any]]:
     yield ("initial weights", cell.model), row.init.sha256
     if environment.device_kind == "cpu":
         yield ("threads",), environment.threads
-    yield from (((f"recipe.{key}",), value) for key, value in cell.recipe)
+    yield from (((f"recipe.{key}", cell.model), value) for key, value in cell.recipe)
     yield from (((f"fusion.{key}",), value) for key, value in cell.fusion)
     yield from (((f"architecture.{key}", cell.model), value) for key, value in cell.architecture)
     yield ("schedule", cell.model, cell.strategy), cell.schedule

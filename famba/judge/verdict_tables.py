@@ -19,7 +19,7 @@ _ACCURACIES = {
     "best": "Accuracies are the best epoch's on the test set, as the published ones are.",
     "last": "Accuracies are the last epoch's.",
 }
-_HEAD = ("claim", "verdict", "mean [95 %]", "n", "effect", "why")
+_HEAD = ("claim", "recipe", "verdict", "mean [95 %]", "n", "effect", "why")
 
 
 def note(verdicts: Verdicts) -> str:
@@ -48,7 +48,7 @@ def latex(verdicts: Verdicts, what: str) -> str:
     """A floating table that needs the package booktabs; a line for verdicts that share a reason. Ends in a newline."""
     smoke = rf"\textbf{{{SMOKE_NOTE}.}} " if verdicts.watermark else ""
     alone, shared = by_reason(verdicts.verdicts)
-    wide = r">{\raggedright\arraybackslash}p{0.3\textwidth}"
+    wide = r">{\raggedright\arraybackslash}p{0.26\textwidth}"
     return "\n".join(
         [
             r"% needs \usepackage{array,booktabs}",
@@ -56,12 +56,12 @@ def latex(verdicts: Verdicts, what: str) -> str:
             r"\centering\footnotesize",
             rf"\caption{{{smoke}Run: {tex(what)}. {tex(note(verdicts))}}}",
             r"\label{tab:verdicts}",
-            rf"\begin{{tabular}}{{@{{}}{wide}llrr{wide}@{{}}}}",
+            rf"\begin{{tabular}}{{@{{}}{wide}lllrr{wide}@{{}}}}",
             r"\toprule",
             " & ".join(map(tex, _HEAD)) + r" \\",
             r"\midrule",
             *(" & ".join(map(tex, _entries(verdict))) + r" \\" for verdict in alone),
-            *(rf"\multicolumn{{6}}{{@{{}}p{{0.9\textwidth}}@{{}}}}{{{tex(group.line)}.}} \\" for group in shared),
+            *(rf"\multicolumn{{7}}{{@{{}}p{{0.9\textwidth}}@{{}}}}{{{tex(group.line)}.}} \\" for group in shared),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table*}",
@@ -76,6 +76,7 @@ def _entries(verdict: Verdict) -> tuple[str, ...]:
         mean += f" [{verdict.low:.4g}, {verdict.high:.4g}]"
     return (
         verdict.quote,
+        verdict.recipe,
         verdict.verdict,
         f"{mean} {verdict.unit}" if verdict.mean is not None and verdict.unit else mean,
         "–" if verdict.n is None else str(verdict.n),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from famba.config.protocol import FREE_OF, deviation
@@ -11,6 +11,7 @@ from famba.judge.claims import Comparison, Grid, comparisons, decide, grid_of, r
 from famba.judge.entries import Claim
 from famba.judge.ledger import Ledger
 from famba.judge.noise import Noise
+from famba.judge.recipes import Difference, by_recipe, differences
 from famba.judge.statistics import ALPHA, Evidence, dominates, interval
 from famba.record import Record, Row
 from famba.wording import model_name
@@ -42,9 +43,11 @@ class Part(Record):
 
 
 class Verdict(Record):
-    """A claim and what the rows say about it. The numbers are those of the part on which the verdict turns."""
+    """A claim and what the rows of one recipe say about it. The numbers are those of the part on which the verdict
+    turns. `recipe`: the preset of these rows, `custom` for a recipe that is none; see `SameRecipe.name`."""
 
     id: str
+    recipe: str
     quote: str
     source: str
     reads: str | None
@@ -67,35 +70,66 @@ class Verdicts(Record):
     alpha: float
     accuracy: Literal["best", "last"]  # the epoch whose top-1 was judged
     verdicts: list[Verdict]
+    recipes: list[Difference]  # of cells that were trained under two recipes
     noise: list[Noise]
 
 
 def judge(ledger: Ledger, rows: Sequence[Row], noise: Sequence[Noise]) -> Verdicts:
-    """A verdict for every claim, on rows that may stand side by side (`famba.judge.summary.read_rows`)."""
-    grid = grid_of(rows, ledger.accuracy)
+    """A verdict for every claim and recipe, on rows that may stand side by side (`famba.judge.summary.read_rows`).
+
+    A claim is judged on each recipe that trained a model of its, on none of them together.
+    """
+    parts = [(part, grid_of(part.rows, ledger.accuracy)) for part in by_recipe(rows)]
     verdicts = []
     for claim in ledger.judged:
-        unfit = _not_testable(claim, ledger, rows, grid)
-        if unfit:
-            verdicts.append(_verdict(claim, "not tested", unfit, []))
-            continue
-        decision, parts = decide(claim, ledger, grid)
-        verdicts.append(_told(claim, ledger, str(decision), parts))
+        about = [(part, grid) for part, grid in parts if _models(_named(claim, part.models)) & {m for m, _ in grid}]
+        for part, grid in about or parts[:1]:
+            verdicts.append(_judged(_named(claim, part.models), part.name, ledger, part.rows, grid))
     return Verdicts(
-        watermark=rows[0].watermark, alpha=ALPHA, accuracy=ledger.accuracy, verdicts=verdicts, noise=list(noise)
+        watermark=rows[0].watermark,
+        alpha=ALPHA,
+        accuracy=ledger.accuracy,
+        verdicts=verdicts,
+        recipes=differences(rows),
+        noise=list(noise),
     )
+
+
+def _judged(claim: Claim, recipe: str, ledger: Ledger, rows: Sequence[Row], grid: Grid) -> Verdict:
+    if unfit := _not_testable(claim, ledger, rows, grid):
+        return _verdict(claim, recipe, "not tested", unfit, [])
+    decision, parts = decide(claim, ledger, grid)
+    return _told(claim, recipe, ledger, str(decision), parts)
+
+
+def _named(claim: Claim, models: Mapping[str, str]) -> Claim:
+    """A claim with the experiment's names of its models. `models`: those names by the paper's."""
+
+    def own(names: Sequence[str]) -> list[str]:
+        return [models.get(name, name) for name in names]
+
+    return claim.model_copy(
+        update={
+            "tests": tuple(test.model_copy(update={"models": own(test.models)}) for test in claim.tests),
+            "trade_off": claim.trade_off and claim.trade_off.model_copy(update={"models": own(claim.trade_off.models)}),
+        }
+    )
+
+
+def _models(claim: Claim) -> set[str]:
+    models = {model for test in claim.tests for model in test.models}
+    return models | set(claim.trade_off.models if claim.trade_off else [])
 
 
 def _not_testable(claim: Claim, ledger: Ledger, rows: Sequence[Row], grid: Grid) -> str | None:
     """Why rows say nothing about a claim; None if they may. All rows of a grid agree in what is asked of the first."""
     row, needs = rows[0], claim.needs
     machine = f"{row.environment.world_size} × {row.environment.device}"
-    models = {model for test in claim.tests for model in test.models}
-    models |= set(claim.trade_off.models if claim.trade_off else [])
+    models = _models(claim)
     departs = next(filter(None, (_departs(r, ledger) for r in rows if r.cell.model in models)), None)
     compared = list(comparisons(claim, grid))
     gpus = needs.gpus in (None, row.environment.world_size)
-    images = row.cell.recipe.micro_batch
+    images = row.cell.images_per_pass
     reasons = (
         (row.watermark, "these are smoke rows: scaled-down models on other images are no evidence about the paper"),
         (
@@ -136,7 +170,9 @@ def _departs(row: Row, ledger: Ledger) -> str | None:
     return deviation(cell)
 
 
-def _told(claim: Claim, ledger: Ledger, verdict: str, judged: Sequence[tuple[Comparison, Evidence]]) -> Verdict:
+def _told(
+    claim: Claim, recipe: str, ledger: Ledger, verdict: str, judged: Sequence[tuple[Comparison, Evidence]]
+) -> Verdict:
     """A verdict on real rows in numbers and words. The part it turns on: the weakest of every, the strongest of any."""
     parts = [_part(comparison, evidence, ledger) for comparison, evidence in judged]
     refutes = verdict == "not reproduced"
@@ -153,7 +189,7 @@ def _told(claim: Claim, ledger: Ledger, verdict: str, judged: Sequence[tuple[Com
         reason = _trade_off_reason(verdict, turning)
     else:
         reason = _reason(verdict, turning, len(parts))
-    return _verdict(claim, verdict, reason, parts, turning)
+    return _verdict(claim, recipe, verdict, reason, parts, turning)
 
 
 def _reason(verdict: str, part: Part, parts: int) -> str:
@@ -209,10 +245,13 @@ def _part(comparison: Comparison, evidence: Evidence, ledger: Ledger) -> Part:
     )
 
 
-def _verdict(claim: Claim, verdict: str, reason: str, parts: list[Part], turning: Part | None = None) -> Verdict:
+def _verdict(
+    claim: Claim, recipe: str, verdict: str, reason: str, parts: list[Part], turning: Part | None = None
+) -> Verdict:
     return Verdict.model_validate(
         {
             "id": claim.id,
+            "recipe": recipe,
             "quote": claim.quote,
             "source": claim.source,
             "reads": claim.reads,

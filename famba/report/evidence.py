@@ -9,7 +9,7 @@ from famba.judge.ledger import Ledger
 from famba.judge.shared import by_reason
 from famba.judge.verdicts import Part, Verdict, Verdicts
 from famba.report.charts import Panel, Scale
-from famba.report.table import csv_of, words
+from famba.report.table import csv_of, slug, words
 from famba.wording import model_name
 
 SYMBOLS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "≈", "not tested": "○"}
@@ -32,7 +32,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim as the page shows it. `numbers`: name and value, those that there are."""
+    """A claim as the page shows it. `id`: of this verdict, which names the recipe of a claim that was judged under
+    several. `numbers`: name and value, those that there are."""
 
     id: str
     quote: str
@@ -59,7 +60,12 @@ class Group:
 
 def claims(verdicts: Verdicts, ledger: Ledger) -> tuple[list[Claim], list[Group]]:
     """Claims with a reason of their own, and those that share one; both in the ledger's order."""
-    alone, shared = by_reason(verdicts.verdicts)
+    ids = [v.id for v in verdicts.verdicts]
+    unique = [
+        v if ids.count(v.id) == 1 else v.model_copy(update={"id": f"{v.id}-{slug(v.recipe)}"})
+        for v in verdicts.verdicts
+    ]
+    alone, shared = by_reason(unique)
     groups = []
     for group in shared:
         name = group.verdicts[0].verdict
@@ -86,7 +92,7 @@ def counts(verdicts: Verdicts) -> list[tuple[str, str, int]]:
 
 def as_csv(verdicts: Verdicts, ledger: Ledger) -> str:
     """The verdicts with exact numbers."""
-    fields = ("verdict", "n", "mean", "low", "high", "unit", "effect_size", "reason")
+    fields = ("recipe", "verdict", "n", "mean", "low", "high", "unit", "effect_size", "reason")
     lines = [[v.id, v.quote, ledger.sources[v.source], *(getattr(v, f) for f in fields)] for v in verdicts.verdicts]
     return csv_of([("claim", "quote", "source", *fields), *lines])
 
@@ -94,6 +100,7 @@ def as_csv(verdicts: Verdicts, ledger: Ledger) -> str:
 def _numbers(v: Verdict) -> list[tuple[str, str]]:
     unit = f" {v.unit}" if v.unit else ""
     there = [
+        ("recipe", v.recipe if v.parts else None),
         ("mean", None if v.mean is None else f"{v.mean:.4g}{unit}"),
         ("95 % interval", _interval(v)),
         ("n", None if v.n is None else str(v.n)),

@@ -21,7 +21,7 @@ from famba.figures import names_of, palette
 from famba.figures.results import Results, read_results
 from famba.judge import ledger, noise, paper_tables, summary, tables, verdict_tables, verdicts
 from famba.record import Row
-from famba.report import cost, evidence, figures, pictures, prose, provenance, sections
+from famba.report import cost, evidence, figures, pictures, prose, provenance, recipes, sections
 from famba.report import paper_tables as printed
 from famba.report.charts import MARKERS
 from famba.report.pictures import Picture
@@ -64,8 +64,11 @@ class Report:
 
     @cached_property
     def printed(self) -> list[Table]:
-        """The same, to show."""
-        return printed.tables(self.paper_tables, self.rows, self.ledger.accuracy)
+        """The same, to show; then the differences between recipes."""
+        return [
+            *printed.tables(self.paper_tables, self.rows, self.ledger.accuracy),
+            *recipes.tables(self.verdicts.recipes),
+        ]
 
     @cached_property
     def audit(self) -> list[str]:

@@ -7,22 +7,23 @@ from collections.abc import Iterator, Sequence
 from famba.judge.cells import DEVICE, GPUS, IMAGES_PER_GPU
 from famba.judge.paper_tables import QUANTITIES, Number, PaperTable
 from famba.record import Row
-from famba.report.table import Entry, Table, csv_of, line_href, table
+from famba.report.table import Entry, Table, csv_of, line_href, slug, table
 from famba.wording import SMOKE_NOTE, model_name
 
 _TITLES = {1: "fusion strategies", 2: "starting layer", 3: "tokens per layer"}
 _HEADS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "time": "time (h:mm:ss)", "memory": "peak memory (MiB)"}
 Column = tuple[str, str, Sequence[Entry]]  # head, `l` or `r` as in Table, an entry per line
 _CSV = (
-    "table", "model", "strategy", "tokens_per_layer", "starting_layer", "quantity", "unit", "published", "measured",
-    "n", "difference", "difference_low", "difference_high",
+    "table", "recipe", "model", "strategy", "tokens_per_layer", "starting_layer", "quantity", "unit", "published",
+    "measured", "n", "difference", "difference_low", "difference_high",
 )  # fmt: skip
 
 
 def title(found: PaperTable) -> str:
     """The heading of a table."""
     which = f"Table {found.table}" if found.published else f"In the layout of Table {found.table}"
-    return f"{which} of the paper: {_TITLES[found.table]}"
+    recipe = f"recipe {found.recipe}" if found.recipe != "custom" else "custom recipe"
+    return f"{which} of the paper: {_TITLES[found.table]}, {recipe}"
 
 
 def tables(found: Sequence[PaperTable], rows: Sequence[Row], accuracy: str) -> list[Table]:
@@ -38,7 +39,7 @@ def as_csv(found: Sequence[PaperTable]) -> str:
 def _table(found: PaperTable, rows: Sequence[Row], accuracy: str) -> Table:
     columns = [*_settings(found), *(column for quantity in QUANTITIES for column in _columns(found, quantity))]
     return table(
-        f"paper-table-{found.table}",
+        f"paper-table-{found.table}-{slug(found.recipe)}",
         title(found),
         [name for name, _, _ in columns],
         "".join(kind for _, kind, _ in columns),
@@ -150,5 +151,5 @@ def _exact(found: PaperTable) -> Iterator[list[object]]:
             number = line.numbers[quantity]
             low, high = number.interval or (None, None)
             values = (number.published, number.measured, line.line and line.line["n"], number.difference, low, high)
-            where = (found.table, line.model, line.strategy, line.r, line.start, quantity, unit)
+            where = (found.table, found.recipe, line.model, line.strategy, line.r, line.start, quantity, unit)
             yield ["" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in (*where, *values)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -108,6 +109,11 @@ def as_markdown(found: Table) -> str:
 def words(quantity: str) -> str:
     """The name of a quantity for people."""
     return quantity.replace("top1", "top-1").replace("_", " ")
+
+
+def slug(text: str) -> str:
+    """A name as a part of an id."""
+    return re.sub(r"[^a-z0-9_]+", "-", text).strip("-")
 
 
 def line_href(line: Mapping[str, object]) -> str:
