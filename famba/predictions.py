@@ -35,6 +35,12 @@ class Predictions:
         """(N,) bool: whether the first class is the true one."""
         return self.top5[:, 0] == self.labels
 
+    @property
+    def accuracies(self) -> tuple[float, float]:
+        """Top-1 and top-5 in percent."""
+        among = (self.top5 == self.labels[:, None]).any(axis=1)
+        return float(100 * self.correct.mean()), float(100 * among.mean())
+
 
 def write_predictions(predictions: Predictions, row: Row, path: Path) -> None:
     """Write them in as few bytes as the classes need. Raises InputError if they cannot be written."""
@@ -55,12 +61,18 @@ def read_predictions(path: Path, row: Row) -> Predictions:
     of = (str(stored["test_digest"]), str(stored["order_digest"]))
     if of != (row.data.test_digest, row.data.order_digest):
         raise InputError(f"{path}: predictions of other test images than row {row.id}'s; train the cell again")
-    shape = (row.data.test, min(5, row.data.classes))
+    shape, classes = (row.data.test, min(5, row.data.classes)), row.data.classes
     if top5.shape != shape or labels.shape != shape[:1]:
         raise InputError(
             f"{path}: its arrays are not of {shape[0]} images and {shape[1]} classes; train the cell again"
         )
-    predictions = Predictions(top5, labels)
-    if abs(100 * predictions.correct.mean() - row.metrics.last.top1) > 1e-6:
-        raise InputError(f"{path}: its accuracy is not the last epoch's of row {row.id}; train the cell again")
+    if any(array.dtype.kind != "u" or array.max() >= classes for array in (top5, labels)):
+        raise InputError(f"{path}: it names other classes than 0 to {classes - 1}; train the cell again")
+    predictions, last = Predictions(top5, labels), row.metrics.last
+    for what, found, wanted in zip(("top-1", "top-5"), predictions.accuracies, (last.top1, last.top5), strict=True):
+        if abs(found - wanted) > 1e-6:
+            raise InputError(
+                f"{path}: its {what} of {found:.2f} % is not the {wanted:.2f} % of the last epoch of row {row.id}; "
+                "train the cell again"
+            )
     return predictions

@@ -87,3 +87,7 @@ def read_arrays(path: Path, names: Sequence[str], what: str) -> dict[str, np.nda
         raise InputError(f"{path}: cannot read {what} ({error.strerror}); train the cell again") from None
     except KeyError as error:
         raise InputError(f"{path}: {what} without {error.args[0]}; train the cell again") from None
+    except InputError:
+        raise
+    except Exception as error:  # numpy.load raises whatever a file provokes
+        raise InputError(f"{path}: cannot read {what} ({type(error).__name__}); train the cell again") from None

@@ -72,16 +72,23 @@ def read_tokens(path: Path, row: Row) -> TokenRecord:
     depth, patches = row.cell.architecture.depth, row.cell.architecture.tokens - 1
     upper = np.triu_indices(patches, 1)
     layers, triangles = stored["layers"], stored["similarity"]
-    examples = len(stored["images"])
-    if (
-        stored["best_match"].shape != (depth,)
-        or triangles.shape != (len(layers), len(upper[0]))
-        or stored["groups"].shape != (examples, depth, patches)
-    ):
+    examples = len(np.atleast_1d(stored["images"]))
+    shapes = {
+        "best_match": (depth,),
+        "layers": (layers.size,),
+        "similarity": (layers.size, len(upper[0])),
+        "groups": (examples, depth, patches),
+        "lowest": (),
+        "seen": (),
+    }
+    if any(stored[name].shape != shape for name, shape in shapes.items()):
         raise InputError(
             f"{path}: its arrays are not of {depth} layers and {patches} patches, as row {row.id} has; "
             "train the cell again"
         )
+    numbers = (stored[name] for name in _FIELDS)
+    if not examples or not all(array.dtype.kind in "uif" and np.isfinite(array).all() for array in numbers):
+        raise InputError(f"{path}: it has no example, or values that are no finite numbers; train the cell again")
     lowest = float(stored["lowest"])
     maps = np.tile(np.eye(patches, dtype=np.float32), (len(layers), 1, 1))
     maps[:, upper[0], upper[1]] = maps[:, upper[1], upper[0]] = lowest + triangles / np.float32(255) * (1 - lowest)

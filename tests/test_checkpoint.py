@@ -267,7 +267,7 @@ def test_predictions_of_another_row_are_refused(undisturbed, tmp_path):
     content["metrics"]["last"]["top1"] -= 1 / 3.6
     content["metrics"]["best"] = content["metrics"]["last"]
     (tmp_path / "row.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="not the last epoch's"):
+    with pytest.raises(InputError, match=r"its top-1 of .* of the last epoch of row"):
         read_predictions(undisturbed / "predictions.npz", read_row(tmp_path / "row.json"))
 
 

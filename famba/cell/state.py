@@ -154,10 +154,7 @@ def _from_checkpoint(path: Path) -> _Sign | None:
     if at is None:
         return None
     try:
-        with zipfile.ZipFile(path) as archive:
-            (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-            with archive.open(pickled) as file:
-                state = _WithoutTensors(file).load()
+        state = without_tensors(path)
         history, epochs = state["history"], json.loads(state["cell"])["recipe"]["epochs"]
         last, done = history["epochs"][-1], len(history["epochs"])
         evaluation = [e["evaluation_s"] + e["ema_evaluation_s"] for e in history["epochs"]]
@@ -176,6 +173,14 @@ def _from_checkpoint(path: Path) -> _Sign | None:
         )
     except Exception:  # damaged, or of another version: the training itself says so, and the log may still tell
         return None
+
+
+def without_tensors(path: Path) -> Any:
+    """What a checkpoint or weights.pt holds, None in place of each tensor. Raises whatever a file provokes."""
+    with zipfile.ZipFile(path) as archive:
+        (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        with archive.open(pickled) as file:
+            return _WithoutTensors(file).load()
 
 
 def _changed(path: Path) -> float | None:

@@ -29,6 +29,7 @@ class Outcome:
     subject: str
     failed: bool
     detail: str
+    asked: bool = True  # false where a rule asks nothing, or its file was left out
 
 
 def add_parser(commands: Any) -> None:
@@ -118,17 +119,19 @@ def _main(args: argparse.Namespace) -> int:
     if os.environ.get("GITHUB_STEP_SUMMARY"):
         _add_to_summary(os.environ["GITHUB_STEP_SUMMARY"], f"### famba check: {name}\n\n{table}\n")
     failed = [outcome for outcome in outcomes if outcome.failed]
+    asked = sum(outcome.asked for outcome in outcomes)
     if failed:
         what = ", ".join(dict.fromkeys(f"{outcome.check} of {outcome.subject}" for outcome in failed[:3]))
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
-        raise CheckFailed(f"{len(failed)} of {count(len(outcomes), 'check')} failed: {what}{more}")
-    print(f"\nall {len(outcomes)} checks hold" if len(outcomes) > 1 else "\nthe one check holds")
+        raise CheckFailed(f"{len(failed)} of {count(asked, 'check')} failed: {what}{more}")
+    print(f"\nall {asked} checks hold" if asked != 1 else "\nthe one check holds")
     return 0
 
 
 def _of_finding(finding: rules.Finding) -> Outcome:
     columns = (finding.rule, finding.row, finding.verdict, finding.detail)
-    return Outcome(columns, finding.rule, finding.row, finding.verdict == "broken", finding.detail)
+    failed, asked = finding.verdict == "broken", finding.verdict in ("ok", "broken")
+    return Outcome(columns, finding.rule, finding.row, failed, finding.detail, asked)
 
 
 def _of_line(line: gate.Line) -> Outcome:

@@ -1,22 +1,28 @@
 """The written rules of a result row, as MLPerf's compliance checker has for its logs (mlcommons/logging).
 
 A rule is a function of a row and what stands beside it; its docstring is the rule, and `famba check --help` prints it.
-It returns what breaks it, None if nothing does, and `NotApplicable` where it asks nothing of such a row.
+It returns what breaks it, None if nothing does. It raises `NotApplicable` where it asks nothing of such a row, and
+`Absent` where the file that it is about was left out: evidence is often the rows alone.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from famba import predictions, seal, tokens
+from famba.cell.state import without_tensors
 from famba.config.protocol import FREE_OF, deviation
 from famba.errors import InputError
 from famba.judge.baseline import read_epochs
+from famba.predictions import read_predictions
 from famba.record import Row
 from famba.schedule import tokens_per_layer
+from famba.tokens import read_tokens
 
 _RATE_TOLERANCE = 0.1  # data waits and logging between steps belong to the training time, not to a step
 _FLOAT32_MAX = 3.4028235e38
@@ -26,13 +32,17 @@ class NotApplicable(Exception):
     """The rule asks nothing of this row."""
 
 
+class Absent(Exception):
+    """None of the rows that were given has the file that the rule is about."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """A rule applied to a row."""
 
     rule: str
     row: str
-    verdict: Literal["ok", "broken", "not applicable"]
+    verdict: Literal["ok", "broken", "not applicable", "absent"]
     detail: str = ""
 
 
@@ -52,6 +62,15 @@ class Beside:
     def only_formal(self) -> None:
         if not self.formal:
             raise NotApplicable
+
+    def file(self, name: str) -> Path:
+        """The file of that name beside the row. Raises InputError where other rows have one, else Absent."""
+        path = self.path.with_name(name)
+        if path.exists():
+            return path
+        if any(other.with_name(name).exists() for other in self.rows):
+            raise InputError(f"{path}: not there, and another row has its own; train the cell again")
+        raise Absent
 
 
 def seed(at: Beside) -> str | None:
@@ -133,14 +152,48 @@ def warm_up(at: Beside) -> str | None:
 def curve(at: Beside) -> str | None:
     """epochs.csv stands beside the row, has every epoch, and ends in the row's accuracy."""
     path = at.path.with_name("epochs.csv")
-    try:
-        numbers = read_epochs(path)
-    except InputError as error:
-        return str(error)
+    numbers = read_epochs(path)
     if len(numbers) != at.row.cell.recipe.epochs:
         return f"{path.name} has {len(numbers)} epochs of {at.row.cell.recipe.epochs}"
     if not math.isclose(numbers[-1]["top1"], at.row.metrics.last.top1, rel_tol=1e-4):
         return f"{path.name} ends at {numbers[-1]['top1']} %, the row at {at.row.metrics.last.top1} %"
+    return None
+
+
+def predicted(at: Beside) -> str | None:
+    """predictions.npz beside the row is intact, of the row's test images, and gives its top-1 and top-5. It may be
+    absent beside all rows, as tokens.npz and weights.pt may."""
+    read_predictions(at.file(predictions.NAME), at.row)
+    return None
+
+
+def fused(at: Beside) -> str | None:
+    """tokens.npz beside the row is intact, and its example images have the row's tokens after every layer."""
+    read_tokens(at.file(tokens.NAME), at.row)
+    return None
+
+
+def weights(at: Beside) -> str | None:
+    """weights.pt beside the row is intact, of the row's cell and data, and ends in its accuracy."""
+    path = at.file("weights.pt")
+    if reason := seal.flaw(path):
+        return f"{path}: cannot read the weights ({reason}); train the cell again"
+    try:
+        state = without_tensors(path)
+        cell, data, last = json.loads(state["cell"]), state["data"], state["history"]["epochs"][-1]
+        accuracy = last["epoch"], last["top1"], last["top5"]
+    except Exception as error:  # a pickle raises whatever it holds
+        return f"{path}: these are no weights of a training ({type(error).__name__}); train the cell again"
+    row, digests = at.row, at.row.data
+    wanted = row.metrics.last.epoch, row.metrics.last.top1, row.metrics.last.top5
+    sequence = f"{digests.train_digest} {digests.test_digest} {digests.order_digest}"  # as data.Identity.sequence
+    for what, found, expected in (
+        ("another cell", cell, row.cell.model_dump(mode="json")),
+        ("other data", data, sequence),
+        ("another accuracy", accuracy, wanted),
+    ):
+        if found != expected:
+            return f"{path}: weights of {what} than row {row.id}'s; train the cell again"
     return None
 
 
@@ -162,7 +215,8 @@ def container(at: Beside) -> str | None:
 
 
 _ALL = (
-    seed, trace, data, protocol, scratch, float32, exclusive, finite, warm_up, curve, clean_tree, container,
+    seed, trace, data, protocol, scratch, float32, exclusive, finite, warm_up, curve, predicted, fused, weights,
+    clean_tree, container,
 )  # fmt: skip
 RULES: dict[str, Callable[[Beside], str | None]] = {rule.__name__: rule for rule in _ALL}
 
@@ -176,6 +230,10 @@ def apply(rows: Mapping[Path, Row]) -> list[Finding]:
                 broken = rule(Beside(path, row, rows))
             except NotApplicable:
                 findings.append(Finding(name, row.id, "not applicable"))
+            except Absent:
+                findings.append(Finding(name, row.id, "absent"))
+            except InputError as error:  # of a file beside the row
+                findings.append(Finding(name, row.id, "broken", str(error)))
             else:
                 findings.append(Finding(name, row.id, "broken" if broken else "ok", broken or ""))
     return findings
