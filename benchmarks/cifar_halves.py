@@ -1,7 +1,7 @@
 """CIFAR-100 in two files of about 48 MiB, for a machine that takes little at a time; lossless, in the records' order.
 
-    python benchmarks/cifar_halves.py split --data data --out halves
-    python benchmarks/cifar_halves.py join halves/cifar-100-1-of-2.zip halves/cifar-100-2-of-2.zip --out data
+    python benchmarks/cifar_halves.py split --data data --out data/halves
+    python benchmarks/cifar_halves.py join cifar-100-1-of-2.zip cifar-100-2-of-2.zip --out data
 
 `split` takes any form of CIFAR-100 that `famba data verify cifar100` accepts. `join` writes data/cifar-100-binary/ and
 verifies it: the content digests of both splits, and the order of the records.

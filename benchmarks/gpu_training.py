@@ -1,7 +1,7 @@
 """Train the five strategies of Vim-Ti on real CIFAR-100, for as many epochs as fit into the minutes of one GPU.
 
     python benchmarks/gpu_training.py --data data --out run --minutes 25 --limit 9 --pack back
-    python benchmarks/gpu_training.py --device cpu --quick --out run --minutes 3 --limit 2 --pack back    # a rehearsal
+    python benchmarks/gpu_training.py --device cpu --quick --out run --minutes 4 --limit 2 --pack back    # a rehearsal
 
 The first call times a few steps of each strategy, fixes the number of epochs, the same for all, and writes
 run/experiment.yaml and run/plan.json. Then, and in each further call with the same arguments, `famba train` trains one
@@ -12,29 +12,24 @@ with exit status 0 and a list of what is left. `--pack` writes what is to be bro
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import lzma
 import math
 import os
 import signal
 import statistics
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from gpu_training_times import measure
+from gpu_training_pack import pack
+from gpu_training_times import RECIPE_EPOCHS, epochs_that_fit, measure
 
 from famba.cell.checkpoint import NAME as CHECKPOINT
-from famba.cell.checkpoint import WEIGHTS
 from famba.cell.state import CellState, cell_state
 from famba.config import Cell, Experiment
 from famba.config.datasets import DATA_HELP, data_folder
@@ -42,11 +37,8 @@ from famba.errors import CheckFailed, InputError
 from famba.machine.device import ROOT
 from famba.record import atomic_file
 
-RECIPE_EPOCHS, RECIPE_EMA = 300, 0.99996  # of the released recipe
-RESERVE = 0.08  # of the minutes: steps slower than the timed ones, and what each cell checks and writes at its ends
+RECIPE_EMA = 0.99996  # of the released recipe
 PACKING_S = 10  # of each call, left for `pack`
-FILE_LIMIT = 16 * 2**20  # bytes of a packed file
-PACKED = ("row.json", "epochs.csv", "predictions.npz", "tokens.npz", "train.log")
 _POLL_S = 0.2
 _WRITTEN = "# Written by benchmarks/gpu_training.py.\n"
 _FULL = """\
@@ -171,26 +163,6 @@ def make_plan(args: argparse.Namespace, began: float) -> dict[str, Any]:
     return plan
 
 
-def epochs_that_fit(
-    budget_s: float, spent_s: float, epoch_s: Mapping[str, float], start_s: float, starts: int
-) -> tuple[int, str]:
-    """The epochs that every cell can have, at most the recipe's, and the sentence that says why.
-
-    `epoch_s`: seconds of an epoch of each cell. `start_s`: of a training from its launch to its first step, which
-    happens `starts` times. Raises InputError if not one epoch fits.
-    """
-    left_s = budget_s * (1 - RESERVE) - spent_s - starts * start_s
-    epochs = min(RECIPE_EPOCHS, math.floor(left_s / sum(epoch_s.values())))
-    why = (
-        f"{epochs} epochs: {budget_s:.0f} s less {RESERVE:.0%} reserve, {spent_s:.0f} s of timing and packing and "
-        f"{starts} starts of {start_s:.0f} s leave {left_s:.0f} s; an epoch of all {len(epoch_s)} cells takes "
-        f"{sum(epoch_s.values()):.1f} s"
-    )
-    if epochs < 1:
-        raise InputError(f"--minutes: not one epoch fits ({why}); allow more")
-    return epochs, why
-
-
 def train_all(
     cells: Sequence[Cell], config: Path, args: argparse.Namespace, plan: Mapping[str, Any], deadline: float
 ) -> list[str]:
@@ -236,38 +208,6 @@ def train(arguments: Sequence[str], folder: Path, deadline: float, epoch_s: floa
         if process.poll() is None:
             process.terminate()  # a checkpoint is there whole or not at all
             process.wait()
-
-
-def pack(out: Path, folder: Path, weights: bool) -> None:
-    """Write gpu-training.tar.gz with the plan, the experiment, and the rows, tables, predictions and logs so far.
-
-    `weights`: also the weights of each finished cell in bfloat16, xz-compressed; --init of `famba train` takes them
-    once unpacked. Checkpoints are left out: with the optimiser's state one has 112 MB. Raises CheckFailed if a file
-    is too large.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(folder / "gpu-training.tar.gz", "w:gz") as archive:
-        files = [out / "plan.json", out / "experiment.yaml"]
-        files += [path for name in PACKED for path in sorted(out.glob(f"cells/*/{name}"))]
-        for path in files:
-            archive.add(path, Path("gpu-training", path.relative_to(out)))
-    if weights:
-        finished = sorted(out.glob(f"cells/*/{WEIGHTS}"))
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda path: _pack_weights(path, folder / f"{path.parent.name}-bf16.pt.xz"), finished))
-    for path in sorted(folder.iterdir()):
-        print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
-        if path.stat().st_size > FILE_LIMIT:
-            raise CheckFailed(f"{path}: more than {FILE_LIMIT / 2**20:.0f} MiB")
-
-
-def _pack_weights(weights: Path, path: Path) -> None:
-    state = torch.load(weights, map_location="cpu", weights_only=True)["model"]
-    plain = io.BytesIO()
-    torch.save({name: tensor.bfloat16() for name, tensor in state.items()}, plain)
-    # two bytes a number: the exponents compress, the mantissas do not
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 1, "lc": 0, "lp": 1, "pb": 1}]
-    path.write_bytes(lzma.compress(plain.getvalue(), filters=filters))
 
 
 def _where(state: CellState) -> str:

@@ -1,10 +1,11 @@
-"""What an epoch of each cell takes, from a few steps: the times that gpu_training.py decides the epochs by."""
+"""What an epoch of each cell takes, from a few steps, and how many epochs fit into the time of gpu_training.py."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import count, islice
 from pathlib import Path
@@ -17,6 +18,7 @@ from famba import data, scan
 from famba.config import Cell
 from famba.cost.calibrate import running
 from famba.data.dataset import Dataset
+from famba.errors import InputError
 from famba.loader import Batch, TrainLoader
 from famba.machine import float32
 from famba.machine.device import environment, pick_device
@@ -24,6 +26,8 @@ from famba.seal import sealed_file
 from famba.step import Step
 
 WARM, TIMED = 3, 10  # steps
+RECIPE_EPOCHS = 300  # of the released recipe
+RESERVE = 0.08  # of the minutes: steps slower than the timed ones, and what each cell checks and writes at its ends
 CHECKPOINT_BYTES = 16  # of each parameter: weights, moving average and AdamW's two moments, 4 bytes each
 
 
@@ -50,6 +54,26 @@ def measure(cells: Sequence[Cell], root: Path, folder: Path) -> dict[str, Any]:
         "data": asdict(dataset.identity),
         "strategies": times,
     }
+
+
+def epochs_that_fit(
+    budget_s: float, spent_s: float, epoch_s: Mapping[str, float], start_s: float, starts: int
+) -> tuple[int, str]:
+    """The epochs that every cell can have, at most the recipe's, and the sentence that says why.
+
+    `epoch_s`: seconds of an epoch of each cell. `start_s`: of a training from its launch to its first step, which
+    happens `starts` times. Raises InputError if not one epoch fits.
+    """
+    left_s = budget_s * (1 - RESERVE) - spent_s - starts * start_s
+    epochs = min(RECIPE_EPOCHS, math.floor(left_s / sum(epoch_s.values())))
+    why = (
+        f"{epochs} epochs: {budget_s:.0f} s less {RESERVE:.0%} reserve, {spent_s:.0f} s of timing and packing and "
+        f"{starts} starts of {start_s:.0f} s leave {left_s:.0f} s; an epoch of all {len(epoch_s)} cells takes "
+        f"{sum(epoch_s.values()):.1f} s"
+    )
+    if epochs < 1:
+        raise InputError(f"--minutes: not one epoch fits ({why}); allow more")
+    return epochs, why
 
 
 def _times(cell: Cell, dataset: Dataset, device: torch.device, backend: str, folder: Path) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import lzma
 import sys
 import tarfile
 import time
@@ -36,6 +37,11 @@ def halves(monkeypatch):
 def gpu(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return importlib.import_module("gpu_training")
+
+
+@pytest.fixture
+def packing(gpu):
+    return importlib.import_module("gpu_training_pack")
 
 
 @pytest.fixture
@@ -198,7 +204,7 @@ def test_a_training_that_fails_says_so(gpu, tmp_path):
     assert gpu.train(["--cell", "no-such-cell"], tmp_path, time.monotonic() + 3600, epoch_s=1.0) == 2
 
 
-def test_a_call_says_what_is_left_and_the_next_one_brings_it_back(gpu, tmp_path, capsys):
+def test_a_call_says_what_is_left_and_the_next_one_brings_it_back(gpu, packing, tmp_path, capsys):
     config = {**MICRO, "strategies": ["upper"], "experiment": "gpu_training"}
     run = tmp_path / "run"
     run.mkdir()
@@ -222,18 +228,18 @@ def test_a_call_says_what_is_left_and_the_next_one_brings_it_back(gpu, tmp_path,
     with tarfile.open(tmp_path / "back" / "gpu-training.tar.gz") as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
     folder = tmp_path / "unpacked" / "gpu-training" / "cells" / "vim_micro-upper-s0"
-    assert {path.name for path in folder.iterdir()} == {*gpu.PACKED}
+    assert {path.name for path in folder.iterdir()} == {*packing.PACKED}
     read_predictions(folder / "predictions.npz", read_row(folder / "row.json"))
     calls = json.loads((folder.parents[1] / "plan.json").read_text())["calls"]
     assert [call["left"] for call in calls] == [["vim_micro-upper-s0 (not begun)"], []]
     assert [call["failed"] for call in calls] == [[], []]
 
 
-def test_packed_weights_start_another_training(gpu, tmp_path):
+def test_packed_weights_start_another_training(packing, tmp_path):
     weights = {"a": torch.randn(64, 64), "b": torch.randn(5)}
     torch.save({"model": weights}, tmp_path / "weights.pt")
-    gpu._pack_weights(tmp_path / "weights.pt", tmp_path / "packed.pt.xz")
-    (tmp_path / "packed.pt").write_bytes(gpu.lzma.decompress((tmp_path / "packed.pt.xz").read_bytes()))
+    packing._pack_weights(tmp_path / "weights.pt", tmp_path / "packed.pt.xz")
+    (tmp_path / "packed.pt").write_bytes(lzma.decompress((tmp_path / "packed.pt.xz").read_bytes()))
     found = torch.load(tmp_path / "packed.pt", weights_only=True)
     assert {name: tensor.dtype for name, tensor in found.items()} == dict.fromkeys("ab", torch.bfloat16)
     for name, tensor in weights.items():
