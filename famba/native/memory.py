@@ -25,14 +25,15 @@ def stream(
     is 0 where there is none. Raises TypeError if it is of another kind, is empty, or is to be written and overlaps."""
     if tensor is None:
         return None, 0, 0, 0
-    if tensor.dim() not in (3, 4) or (tensor.stride(-1) != 1 and tensor.shape[-1] > 1):
-        raise TypeError(f"a C++ kernel needs contiguous features, found strides {tensor.stride()} of {_words(tensor)}")
+    strides = tensor.stride()
+    if len(strides) not in (3, 4) or (strides[-1] != 1 and tensor.shape[-1] > 1):
+        raise TypeError(f"a C++ kernel needs contiguous features, found strides {strides} of {_words(tensor)}")
     _check(tensor, dtype, shape)
     if not tensor.numel():
         raise TypeError(f"a C++ kernel needs at least one element, found {_words(tensor)}")
-    if written and any(size > 1 and step == 0 for size, step in zip(tensor.shape, tensor.stride(), strict=True)):
-        raise TypeError(f"a C++ kernel cannot write to strides {tensor.stride()} of {_words(tensor)}: elements overlap")
-    k, b, length, _ = (0, *tensor.stride()) if tensor.dim() == 3 else tensor.stride()
+    if written and 0 in strides and any(n > 1 and step == 0 for n, step in zip(tensor.shape, strides, strict=True)):
+        raise TypeError(f"a C++ kernel cannot write to strides {strides} of {_words(tensor)}: elements overlap")
+    k, b, length, _ = (0, *strides) if len(strides) == 3 else strides
     return tensor.data_ptr(), k, b, length
 
 
@@ -44,7 +45,8 @@ def sizes(tensor: Tensor, axes: int) -> Sequence[int]:
 
 
 def _check(tensor: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
-    if tensor.device.type != "cpu" or tensor.dtype != dtype or tensor.shape != tuple(shape) or tensor.is_neg():
+    # `is_cpu` takes a fifth of the time of `device.type`, and a step of Vim-Ti has 1,474 checks
+    if not tensor.is_cpu or tensor.dtype != dtype or tensor.shape != tuple(shape) or tensor.is_neg():
         sign = ", negated when it is read" if tensor.is_neg() else ""  # such as the imaginary part of a conjugate
         raise TypeError(f"a C++ kernel needs a {dtype} tensor {tuple(shape)} on the CPU, found {_words(tensor)}{sign}")
 
