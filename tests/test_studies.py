@@ -124,6 +124,12 @@ def test_measured_points_are_means_over_seeds(study):
     assert shown == pytest.approx({sweep.number(name): mean for name, mean in means.items() if name != "baseline"})
 
 
+def test_upper_stands_among_the_settings_that_vary_it(tmp_path):
+    results = read_results(write_grid(tmp_path, load("cifar100-small")), ROOT / "config" / "cifar100-small-claims.yaml")
+    (line,) = [line for line in figure("starting_layer", results).axes[0].get_lines() if line.get_marker() == "^"]
+    assert list(line.get_xdata()) == [2, 3, 4, 6, 8]  # `upper` of twelve layers starts in the third
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_smoke_rows_stand_beside_no_point_of_the_paper(tmp_path, name):
     results = read_results(write_grid(tmp_path, load(f"smoke-{name}")), CLAIMS)

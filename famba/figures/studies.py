@@ -66,7 +66,7 @@ def _settings(results: Results, model: str, sweep: Sweep) -> pd.DataFrame:
     at = {
         row.cell.strategy: sweep.at(row.cell.schedule)
         for row in results.rows.values()
-        if row.cell.model == model and sweep.number(row.cell.strategy) is not None
+        if row.cell.model == model and sweep.takes(row.cell.strategy)
     }
     seeds = results.of(model)
     seeds = seeds[seeds["strategy"].isin([*at, "baseline"])]

@@ -25,6 +25,10 @@ class Sweep:
         found = re.fullmatch(rf"{self.prefix}_(\d+)", strategy)
         return int(found[1]) if found else None
 
+    def takes(self, strategy: str) -> bool:
+        """Whether a strategy is a setting of this study: by its name, or as `upper`, of which both are variations."""
+        return strategy == "upper" or self.number(strategy) is not None
+
     def at(self, schedule: Sequence[int]) -> float:
         """Where a schedule stands on the axis of this study."""
         return first_layer(schedule) if self.prefix == "start" else tokens_per_layer(schedule)
