@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from famba import __version__
-from famba.errors import CheckFailed, InputError
+from famba.errors import CheckFailed, InputError, Stopped
 
 # command: (module with add_parser, one-line help); only the command that is called is imported
 COMMANDS = {
@@ -74,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, CheckFailed) as error:
         print(f"famba: error: {error}", file=sys.stderr)
         return error.exit_code
+    except Stopped as stop:
+        print(f"famba: {stop}", file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         print("famba: stopped", file=sys.stderr)
         return 130

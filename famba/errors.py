@@ -1,4 +1,6 @@
-"""The two ways a command ends badly: bad input or something missing here (exit 2), and a failed check (exit 1)."""
+"""How a command ends early: bad input or something missing here (exit 2), a failed check (exit 1), a signal."""
+
+import signal
 
 
 class InputError(Exception):
@@ -15,3 +17,11 @@ class CheckFailed(Exception):
     """A check ran to its end and its answer is no. The message is one line."""
 
     exit_code = 1
+
+
+class Stopped(Exception):
+    """A training that a signal asked to stop has saved a checkpoint and stopped. The message is one line."""
+
+    def __init__(self, message: str, by: signal.Signals) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + by  # a shell's status of a process that the signal killed: schedulers run it again

@@ -101,16 +101,16 @@ class TrainLoader:
             one_by_one = _PerImage(dataset.train_images, recipe, img_size, seed)
             self._augmented = _InWorkers(one_by_one, self.workers, self.device) if self.workers else one_by_one.groups
 
-    def epoch(self, epoch: int) -> Iterator[list[Batch]]:
-        """This rank's optimiser steps; iterate over one epoch at a time.
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
+        """This rank's optimiser steps from `first_step` on; iterate over one epoch at a time.
 
         Each is a list of micro-batches on the device: images (m, 3, S, S) and targets (m, classes), float32, with
         m <= micro_batch and the m of a step adding up to global_batch / world.
         """
         began = time.perf_counter()
-        groups = self._groups(epoch)
+        groups = self._groups(epoch)[first_step * len(self._parts) :]
         images = self._augmented(groups)
-        for step in range(self.steps):
+        for step in range(self.steps - first_step):
             micro_batches: list[Batch] = []
             for part, group in zip(self._parts.values(), groups[step * len(self._parts) :], strict=False):
                 whole = self._mix(next(images), group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import statistics
 import time
 from dataclasses import asdict
@@ -15,13 +16,14 @@ from torch import Tensor
 
 from famba import data, measure, predictions, recipe, scan, tokens
 from famba.cell import checkpoint, initial
-from famba.cell.checkpoint import History
+from famba.cell.checkpoint import EpochSoFar, History
 from famba.cell.progress import Progress
+from famba.cell.stop import StopRequest
 from famba.config import Cell
 from famba.cost.counts import forward_flops
 from famba.cost.paired import step_ratio
 from famba.distributed import Processes
-from famba.errors import CheckFailed
+from famba.errors import CheckFailed, Stopped
 from famba.loader import EvalLoader, TrainLoader
 from famba.machine import float32
 from famba.machine.cpu_time import cpu_seconds
@@ -34,7 +36,9 @@ from famba.step import CapturedForward, CapturedStep, Forward, Step
 from famba.tokens import write_tokens
 
 METHOD = "famba-v"  # of token fusion
-_NAN_CHECK_STEPS = 50  # reading the loss makes the host wait for a GPU, so there it is read this often only
+_CHECK_STEPS = 50  # reading the loss makes the host wait for a GPU, so there it is read this often only
+_STOP = 2
+SAVE_S = 900.0  # within a long epoch, a checkpoint this often
 
 
 class Training:
@@ -47,6 +51,7 @@ class Training:
         log: file that gets the progress, too.
         company: the processes that train the cell together.
         init: checkpoint to start from; None: the seed's own weights.
+        stop: asked for by whoever sets its signal.
     """
 
     def __init__(
@@ -57,10 +62,12 @@ class Training:
         log: Path | None = None,
         company: Processes = Processes(),  # noqa: B008 (frozen)
         init: Path | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
         self.cell = cell
         self.folder = folder
         self.company = company
+        self.stop = StopRequest() if stop is None else stop
         self.progress = Progress(cell.id, cell.recipe.epochs, log, silent=not company.first)
         self.device = pick_device(cell.device)
         if cell.threads is not None:
@@ -102,24 +109,32 @@ class Training:
         Raises:
             CheckFailed: loss, logits, weights or optimiser state are no longer finite, or the weights are not those
                 that `init` names.
+            Stopped: asked to stop, it has saved a checkpoint.
         """
         if initial.digest(self.model) != self._initial_digest:
             raise CheckFailed(f"{self.cell.id}: its weights were changed before the first step; load them with `init`")
         self._resume()
         epochs = self.cell.recipe.epochs
-        done = len(self.history.epochs)
-        if self.company.largest(done, self.device) != done:  # file systems may show a new file late
-            raise CheckFailed(f"{self.cell.id}: another node found a later checkpoint than epoch {done}; start anew")
-        self._first_epoch = done
-        if warning := recipe.rates(self.cell.recipe, self.train_images.steps).warning:
+        done, steps = len(self.history.epochs), self.train_images.steps
+        steps_done = done * steps + len(self.history.epoch_so_far.losses)
+        if self.company.largest(steps_done, self.device) != steps_done:  # file systems may show a new file late
+            raise CheckFailed(
+                f"{self.cell.id}: another node found a later checkpoint than {self._position()}; start anew"
+            )
+        self._warmed_up = False
+        if warning := recipe.rates(self.cell.recipe, steps).warning:
             self.progress.say(f"{self.cell.id}: {warning}")
-        self.progress.start(done)
+        self.progress.start(steps_done / steps)
         self.history.runs += 1
         self._lap, self._cpu_lap, self._joules = time.perf_counter(), cpu_seconds(), energy_joules(self.device)
-        for epoch in range(done, epochs):
-            self._train_epoch(epoch)
-            self._account()
+        self._saved = time.perf_counter()
+        try:
+            for epoch in range(done, epochs):
+                self._train_epoch(epoch)
+                self._save()
+        except _Interrupted:
             self._save()
+            raise Stopped(*self._stopped()) from None
         self._account()
         row = self._row()
         made = self._predict()  # after the clock has stopped: what follows is no part of a cell
@@ -135,25 +150,8 @@ class Training:
         return row
 
     def _train_epoch(self, epoch: int) -> None:
-        settings, device = self.cell.recipe, self.device
-        self.model.train()
-        steps = self.train_images.steps
-        losses = torch.zeros(steps, device=device)
-        check_every = 1 if device.type == "cpu" else _NAN_CHECK_STEPS
-        waited = self.train_images.wait_s
-        started, cpu_started = time.perf_counter(), cpu_seconds()
-        clock = measure.StepClock(device)
-        for step, batches in enumerate(self.train_images.epoch(epoch)):
-            recipe.set_learning_rate(self.optimizer, recipe.learning_rate(settings, epoch, step, steps))
-            losses[step] = self.step.gradients(batches)
-            if (step + 1) % check_every == 0 or step + 1 == steps:
-                self._check_finite(losses[: step + 1], epoch, batches[0][0])
-            self.step.update()
-            clock.mark()
-            self.progress.step(epoch, step + 1, steps, settings.global_batch)
-        times = clock.times()
-        train_s, cpu_s = time.perf_counter() - started, cpu_seconds() - cpu_started
-        self._account_steps(times, first=epoch == self._first_epoch)
+        so_far = self._train_steps(epoch)
+        settings, steps = self.cell.recipe, self.train_images.steps
         started = time.perf_counter()
         top1, top5 = self._evaluate(epoch)
         evaluation_s = time.perf_counter() - started
@@ -166,20 +164,62 @@ class Training:
             {
                 "epoch": epoch,
                 "lr": recipe.learning_rate(settings, epoch),  # of the first step
-                "train_loss": losses.mean().item(),
+                "train_loss": torch.tensor(so_far.losses).mean().item(),
                 "top1": top1,
                 "top5": top5,
                 "ema_top1": ema_top1,
                 "ema_top5": ema_top5,
-                "train_s": train_s,
+                "train_s": so_far.train_s,
                 "evaluation_s": evaluation_s,
                 "ema_evaluation_s": ema_evaluation_s,
-                "data_wait_s": self.train_images.wait_s - waited,
-                "cpu_s": self._of_all(cpu_s),
-                "images_per_s": steps * settings.global_batch / train_s,
+                "data_wait_s": so_far.data_wait_s,
+                "cpu_s": so_far.cpu_s,
+                "images_per_s": steps * settings.global_batch / so_far.train_s,
             }
         )
+        self.history.epoch_so_far = EpochSoFar()
         self.progress.epoch(epoch, top1)
+
+    def _train_steps(self, epoch: int) -> EpochSoFar:
+        """Take the steps of an epoch that are left of it; returns what all of them came to."""
+        settings, steps = self.cell.recipe, self.train_images.steps
+        self.model.train()
+        first = len(self.history.epoch_so_far.losses)
+        losses = torch.zeros(steps, device=self.device)
+        check_every = 1 if self.device.type == "cpu" else _CHECK_STEPS
+        clock = _Clock(self)
+        for step, batches in enumerate(self.train_images.epoch(epoch, first), first):
+            recipe.set_learning_rate(self.optimizer, recipe.learning_rate(settings, epoch, step, steps))
+            losses[step] = self.step.gradients(batches)
+            check = (step + 1) % check_every == 0 or step + 1 == steps
+            if check:
+                self._check_finite(losses[: step + 1], epoch, batches[0][0])
+            self.step.update()
+            clock.mark()
+            self.progress.step(epoch, step + 1, steps, settings.global_batch)
+            if check and (wish := self._wish()):
+                clock.stop(losses)
+                if wish == _STOP:
+                    raise _Interrupted
+                self._save()
+                clock = _Clock(self)
+        clock.stop(losses)
+        return self.history.epoch_so_far
+
+    def _wish(self) -> int:
+        """What any of the processes wants before the next step: `_STOP`, a checkpoint (1), nothing (0)."""
+        due = time.perf_counter() - self._saved > SAVE_S
+        return self.company.largest(_STOP if self.stop.signal else int(due), self.device)
+
+    def _stopped(self) -> tuple[str, signal.Signals]:
+        by = self.stop.signal or signal.SIGTERM  # another process's
+        return f"{self.cell.id}: stopped by {by.name} at {self._position()}; run it again to resume there", by
+
+    def _position(self) -> str:
+        """Such as `epoch 3 of 12, step 80 of 97`: what is done."""
+        done, steps = len(self.history.epoch_so_far.losses), self.train_images.steps
+        within = f", step {done} of {steps}" if done else ""
+        return f"epoch {len(self.history.epochs) + bool(done)} of {self.cell.recipe.epochs}{within}"
 
     def _evaluate(self, epoch: int, whose: str = "the") -> tuple[float, float]:
         """Top-1 and top-5 on the test set, in percent. Raises CheckFailed if a logit is not finite."""
@@ -188,6 +228,8 @@ class Training:
             logits = self.forward(images)
             hits = _top5(logits) == labels[:, None]  # (B, 5)
             counts += torch.stack([hits[:, 0].sum(), hits.sum(), (~logits.isfinite()).any(dim=1).sum()])
+            if self.stop.signal and self.company.world == 1:  # several processes have not as many batches each
+                raise _Interrupted
         self.company.sum_([counts])
         if broken := int(counts[2]):
             where = measure.first_not_finite(self.model, next(iter(self.test_images))[0], self._autocast)
@@ -225,14 +267,17 @@ class Training:
             f"(lr {lr:.3g}); first not finite: {where}"
         )
 
-    def _account_steps(self, times: measure.StepTimes, first: bool) -> None:
-        """Adds the steps of an epoch to the history. The first one of a run is its warm-up."""
+    def _account_steps(self, times: measure.StepTimes) -> None:
+        """Adds steps to the history. The first one of a run is its warm-up."""
+        if not times.wall:
+            return
         history = self.history
-        warmup = 1 if first else 0
+        warmup = 0 if self._warmed_up else 1
+        self._warmed_up = True
         history.warmup_s += sum(times.wall[:warmup]) / 1e3
         history.warmup_cpu_s += self._of_all(sum(times.cpu[:warmup]) / 1e3)
         if len(times.wall) == warmup:
-            warmup = 0  # an epoch of one step has no other to time
+            warmup = 0  # one step alone has no other to time
         history.step_ms += times.wall[warmup:]
         history.step_cpu_ms += times.cpu[warmup:]
         history.thread_cpu_s += sum(times.thread[warmup:]) / 1e3
@@ -272,13 +317,14 @@ class Training:
 
     def _save(self) -> None:
         """Write a checkpoint. Raises CheckFailed if a value in it would not be finite; the last one stays."""
+        self._account()
         if not math.isfinite(measure.largest_magnitude(self._state_tensors().values())):
             name = next(name for name, tensor in self._state_tensors().items() if not tensor.isfinite().all())
-            epoch = len(self.history.epochs) - 1
-            raise CheckFailed(f"{self.cell.id}: {name} is not finite after epoch {epoch} (lr {self._lr():.3g})")
+            raise CheckFailed(f"{self.cell.id}: {name} is not finite after {self._position()} (lr {self._lr():.3g})")
         if self.company.first:
             data_identity = self.dataset.identity.sequence
             checkpoint.write(self.folder, self.cell, data_identity, self.history, self._states())
+        self._saved = time.perf_counter()
 
     def _states(self) -> dict[str, Any]:
         return {
@@ -303,7 +349,7 @@ class Training:
                 self.model.load_state_dict(state["model"])
                 self.ema.load_state_dict(state["ema"])
                 self.optimizer.load_state_dict(state["optimizer"])
-                self.history = History(**state["history"])
+                self.history = History.from_dict(state["history"])
                 break
             rejected.append((path, "other-settings", f"{path} is a checkpoint of {other}"))
         self.company.largest(0, self.device)  # by now every process has read them
@@ -311,8 +357,8 @@ class Training:
             checkpoint.remove_partial(self.folder)
             for path, why, reason in rejected:
                 self.progress.say(f"{self.cell.id}: {reason}; it is now {checkpoint.archive(path, why).name}")
-        if done := len(self.history.epochs):
-            self.progress.say(f"{self.cell.id}: resuming after epoch {done} of {self.cell.recipe.epochs}")
+        if self.history.epochs or self.history.epoch_so_far.losses:
+            self.progress.say(f"{self.cell.id}: resuming after {self._position()}")
         elif found:
             self.progress.say(f"{self.cell.id}: starting anew")
 
@@ -377,6 +423,32 @@ class Training:
             started=history.started,
             finished=_now(),
         )
+
+
+class _Interrupted(Exception):
+    """Asked to stop: unwinds to where the weights are the training's own, and a checkpoint can be saved."""
+
+
+class _Clock:
+    """Times consecutive steps of a training, between two checkpoints."""
+
+    def __init__(self, training: Training) -> None:
+        self._training = training
+        self._waited = training.train_images.wait_s
+        self._began, self._cpu_began = time.perf_counter(), cpu_seconds()
+        self._steps = measure.StepClock(training.device)
+        self.mark = self._steps.mark
+
+    def stop(self, losses: Tensor) -> None:
+        """Add what has been timed to the history. `losses`: of the whole epoch, (steps,)."""
+        training, so_far = self._training, self._training.history.epoch_so_far
+        times = self._steps.times()
+        so_far.train_s += time.perf_counter() - self._began
+        so_far.cpu_s += training._of_all(cpu_seconds() - self._cpu_began)
+        so_far.data_wait_s += training.train_images.wait_s - self._waited
+        first = len(so_far.losses)
+        so_far.losses += losses[first : first + len(times.wall)].tolist()
+        training._account_steps(times)
 
 
 def _top5(logits: Tensor) -> Tensor:

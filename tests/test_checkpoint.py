@@ -231,7 +231,7 @@ def test_no_checkpoint_holds_a_value_that_is_not_finite(what, tmp_path):
                 training._state_tensors()[what][0] = float("inf")
 
     training._train_epoch = spoiled
-    with pytest.raises(CheckFailed, match=f"{what} is not finite after epoch 1"):
+    with pytest.raises(CheckFailed, match=f"{what} is not finite after epoch 2 of 3"):
         training.run()
     assert not (tmp_path / "row.json").exists()
     state = checkpoint.read(tmp_path / checkpoint.NAME, training.device)  # the last good one

@@ -1,4 +1,4 @@
-"""What a training remembers from epoch to epoch, and the file that keeps it.
+"""What a training remembers from one run to the next, and the file that keeps it.
 
 checkpoint.pt is there while a training is under way, and checkpoint.previous.pt, of an epoch before, in case that it is
 damaged. Once its cell is finished the checkpoint becomes weights.pt. All are sealed (famba/seal.py).
@@ -23,10 +23,21 @@ NAME, PREVIOUS, WEIGHTS = "checkpoint.pt", "checkpoint.previous.pt", "weights.pt
 
 
 @dataclass
+class EpochSoFar:
+    """The steps of an epoch that is not over: each one's loss, and their times in seconds, summed."""
+
+    losses: list[float] = field(default_factory=list)
+    train_s: float = 0.0
+    cpu_s: float = 0.0
+    data_wait_s: float = 0.0
+
+
+@dataclass
 class History:
     """The part of a training that is neither weights nor optimiser."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
+    epoch_so_far: EpochSoFar = field(default_factory=EpochSoFar)
     step_ms: list[float] = field(default_factory=list)
     step_cpu_ms: list[float] = field(default_factory=list)
     total_s: float = 0.0
@@ -40,6 +51,11 @@ class History:
     energy_joules: float | None = 0.0
     started: str = ""
     init: dict[str, str | None] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> History:
+        """What `asdict` made of one."""
+        return cls(**{**saved, "epoch_so_far": EpochSoFar(**saved["epoch_so_far"])})
 
     def sum(self, key: str) -> float:
         return sum(epoch[key] for epoch in self.epochs)
@@ -143,8 +159,14 @@ def _whole(history: Any, epochs: int) -> bool:
         return False
     numbers = [value for name, value in history.items() if isinstance(empty[name], int | float)]
     texts = isinstance(history["started"], str) and isinstance(history["init"], dict)
+    part, empty_part = history["epoch_so_far"], empty["epoch_so_far"]
+    if not isinstance(part, dict) or part.keys() != empty_part.keys() or not isinstance(part["losses"], list):
+        return False
+    numbers += [*part["losses"], *(part[name] for name in empty_part if name != "losses")]
     lists = [history[name] for name in ("epochs", "step_ms", "step_cpu_ms")]
-    if not texts or not all(isinstance(found, list) for found in lists) or not 1 <= len(lists[0]) <= epochs:
+    if not texts or not all(isinstance(found, list) for found in lists) or len(lists[0]) > epochs:
+        return False
+    if len(lists[0]) == (epochs if part["losses"] else 0):  # a step beyond the last epoch, or none at all
         return False
     for number, epoch in enumerate(lists[0]):
         if not isinstance(epoch, dict) or epoch.keys() != set(EPOCH_FIELDS) or epoch["epoch"] != number:

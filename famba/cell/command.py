@@ -14,6 +14,7 @@ import torch
 
 from famba.cell import checkpoint, initial
 from famba.cell.lock import exclusive
+from famba.cell.stop import stop_request
 from famba.config import Cell, Experiment
 from famba.config.datasets import DATA_HELP, data_folder
 from famba.distributed import launch, processes
@@ -66,8 +67,8 @@ def _main(args: argparse.Namespace) -> int:
             raise InputError(
                 f"{cell.id} is for {cell.processes} processes, not {world}: set `processes` in its experiment"
             )
-        with processes(device) as company, _memory_told(cell):
-            Training(cell, row.parent, args.data, args.log, company, args.init).run()
+        with processes(device) as company, _memory_told(cell), stop_request() as stop:
+            Training(cell, row.parent, args.data, args.log, company, args.init, stop).run()
     return 0
 
 

@@ -32,9 +32,9 @@ class Progress:
         self._top1: float | None = None
         if reason := self._unwritten(""):  # known before hours are spent
             raise InputError(f"--log {log}: cannot be written ({reason}); name another file")
-        self.start(done=0)
+        self.start(done=0.0)
 
-    def start(self, done: int) -> None:
+    def start(self, done: float) -> None:
         """The first step is about to begin, after `done` epochs of an earlier run."""
         self._first = done
         self._started = self._drawn = self._logged = time.perf_counter()
