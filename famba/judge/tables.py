@@ -18,8 +18,8 @@ _TEX = str.maketrans(
 NOTE = (
     "Top-1: last epoch, mean ± 95 % interval over n seeds (Student t; none for one seed). Time: training, without "
     "evaluation and each run's first step, by the wall clock. Memory: activations saved for the backward pass. Ratios: "
-    "to the model without fusion, of a step's time (on a CPU: CPU time, in pairs of a fused and an unfused step) and "
-    "of memory; predicted from the tokens summed over layers."
+    "to the model without fusion, of a step's time (on a CPU: CPU time, in pairs with an unfused step where the row "
+    "has that) and of memory; predicted from the tokens summed over layers."
 )
 _HEAD = ("model", "strategy", "n", "top-1 (%)", "time ({})", "step time ratio", "memory ratio", "tokens")
 _BELOW = ("", "", "", "", "", "pred. → meas.", "pred. → meas.", "first → final")
