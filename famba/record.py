@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
@@ -289,12 +289,24 @@ EPOCH_FIELDS = (
 )  # fmt: skip
 
 
-def write_epochs(epochs: Sequence[Mapping[str, float]], path: Path) -> None:
+STEP_FIELDS = ("epoch", "step", "lr", "loss")
+
+
+def write_epochs(epochs: Iterable[Mapping[str, float]], path: Path) -> None:
     """The per-epoch metrics beside a row, as CSV."""
+    _write_csv(EPOCH_FIELDS, epochs, path)
+
+
+def write_steps(steps: Iterable[Mapping[str, float]], path: Path) -> None:
+    """The learning rate and the loss of every optimiser step beside a row, as CSV."""
+    _write_csv(STEP_FIELDS, steps, path)
+
+
+def _write_csv(fields: Sequence[str], lines: Iterable[Mapping[str, float]], path: Path) -> None:
     with atomic_file(path) as file:
-        writer = csv.DictWriter(file, EPOCH_FIELDS, lineterminator="\n")
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: _short(value) for key, value in epoch.items()} for epoch in epochs)
+        writer.writerows({key: _short(value) for key, value in line.items()} for line in lines)
 
 
 def _short(value: float) -> float:

@@ -6,6 +6,7 @@ import math
 import signal
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ from famba.machine.cpu_time import cpu_seconds
 from famba.machine.device import energy_joules, environment, host_peak_bytes, pick_device
 from famba.model import VisionMamba
 from famba.predictions import Predictions
-from famba.record import Cost, Data, Memory, Metrics, Row, Scan, Time, Tokens, write_epochs, write_row
+from famba.record import Cost, Data, Memory, Metrics, Row, Scan, Time, Tokens, write_epochs, write_row, write_steps
 from famba.similarity import token_record
 from famba.step import CapturedForward, CapturedStep, Forward, Step
 from famba.tokens import write_tokens
@@ -116,7 +117,7 @@ class Training:
         self._resume()
         epochs = self.cell.recipe.epochs
         done, steps = len(self.history.epochs), self.train_images.steps
-        steps_done = done * steps + len(self.history.epoch_so_far.losses)
+        steps_done = done * steps + self.history.epoch_so_far.steps
         if self.company.largest(steps_done, self.device) != steps_done:  # file systems may show a new file late
             raise CheckFailed(
                 f"{self.cell.id}: another node found a later checkpoint than {self._position()}; start anew"
@@ -141,6 +142,7 @@ class Training:
         if not self.company.first:
             return row
         write_epochs(self.history.epochs, self.folder / "epochs.csv")
+        write_steps(self._steps(), self.folder / "steps.csv")
         images, _ = next(iter(self.test_images))
         write_tokens(token_record(self.model, images, self._autocast), self.folder / tokens.NAME)
         predictions.write_predictions(made, row, self.folder / predictions.NAME)
@@ -164,7 +166,7 @@ class Training:
             {
                 "epoch": epoch,
                 "lr": recipe.learning_rate(settings, epoch),  # of the first step
-                "train_loss": torch.tensor(so_far.losses).mean().item(),
+                "train_loss": torch.tensor(self.history.losses[-steps:]).mean().item(),
                 "top1": top1,
                 "top5": top5,
                 "ema_top1": ema_top1,
@@ -184,7 +186,7 @@ class Training:
         """Take the steps of an epoch that are left of it; returns what all of them came to."""
         settings, steps = self.cell.recipe, self.train_images.steps
         self.model.train()
-        first = len(self.history.epoch_so_far.losses)
+        first = self.history.epoch_so_far.steps
         losses = torch.zeros(steps, device=self.device)
         check_every = 1 if self.device.type == "cpu" else _CHECK_STEPS
         clock = _Clock(self)
@@ -206,6 +208,13 @@ class Training:
         clock.stop(losses)
         return self.history.epoch_so_far
 
+    def _steps(self) -> Iterator[dict[str, float]]:
+        """What `steps.csv` has of each step."""
+        settings, steps = self.cell.recipe, self.train_images.steps
+        for number, loss in enumerate(self.history.losses):
+            epoch, step = divmod(number, steps)
+            yield {"epoch": epoch, "step": step, "lr": recipe.learning_rate(settings, epoch, step, steps), "loss": loss}
+
     def _wish(self) -> int:
         """What any of the processes wants before the next step: `_STOP`, a checkpoint (1), nothing (0)."""
         due = time.perf_counter() - self._saved > SAVE_S
@@ -217,7 +226,7 @@ class Training:
 
     def _position(self) -> str:
         """Such as `epoch 3 of 12, step 80 of 97`: what is done."""
-        done, steps = len(self.history.epoch_so_far.losses), self.train_images.steps
+        done, steps = self.history.epoch_so_far.steps, self.train_images.steps
         within = f", step {done} of {steps}" if done else ""
         return f"epoch {len(self.history.epochs) + bool(done)} of {self.cell.recipe.epochs}{within}"
 
@@ -357,7 +366,7 @@ class Training:
             checkpoint.remove_partial(self.folder)
             for path, why, reason in rejected:
                 self.progress.say(f"{self.cell.id}: {reason}; it is now {checkpoint.archive(path, why).name}")
-        if self.history.epochs or self.history.epoch_so_far.losses:
+        if self.history.losses:
             self.progress.say(f"{self.cell.id}: resuming after {self._position()}")
         elif found:
             self.progress.say(f"{self.cell.id}: starting anew")
@@ -446,8 +455,8 @@ class _Clock:
         so_far.train_s += time.perf_counter() - self._began
         so_far.cpu_s += training._of_all(cpu_seconds() - self._cpu_began)
         so_far.data_wait_s += training.train_images.wait_s - self._waited
-        first = len(so_far.losses)
-        so_far.losses += losses[first : first + len(times.wall)].tolist()
+        first, so_far.steps = so_far.steps, so_far.steps + len(times.wall)
+        training.history.losses += losses[first : so_far.steps].tolist()
         training._account_steps(times)
 
 

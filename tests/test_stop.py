@@ -55,6 +55,7 @@ def test_stopped_after_a_step_it_ends_as_if_undisturbed(at, undisturbed, tmp_pat
     row = Training(cell(), tmp_path, DATA).run()
     assert f"resuming after epoch {epoch + 1} of 3, step {step} of {STEPS}" in capsys.readouterr().err
     ends_as(tmp_path, undisturbed)
+    assert (tmp_path / "steps.csv").read_bytes() == (undisturbed / "steps.csv").read_bytes()
     assert row.time.runs == 2
     assert row.time.total >= row.time.train + row.time.evaluation + row.time.ema_evaluation
 

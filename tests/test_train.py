@@ -77,6 +77,12 @@ def test_a_cell_ends_in_a_complete_row(finished):
     assert [int(epoch["epoch"]) for epoch in epochs] == [0, 1, 2]
     assert float(epochs[-1]["top1"]) == pytest.approx(row.metrics.last.top1, abs=1e-3)
     assert float(epochs[0]["train_loss"]) > float(epochs[-1]["train_loss"])
+    with (finished / "steps.csv").open() as file:
+        steps = list(csv.DictReader(file))
+    assert [(int(s["epoch"]), int(s["step"])) for s in steps] == [(e, s) for e in range(3) for s in range(1437 // 128)]
+    for epoch in range(3):
+        losses = [float(s["loss"]) for s in steps if int(s["epoch"]) == epoch]
+        assert sum(losses) / len(losses) == pytest.approx(float(epochs[epoch]["train_loss"]), rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(finished, tmp_path):

@@ -24,9 +24,9 @@ NAME, PREVIOUS, WEIGHTS = "checkpoint.pt", "checkpoint.previous.pt", "weights.pt
 
 @dataclass
 class EpochSoFar:
-    """The steps of an epoch that is not over: each one's loss, and their times in seconds, summed."""
+    """The steps of an epoch that is not over: how many there are, and their times in seconds, summed."""
 
-    losses: list[float] = field(default_factory=list)
+    steps: int = 0
     train_s: float = 0.0
     cpu_s: float = 0.0
     data_wait_s: float = 0.0
@@ -38,6 +38,7 @@ class History:
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     epoch_so_far: EpochSoFar = field(default_factory=EpochSoFar)
+    losses: list[float] = field(default_factory=list)  # of every step
     step_ms: list[float] = field(default_factory=list)
     step_cpu_ms: list[float] = field(default_factory=list)
     total_s: float = 0.0
@@ -159,14 +160,14 @@ def _whole(history: Any, epochs: int) -> bool:
         return False
     numbers = [value for name, value in history.items() if isinstance(empty[name], int | float)]
     texts = isinstance(history["started"], str) and isinstance(history["init"], dict)
-    part, empty_part = history["epoch_so_far"], empty["epoch_so_far"]
-    if not isinstance(part, dict) or part.keys() != empty_part.keys() or not isinstance(part["losses"], list):
+    so_far = history["epoch_so_far"]
+    if not isinstance(so_far, dict) or so_far.keys() != empty["epoch_so_far"].keys():
         return False
-    numbers += [*part["losses"], *(part[name] for name in empty_part if name != "losses")]
-    lists = [history[name] for name in ("epochs", "step_ms", "step_cpu_ms")]
+    numbers += so_far.values()
+    lists = [history[name] for name in ("epochs", "step_ms", "step_cpu_ms", "losses")]
     if not texts or not all(isinstance(found, list) for found in lists) or len(lists[0]) > epochs:
         return False
-    if len(lists[0]) == (epochs if part["losses"] else 0):  # a step beyond the last epoch, or none at all
+    if len(lists[0]) == (epochs if so_far["steps"] else 0):  # a step beyond the last epoch, or none at all
         return False
     for number, epoch in enumerate(lists[0]):
         if not isinstance(epoch, dict) or epoch.keys() != set(EPOCH_FIELDS) or epoch["epoch"] != number:
@@ -175,7 +176,7 @@ def _whole(history: Any, epochs: int) -> bool:
     if history["energy_joules"] is None:
         numbers.remove(None)
     return all(
-        isinstance(value, int | float) and math.isfinite(value) for value in (*numbers, *history["step_ms"], *lists[2])
+        isinstance(value, int | float) and math.isfinite(value) for value in (*numbers, *lists[1], *lists[2], *lists[3])
     )
 
 

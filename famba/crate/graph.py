@@ -39,6 +39,7 @@ _FORMATS = {
 _NAMES = {
     "row.json": "Result row of a training: metrics, settings, data, environment",
     "epochs.csv": "Metrics of a training after every epoch",
+    "steps.csv": "Learning rate and loss of a training at every optimiser step",
     "summary.csv": "Summary: a line for each model and strategy",
     "claims.json": "Published claims, each with its verdict and evidence",
     "Snakefile": "The workflow: from a data set over a grid of trainings to tables and figures",
