@@ -5,8 +5,8 @@
 
 The first call times a few steps of each strategy, fixes the number of epochs, the same for all, and writes
 run/experiment.yaml and run/plan.json. Then, and in each further call with the same arguments, `famba train` trains one
-cell after another. A call ends when the cells are done or `--limit` minutes are over: after the last epoch that fits,
-with exit status 0 and a list of what is left. `--pack` writes what is to be brought back to a folder.
+cell after another. A call ends when the cells are done or `--limit` minutes are over, with exit status 0 and a list of
+what is left. `--pack` writes what is to be brought back to a folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ import yaml
 from gpu_training_pack import pack
 from gpu_training_times import RECIPE_EPOCHS, epochs_that_fit, measure
 
-from famba.cell.checkpoint import NAME as CHECKPOINT
 from famba.cell.state import CellState, cell_state
 from famba.config import Cell, Experiment
 from famba.config.datasets import DATA_HELP, data_folder
@@ -38,8 +37,7 @@ from famba.machine.device import ROOT
 from famba.record import atomic_file
 
 RECIPE_EMA = 0.99996  # of the released recipe
-PACKING_S = 10  # of each call, left for `pack`
-_POLL_S = 0.2
+PACKING_S = 10  # of each call, left for a last checkpoint and `pack`
 _WRITTEN = "# Written by benchmarks/gpu_training.py.\n"
 _FULL = """\
 # The settings of config/fast.yaml but for these: one model, one seed, {epochs} epochs; warm-up over a tenth of them; a
@@ -172,11 +170,10 @@ def train_all(
         folder = args.out / "cells" / cell.id
         if cell_state(folder).kind == "done":
             continue
-        epoch_s = plan["strategies"][cell.strategy]["epoch_s"]
-        if time.monotonic() + plan["start_s"] + epoch_s > deadline:
+        if time.monotonic() + plan["start_s"] > deadline:
             break
         more = ["--config", str(config), "--cell", cell.id, "--data", str(args.data)]
-        status = train(more, folder, deadline, epoch_s)
+        status = train(more, folder, deadline)
         if status is None:
             break
         if status:
@@ -184,29 +181,20 @@ def train_all(
     return failed
 
 
-def train(arguments: Sequence[str], folder: Path, deadline: float, epoch_s: float) -> int | None:
-    """`famba train` with these arguments, stopped after the last epoch that can end before the deadline.
+def train(arguments: Sequence[str], folder: Path, deadline: float) -> int | None:
+    """`famba train` with these arguments until the deadline, when it saves a checkpoint at its next step and stops.
 
-    Returns its exit status; None if it was stopped. `epoch_s`: seconds of an epoch, until two checkpoints say better.
+    Returns its exit status; None if it was stopped.
     """
     out = ["--out", str(folder / "row.json"), "--log", str(folder / "train.log")]
     process = subprocess.Popen([sys.executable, "-m", "famba", "train", *arguments, *out], env=_env())
-    saved, saved_at = _changed(folder / CHECKPOINT), None
     try:
-        while process.poll() is None:
-            time.sleep(_POLL_S)
-            now, changed = time.monotonic(), _changed(folder / CHECKPOINT)
-            stop = now > deadline
-            if changed not in (saved, None):
-                epoch_s = epoch_s if saved_at is None else now - saved_at
-                saved, saved_at = changed, now
-                stop = now + epoch_s > deadline and cell_state(folder).left_s != 0  # 0: only its row is to be written
-            if stop:
-                return None
-        return process.returncode
+        return process.wait(timeout=deadline - time.monotonic())
+    except subprocess.TimeoutExpired:
+        return None
     finally:
         if process.poll() is None:
-            process.terminate()  # a checkpoint is there whole or not at all
+            process.terminate()
             process.wait()
 
 
@@ -219,13 +207,6 @@ def _where(state: CellState) -> str:
 def _fixed(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments that the epochs were decided on."""
     return {"device": args.device, "quick": args.quick, "minutes": args.minutes}
-
-
-def _changed(path: Path) -> int | None:
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:  # not yet, or between two
-        return None
 
 
 def _env() -> dict[str, str]:

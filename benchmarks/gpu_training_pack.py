@@ -14,7 +14,7 @@ from famba.cell.checkpoint import WEIGHTS
 from famba.errors import CheckFailed
 
 FILE_LIMIT = 16 * 2**20  # bytes of a packed file
-PACKED = ("row.json", "epochs.csv", "predictions.npz", "tokens.npz", "train.log")
+PACKED = ("row.json", "epochs.csv", "steps.csv", "predictions.npz", "tokens.npz", "train.log")
 
 
 def pack(out: Path, folder: Path, weights: bool) -> None:

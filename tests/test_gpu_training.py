@@ -185,23 +185,24 @@ def arguments(out: Path, **more) -> argparse.Namespace:
     return argparse.Namespace(data=Path("data"), out=out, **{**given, **more})
 
 
-def test_a_training_stops_after_an_epoch_and_resumes(gpu, tmp_path, monkeypatch):
-    """Another epoch would not end before the deadline: nothing is lost, and the next call ends the training."""
-    monkeypatch.setattr(gpu, "_POLL_S", 0.01)  # the toy's epochs are short
-    settings = cell(epochs=12)
+def test_a_training_stops_at_the_deadline_and_resumes(gpu, tmp_path):
+    """Nothing is lost, and later calls end the training."""
+    settings = cell(epochs=40)
     named = ["--cell", settings.model_dump_json()]
-    assert gpu.train(named, tmp_path, time.monotonic() + 3600, epoch_s=1e9) is None
-    assert (tmp_path / "checkpoint.pt").exists()
+    limit_s = 3.0
+    while not (tmp_path / "checkpoint.pt").exists():  # a start takes seconds, or many on a busy machine
+        assert gpu.train(named, tmp_path, time.monotonic() + limit_s) is None
+        limit_s += 2.0
     assert not (tmp_path / "row.json").exists()
-    assert gpu.train(named, tmp_path, time.monotonic() + 3600, epoch_s=0.0) == 0
+    assert gpu.train(named, tmp_path, time.monotonic() + 3600) == 0
     row = read_row(tmp_path / "row.json")
     assert (row.time.runs, row.cell) == (2, settings)
     assert "resuming after epoch " in (tmp_path / "train.log").read_text()
-    assert len((tmp_path / "epochs.csv").read_text().splitlines()) == 13
+    assert len((tmp_path / "epochs.csv").read_text().splitlines()) == 41
 
 
 def test_a_training_that_fails_says_so(gpu, tmp_path):
-    assert gpu.train(["--cell", "no-such-cell"], tmp_path, time.monotonic() + 3600, epoch_s=1.0) == 2
+    assert gpu.train(["--cell", "no-such-cell"], tmp_path, time.monotonic() + 3600) == 2
 
 
 def test_a_call_says_what_is_left_and_the_next_one_brings_it_back(gpu, packing, tmp_path, capsys):
