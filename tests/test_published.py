@@ -82,7 +82,7 @@ def test_a_line_of_table_2_is_judged_on_its_own_schedule_only():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('time: "4:33:02"', "time: 4:33:02", "time"),  # YAML reads it as a number in base 60
+        ('time: "4:33:02"', "time: 16382", "time"),
         ('time: "4:33:02"', 'time: "4:63:02"', "'4:63:02' is no time"),
         ("table: 3", "table: 2", "table 2 is there twice"),
         ("r: 1, start: 6", "r: 2, start: 6", "table 3 lists vim_tiny upper 2 6 twice"),
