@@ -29,7 +29,7 @@ needs() {
   command -v debootstrap >/dev/null && command -v apptainer >/dev/null && return
   timeout -s KILL 60 apt-get update -qq
   DEBIAN_FRONTEND=noninteractive timeout -s KILL 120 \
-    apt-get install -y -qq --no-install-recommends debootstrap >/dev/null 2>&1 || fail "debootstrap: not installed"
+    apt-get install -y -qq --no-install-recommends debootstrap debian-archive-keyring >/dev/null 2>&1 || fail "debootstrap: not installed"
   command -v apptainer >/dev/null && return
   local script=${ROOT:-$PWD}/../shared/tools/install-apptainer.sh
   [ -e "$script" ] || fail "Apptainer is missing: apptainer.org/docs/admin says how to install it"
@@ -77,7 +77,7 @@ timeout -s KILL 1500 envs/build.sh cpu >"$LOG" 2>&1 || { cat "$LOG" >&2; fail "e
 grep "^check: " "$LOG"
 tail -n 1 "$LOG"
 labels=$(apptainer inspect --labels "$IMAGE")
-for file in definition:envs/famba-cpu.def lock:envs/famba-cpu.txt; do
+for file in definition:envs/image.def lock:envs/famba-cpu.txt; do
   [[ $labels == *"famba.${file%%:*}.sha256: $(sha256sum "${file#*:}" | cut -d ' ' -f 1)"* ]] || fail "labels: $labels"
 done
 [[ $labels == *"famba.revision: $(git rev-parse HEAD)"* ]] || fail "labels: $labels"

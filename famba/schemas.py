@@ -9,6 +9,7 @@ from famba import record
 from famba.audit import document
 from famba.config import grid
 from famba.judge import ledger
+from famba.machine import built
 
 FOLDER = Path(__file__).resolve().parents[1] / "config" / "schema"
 
@@ -20,6 +21,7 @@ def published() -> dict[Path, str]:
         "row.json": record.json_schema(),
         "claims.json": ledger.json_schema(),
         "audit.json": document.json_schema(),
+        "built.json": built.json_schema(),
     }
     return {FOLDER / name: json.dumps(schema, indent=1, sort_keys=True) + "\n" for name, schema in schemas.items()}
 

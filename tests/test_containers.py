@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from famba.errors import InputError
-from famba.machine import container
+from famba.machine import built, container
 from famba.machine.device import environment
 
 ROOT = Path(__file__).parent.parent
@@ -78,7 +78,7 @@ def test_torch_and_the_extensions_are_those_that_the_project_names() -> None:
     assert named.items() <= pins("famba-cuda.txt").items()
 
 
-@pytest.mark.parametrize("lock", ["requirements.txt", "famba-cpu.txt", "famba-cuda.txt"])
+@pytest.mark.parametrize("lock", ["requirements.txt", "famba-cpu.txt", "famba-cuda.txt", "toolkit.txt"])
 def test_every_pin_has_a_hash_and_none_says_where_from(lock: str) -> None:
     text = (ENVS / lock).read_text()
     pinned = re.split(r"\n(?=\S)", text.strip())
@@ -88,34 +88,92 @@ def test_every_pin_has_a_hash_and_none_says_where_from(lock: str) -> None:
     assert "--index" not in text
 
 
-def test_the_base_image_is_a_digest_of_torchs_cuda() -> None:
-    definition = (ENVS / "famba-cuda.def").read_text()
-    assert re.search(r"^From: nvidia/cuda@sha256:[0-9a-f]{64}$", definition, flags=re.MULTILINE)
-    base = re.search(r"nvidia/cuda:(\d+)\.", definition)
-    assert base is not None
-    assert pins("famba-cuda.txt")["cuda-toolkit"].startswith(f"{base[1]}.")
+def test_the_toolkit_is_the_compiler_of_torchs_cuda_and_nothing_that_the_image_keeps() -> None:
+    toolkit, image = pins("toolkit.txt"), pins("famba-cuda.txt")
+    assert {"nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm", "nvidia-cuda-cccl", "wheel"} == toolkit.keys()
+    assert not toolkit.keys() & image.keys()  # it is uninstalled, and nothing else may go with it
+    cuda = {version.rpartition(".")[0] for name, version in toolkit.items() if name != "wheel"}
+    assert cuda == {image["nvidia-cuda-nvrtc"].rpartition(".")[0]}  # CUDA's release, less the patch of each part
+
+
+def test_the_definition_names_no_host_and_every_argument_of_it_is_set() -> None:
+    definition, build = (ENVS / "image.def").read_text(), (ENVS / "build.sh").read_text()
+    labels = definition.split("%labels\n")[1].split("%help")[0].split()
+    assert labels[::4] == ["famba.definition.sha256", "famba.lock.sha256", "famba.revision"]
+    assert set(re.findall(r"{{ (\w+) }}", definition)) == set(re.findall(r"--build-arg (\w+)=", build))
+    assert "://" not in definition
+
+
+# the record of a build
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_the_labels_of_an_image_are_what_the_build_sets(image: str) -> None:
-    definition, build = (ENVS / f"famba-{image}.def").read_text(), (ENVS / "build.sh").read_text()
-    labels = definition.split("%labels\n")[1].split("%help")[0].split()
-    assert labels[::4] == ["famba.definition.sha256", "famba.lock.sha256", "famba.revision"]
-    arguments = set(re.findall(r"{{ (\w+) }}", definition))
-    assert arguments <= set(re.findall(r"--build-arg (\w+)=", build))
-    assert "://" not in definition
+def test_an_image_was_built_from_the_files_that_are_here(image: str) -> None:
+    """A changed pin or definition needs a new build: docs/containers.md."""
+    record = built.read(image, ROOT)
+    changed = built.outdated(record, ROOT)
+    assert not changed, f"{changed} changed: build {image} again, and record it"
+    assert record.image == image
+    assert record.contents.packages == len(pins(f"famba-{image}.txt"))
+    assert record.contents.torch.partition("+")[0] == pins(f"famba-{image}.txt")["torch"].partition("+")[0]
+    for extension in record.extensions.values():
+        assert (extension.code, extension.ptx) == (["sm_80", "sm_90"], ["sm_90"])
+    cuda = {"causal_conv1d_cuda", "selective_scan_cuda"}
+    assert record.extensions.keys() == (cuda if image == "cuda" else set())
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_a_record_names_every_file_that_the_build_takes(image: str) -> None:
+    build = (ENVS / "build.sh").read_text()
+    both = re.search(r"^DEFINITION=\((.*)\)$", build, flags=re.MULTILINE)
+    more = re.search(r"^  DEFINITION\+=\((.*)\)$", build, flags=re.MULTILINE)
+    assert both is not None
+    assert more is not None
+    assert built.DEFINITIONS[image] == (*both[1].split(), *(more[1].split() if image == "cuda" else ()))
+    staged = {
+        path
+        for name in ("image.def", "extensions.sh", "sdists.sh")
+        for path in re.findall(r"/mnt/(envs/[\w.-]+)", (ENVS / name).read_text())
+    }
+    assert staged <= set(built.DEFINITIONS["cuda"])
+
+
+def test_any_change_of_what_an_image_is_made_from_makes_its_record_outdated(tmp_path: Path) -> None:
+    (tmp_path / "envs").mkdir()
+    for path in (*built.DEFINITIONS["cuda"], "envs/famba-cuda.txt", "envs/famba-cuda.built.json"):
+        shutil.copy(ROOT / path, tmp_path / path)
+    record = built.read("cuda", tmp_path).model_copy(update={"inputs": built.inputs("cuda", tmp_path)})
+    assert built.outdated(record, tmp_path) == []
+    for path in (*built.DEFINITIONS["cuda"], "envs/famba-cuda.txt"):
+        with open(tmp_path / path, "a") as file:
+            file.write("# a pin more\n")
+        assert built.outdated(record, tmp_path) == [path]
+        record = record.model_copy(update={"inputs": built.inputs("cuda", tmp_path)})
+    inputs = {**record.inputs, "envs/gone.sh": 64 * "0"}
+    assert built.outdated(record.model_copy(update={"inputs": inputs}), tmp_path) == ["envs/gone.sh"]
+
+
+def test_a_record_that_is_none_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "envs").mkdir()
+    path = tmp_path / "envs" / "famba-cpu.built.json"
+    with pytest.raises(InputError, match=r"^envs/famba-cpu\.built\.json: No such file or directory: envs/record\.py"):
+        built.read("cpu", tmp_path)
+    path.write_text((ENVS / "famba-cpu.built.json").read_text().replace('"bytes"', '"octets"', 1))
+    with pytest.raises(InputError, match=r"^envs/famba-cpu\.built\.json: file\.bytes: Field required: envs/record\.py"):
+        built.read("cpu", tmp_path)
 
 
 # building
 
 
-def test_the_sdists_compile_for_two_architectures(tmp_path: Path) -> None:
+def test_the_sdists_compile_for_two_architectures_and_later_ones(tmp_path: Path) -> None:
     assert run_sdists(tmp_path) == (0, "")
     for folder in ("causal_conv1d-1.0", "mamba_ssm-2.0.post1"):
         scope: dict[str, object] = {"FORCE_CXX11_ABI": False}
         exec((tmp_path / folder / "setup.py").read_text(), scope)
         flags = scope["cc_flag"]
-        assert flags == ["-gencode", "arch=compute_80,code=sm_80", "-gencode", "arch=compute_90,code=sm_90"]
+        pairs = ("80,code=sm_80", "90,code=sm_90", "90,code=compute_90")
+        assert flags == [f"-gencode=arch=compute_{pair}" for pair in pairs]
 
 
 def test_an_sdist_of_another_hash_is_not_unpacked(tmp_path: Path) -> None:
@@ -163,10 +221,11 @@ def test_the_build_says_what_it_lacks(tools: Path, arguments: list[str], expecte
     assert said.stderr.startswith(f"envs/build.sh: {expected}")
 
 
-def test_the_build_of_the_cpu_image_needs_debootstrap(tools: Path) -> None:
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_build_of_an_image_needs_debootstrap(tools: Path, image: str) -> None:
     (tools / "apptainer").symlink_to("/bin/true")
     (tools / "python3").symlink_to("/bin/true")
-    said = run_build(tools, "cpu")
+    said = run_build(tools, image)
     assert (said.returncode, said.stdout) == (2, "")
     assert said.stderr == "envs/build.sh: debootstrap is missing: apt-get install debootstrap\n"
 
@@ -181,11 +240,28 @@ def run_build(tools: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 def test_a_package_that_is_not_as_locked_fails_the_check(check: ModuleType, tmp_path: Path) -> None:
     lock = tmp_path / "lock.txt"
-    lock.write_text(f"torch=={torch.__version__} \\\n    --hash=sha256:0\nnumpy==0.1 \\\n    --hash=sha256:0\n")
-    with pytest.raises(SystemExit, match=r"not its lock: numpy .*, not 0\.1$"):
-        check.check_versions(lock)
-    lock.write_text(f"torch=={torch.__version__}\n")
-    assert check.check_versions(lock) == 1
+    lock.write_text("torch==2.13.0+cpu \\\n    --hash=sha256:0\nnumpy==0.1 \\\n    --hash=sha256:0\n")
+    there = {"torch": "2.13.0+cpu", "numpy": "0.1", "pip": "23.0"}
+    assert check.check_versions(lock, there) == 2
+    with pytest.raises(SystemExit, match=r"not its lock: numpy 0\.2, not 0\.1$"):
+        check.check_versions(lock, there | {"numpy": "0.2"})
+    with pytest.raises(SystemExit, match=r"not its lock: nvidia-cuda-nvcc, which is not locked$"):
+        check.check_versions(lock, there | {"nvidia-cuda-nvcc": "13.0.88"})
+    lock.write_text("")
+    with pytest.raises(SystemExit, match="nothing is locked"):
+        check.check_versions(lock, {})
+
+
+def test_names_are_spelled_as_a_lock_spells_them(check: ModuleType) -> None:
+    found = check.installed()
+    assert found["torch"] == torch.__version__
+    assert {"scikit-learn", "typing-extensions"} <= found.keys()
+
+
+def test_a_library_without_machine_code_fails_the_check(check: ModuleType) -> None:
+    pytest.importorskip("triton")
+    with pytest.raises(SystemExit, match=r"holds machine code for \[\] and PTX of \[\], not \['sm_80', 'sm_90'\]"):
+        check.check_code(torch._C.__file__)
 
 
 def test_a_scan_that_is_wrong_fails_the_check(check: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +278,15 @@ def test_a_scan_that_is_wrong_fails_the_check(check: ModuleType, monkeypatch: py
 
 
 def test_a_missing_image_comes_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
+    record = built.read("cuda", ROOT)
+    what = rf"makes it \({record.file.bytes / 2**20:,.0f} MiB; \d+ minutes of processor time\), docs/containers\.md"
+    for folder in (tmp_path / "checkout" / "envs", tmp_path / "elsewhere"):
+        folder.mkdir(parents=True)
+    shutil.copy(ENVS / "famba-cuda.built.json", tmp_path / "checkout" / "envs")
+    monkeypatch.chdir(tmp_path / "checkout")
+    with pytest.raises(InputError, match=rf"sif, and it is not there: envs/build\.sh cuda {what}"):
+        container.require("envs/famba-cuda.sif")
+    monkeypatch.chdir(tmp_path / "elsewhere")
     with pytest.raises(InputError, match=r"envs/famba-cuda\.sif, and it is not there: envs/build\.sh cuda makes it"):
         container.require("envs/famba-cuda.sif")
     with pytest.raises(InputError, match=r"my\.sif, and it is not there: `container` of the experiment names it"):

@@ -64,3 +64,14 @@ def test_the_gpu_tests_need_no_more_than_the_image_and_pytest():
     )
     assert said.returncode == 0, said.stdout
     assert set(re.findall(r"^(\S+)::", said.stdout, flags=re.MULTILINE)) == set(found)
+
+
+def test_a_schedule_builds_the_cuda_image_and_ci_does_not():
+    workflows = {path.name: path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml")}
+    building = {name for name, text in workflows.items() if "envs/build.sh cuda" in text}
+    assert building == {"containers.yml", "gpu.yml"}
+    for name in building:
+        triggers = yaml.safe_load(workflows[name])[True]  # YAML 1.1 reads `on` so
+        assert triggers.keys() == {"workflow_dispatch", "schedule"}
+    scripts = [path.read_text() for path in (ROOT / ".ci").iterdir() if path.is_file()]
+    assert not any("build.sh cuda" in text for text in scripts)

@@ -6,12 +6,15 @@ An image cannot hold its own sha256, so whoever makes a row inside one reads the
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import time
 from pathlib import Path
 
 from famba.errors import InputError
+from famba.machine import built
+from famba.wording import count
 
 _STARTED = time.time()
 
@@ -21,8 +24,19 @@ def require(image: str) -> None:
     if "://" in image or Path(image).is_file():
         return
     own = re.fullmatch(r"envs/famba-(cpu|cuda)\.sif", image)
-    get = f"envs/build.sh {own[1]} makes it (docs/containers.md)" if own else "`container` of the experiment names it"
+    get = f"{how_to_build(own[1])}, docs/containers.md" if own else "`container` of the experiment names it"
     raise InputError(f"--use-singularity needs the image {image}, and it is not there: {get}; or leave the option out")
+
+
+def how_to_build(image: str) -> str:
+    """The command for the "cpu" or the "cuda" image, with the size and the processor time of the recorded build."""
+    command = f"envs/build.sh {image}"
+    try:
+        record = built.read(image, Path.cwd())
+    except InputError:  # outside of a checkout
+        return f"{command} makes it"
+    size, minutes = record.file.bytes / 2**20, math.ceil(record.build.cpu_seconds / 60)
+    return f"{command} makes it ({size:,.0f} MiB; {count(minutes, 'minute')} of processor time)"
 
 
 def variables(image: str, workdir: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from famba.config.datasets import DATA_HELP, data_folder
 from famba.errors import InputError
+from famba.machine import container
 from famba.machine.host import cpu_name, nvidia_driver, nvidia_gpus, require_gpu
 from famba.wording import count, install
 
@@ -106,7 +107,7 @@ def _software() -> Iterator[Finding]:
         if image.is_file():
             yield Finding(image.name, f"{image.stat().st_size / 2**20:,.0f} MiB")
         else:
-            yield Finding(image.name, "not built", f"for --use-singularity with {use}: envs/build.sh {name}")
+            yield Finding(image.name, "not built", f"for --use-singularity with {use}: {container.how_to_build(name)}")
     compiler = shutil.which("c++") or shutil.which("g++")
     yield Finding("c++ compiler", compiler or "none", None if compiler else "for compiled scans: apt-get install g++")
 
