@@ -1,19 +1,25 @@
-"""What the compiler makes of the Triton kernels: machine instructions, registers, spills. Needs no GPU.
+"""What the compilers make of the GPU kernels: machine instructions, registers, spills. Needs no GPU.
 
     python benchmarks/sass.py                                                       # sm_90, Vim-Ti, bf16
     python benchmarks/sass.py --arch 80 --model vim_small --precision fp32 --out sass.json
 
-A block's training step is compiled as the model launches it, nothing runs. Issued instructions bound the scan's time
-from below: a multiprocessor issues four a cycle, each for 32 lanes. `each` divides those of the loops by what a turn of
-them works off: of the scan, states times steps; of the convolution, outputs of both directions.
+famba's Triton kernels: a block's training step is compiled as the model launches it, and nothing runs. Where mamba-ssm
+and causal-conv1d are installed, as in envs/famba-cuda.sif, the kernels of theirs that the released code's mixer
+(benchmarks/released.py, fp32) launches for as many tokens are read from the compiled libraries.
+
+Issued instructions bound the scan's time from below: a multiprocessor issues four a cycle, each for 32 lanes. `each`
+divides those of the loops by what a turn of them works off: of the scan, states times steps; of the convolution,
+outputs of both directions. famba's kernels alone have it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +29,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction
 from triton.runtime.driver import driver
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the image has no famba installed
 
 from famba import rows
 from famba.config import ARCHITECTURES
@@ -34,6 +42,18 @@ from famba.scan import triton_conv, triton_scan
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 IMAGES, R = 128, 7
 WARP = 32
+# What mamba-ssm 2.3.2 and causal-conv1d 1.7.0 launch for 129 to 256 tokens that no vector divides, in mangled names
+# (selective_scan_*_kernel.cuh, causal_conv1d_*.cu): width 4, B and C of every step, softplus, gate, SiLU; float32
+LAUNCHED = {
+    "causal_conv1d_cuda": (
+        r"causal_conv1d_fwd_kernelI\w*traitsILi128ELi4ELb0EffEE",
+        r"causal_conv1d_bwd_kernelI\w*traitsILi128ELi4ELb1ELb0EffELb0EE",
+    ),
+    "selective_scan_cuda": (
+        r"selective_scan_fwd_kernelI\w*traitsILi32ELi8ELi1ELb0ELb1ELb1ELb1EffEE",
+        r"selective_scan_bwd_kernelI\w*traitsILi32ELi8ELb0ELb1ELb1ELb1ELb1EffEE",
+    ),
+}
 
 
 class Compiler:
@@ -75,14 +95,19 @@ def compiled(model: str, precision: str, arch: int) -> dict[str, Any]:
 
 
 def measured(kernel: Any) -> dict[str, Any]:
-    """Registers of a lane, spilled and shared bytes; instructions, in all and of each innermost loop."""
+    """`counted` of a kernel that Triton has compiled."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
-        sass, usage = (
-            subprocess.run([TOOLS / "cuobjdump", option, file.name], capture_output=True, text=True, check=True).stdout
-            for option in ("-sass", "-res-usage")
-        )
+        return counted(cuobjdump("-sass", file.name), cuobjdump("-res-usage", file.name))
+
+
+def cuobjdump(*arguments: str) -> str:
+    return subprocess.run([TOOLS / "cuobjdump", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def counted(sass: str, usage: str) -> dict[str, Any]:
+    """Registers of a lane, spilled and shared bytes; instructions, in all and of each innermost loop."""
     code = re.findall(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@\S+\s+)?([A-Z][A-Z0-9_.]*)\s*(.*?);", sass, re.MULTILINE)
     code = [(int(address, 16), name, operands) for address, name, operands in code]
     loops = []
@@ -102,6 +127,31 @@ def measured(kernel: Any) -> dict[str, Any]:
     }
 
 
+def released(arch: int, tokens: int) -> dict[str, Any]:
+    """`counted` of the kernels of both extensions, by name; `of`: how many its library has for this GPU.
+
+    Empty where the extensions are not installed.
+
+    Raises LookupError if a library has no code for this GPU, or not one kernel of each name.
+    """
+    if not 128 < tokens <= 256 or tokens % 4 == 0:
+        raise ValueError(f"{tokens} tokens: LAUNCHED holds the kernels for 129 to 256, and no multiple of 4")
+    found: dict[str, Any] = {}
+    for module, patterns in LAUNCHED.items():
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            return {}
+        all_of_it = cuobjdump("-res-usage", "-arch", f"sm_{arch}", spec.origin)
+        usage = dict(re.findall(r"^ Function (\w+):\n(.*)$", all_of_it, re.MULTILINE))
+        for pattern in patterns:
+            names = [name for name in usage if re.search(pattern, name)]
+            if len(names) != 1:
+                raise LookupError(f"{spec.origin}: {len(names)} kernels of sm_{arch} are like {pattern!r}, not 1")
+            sass = cuobjdump("-sass", "-arch", f"sm_{arch}", "-fun", names[0], spec.origin)
+            found[pattern.partition("_kernel")[0]] = counted(sass, usage[names[0]]) | {"of": len(usage)}
+    return found
+
+
 def each(name: str, loops: list[int]) -> float | None:
     """Instructions of a lane for what one turn of its loops works off; None where that is not counted."""
     if name.startswith("scan_"):
@@ -118,21 +168,23 @@ def main() -> None:
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16", help="[%(default)s]")
     parser.add_argument("--out", type=Path, metavar="FILE")
     args = parser.parse_args()
-    found = {}
-    print(f"{'kernel':<18}{'registers':>10}{'spills':>8}{'instructions':>14}{'each':>7}  innermost loops")
-    for name, kernel in compiled(args.model, args.precision, args.arch).items():
-        found[name] = made = measured(kernel)
+    kernels = {name: measured(kernel) for name, kernel in compiled(args.model, args.precision, args.arch).items()}
+    for name, made in kernels.items():
         made["each"] = each(name, made["loops"])
-        share = "" if made["each"] is None else f"{made['each']:.1f}"
+    extensions = released(args.arch, ARCHITECTURES[args.model].tokens)
+    print(f"{'kernel':<20}{'registers':>10}{'spills':>8}{'instructions':>14}{'each':>7}  innermost loops")
+    for name, made in (kernels | extensions).items():
+        share = "" if made.get("each") is None else f"{made['each']:.1f}"
         print(
-            f"{name:<18}{made['registers']:>10}{made['spill_instructions']:>8}{made['instructions']:>14}{share:>7}  "
+            f"{name:<20}{made['registers']:>10}{made['spill_instructions']:>8}{made['instructions']:>14}{share:>7}  "
             f"{', '.join(map(str, made['loops'])) or '-'}"
         )
+    if not extensions:
+        print("mamba-ssm and causal-conv1d are not installed here: their kernels are left out")
     if args.out:
         about = {"triton": triton.__version__, **{key: getattr(args, key) for key in ("arch", "model", "precision")}}
-        args.out.write_text(
-            json.dumps({**about, "images": IMAGES, "kernels": found}, indent=1) + "\n", encoding="utf-8"
-        )
+        found = {**about, "images": IMAGES, "kernels": kernels, "extensions": extensions}
+        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

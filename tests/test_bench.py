@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -117,13 +118,38 @@ def test_what_the_compiler_makes_of_the_triton_kernels(tmp_path):
     pytest.importorskip("triton")
     out = tmp_path / "sass.json"
     subprocess.run([sys.executable, "benchmarks/sass.py", "--out", str(out)], cwd=ROOT, check=True)
-    found = json.loads(out.read_text())["kernels"]
+    made = json.loads(out.read_text())
+    assert made["extensions"] == {} or importlib.util.find_spec("selective_scan_cuda")
+    found = made["kernels"]
     assert (
         found.keys() == json.loads((ROOT / "benchmarks" / "results" / "sass-sm90.json").read_text())["kernels"].keys()
     )
     assert {name for name, made in found.items() if made["spill_instructions"]} <= {"scan_backward"}
     for name, most in {"scan_forward": 9, "scan_backward": 28, "conv_forward": 21, "conv_backward": 37}.items():
         assert 0 < found[name]["each"] <= most, name
+
+
+@pytest.mark.skipif(importlib.util.find_spec("selective_scan_cuda") is not None, reason="mamba-ssm is installed")
+def test_what_needs_mamba_ssm_says_so_without_it():
+    said = subprocess.run(
+        [sys.executable, "benchmarks/launches.py"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr.startswith("launches.py: mamba-ssm and causal-conv1d are not installed")
+
+
+def test_both_compilers_results_are_of_both_gpus():
+    """The A100 and Hopper: the same kernels of both extensions, and the same Triton kernels."""
+    found = {arch: json.loads((ROOT / f"benchmarks/results/sass-sm{arch}.json").read_text()) for arch in (80, 90)}
+    for arch, made in found.items():
+        assert made["arch"] == arch
+        assert made["kernels"].keys() == found[90]["kernels"].keys()
+        assert made["extensions"].keys() == {
+            *("causal_conv1d_fwd", "causal_conv1d_bwd", "selective_scan_fwd", "selective_scan_bwd")
+        }
+        for name, kernel in made["extensions"].items():
+            assert kernel["instructions"] > 0
+            assert kernel["of"] == found[90]["extensions"][name]["of"], name
 
 
 def test_a_section_that_is_cut_off_says_so(gpu):
