@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM, and SIGUSR1, which SLURM sends ahead of a time limit (`--signal=USR1@60`)."""
+"""Requests to stop: SIGTERM, and SIGUSR1, which SLURM can send ahead of a time limit (`--signal=USR1@60`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Record `SIGNALS` instead of dying of them, for the length of the context; main thread only."""
+    """Record `SIGNALS` within the context instead of ending the process; main thread only."""
     request, own_pid = StopRequest(), os.getpid()
 
     def record(number: int, _: FrameType | None) -> None:

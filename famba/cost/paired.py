@@ -1,4 +1,4 @@
-"""What fusion saves of a step on a CPU, measured in pairs, so that a neighbour on the machine cannot blur it."""
+"""What fusion saves of a step on a CPU, measured in pairs, so that other load on the machine cancels."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MAX_SECONDS = 60.0  # of wall clock; at least three pairs are measured, however 
 def step_ratio(cell: Cell, scan: str, classes: int) -> float:
     """CPU time of a cell's optimiser step relative to the step of the same model without fusion.
 
-    The two take turns within milliseconds, so that clock, caches and hyperthreads, which another program changes by a
-    tenth and more from one minute to the next, are the same for both; the one that goes first changes from pair to
+    The two steps run in turn, so that clock, caches and hyperthreads, through which another program changes CPU times
+    by a tenth and more from one minute to the next, affect both alike; the one that goes first changes from pair to
     pair. On random images, without loading or augmentation. `scan`: the backend. `classes`: of the data set.
 
     Returns:
