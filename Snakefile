@@ -3,7 +3,7 @@
 #   dataset -> train (one job per model, strategy and seed) -> judge, figures
 #
 # The experiment is the paper's unless another is named: --configfile config/smoke.yaml
-from famba.pipeline.experiment import ledger_files, load_experiment, require_device
+from famba.workflow.experiment import ledger_files, load_experiment, require_device
 
 # An experiment that is named replaces the paper's; as a `configfile` the two would
 # be merged, and the paper's models would leak into every other grid.

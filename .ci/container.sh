@@ -96,7 +96,7 @@ say "four cells inside"
 python - "$(sha256sum "$IMAGE" | cut -d ' ' -f 1)" "$(git rev-parse HEAD)" <<'END'
 import sys
 from pathlib import Path
-from famba.record import read_row
+from famba.results.row import read_row
 
 image, commit = sys.argv[1:]
 for where, expected in (("inside", image), ("outside", None)):

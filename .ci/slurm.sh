@@ -170,7 +170,7 @@ rows_agree() {
   timeout -s KILL 60 python - <<'END'
 from pathlib import Path
 import torch
-from famba.record import read_row
+from famba.results.row import read_row
 
 def cell(experiment, strategy="upper"):
     folder = Path("results", experiment, "cells", f"vim_micro-{strategy}-s0")

@@ -6,9 +6,9 @@ import torch
 
 from famba.config import ARCHITECTURES, Architecture
 from famba.cost.bench import cell_of
-from famba.cost.calibrate import running
-from famba.loader import TrainLoader
-from famba.schedule import strategy
+from famba.data.loader import TrainLoader
+from famba.strategies import strategy
+from famba.training.timing import running
 
 CPU, CLASSES = torch.device("cpu"), 100
 MODELS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from famba import scan
+from famba import ops
 from famba.config import Architecture
 from famba.cost.bench import cell_of, layer_runs
 from famba.cost.roofline import Probe
@@ -31,7 +31,7 @@ def one_direction(backend, precision="fp32"):
     z = leaf(BATCH, LENGTH, DIM)
     inputs = (u, delta, A, B, C, D, z, bias)
     grad = torch.randn(BATCH, LENGTH, DIM).to(dtype)
-    return lambda: torch.autograd.grad(scan.directional_scan(*inputs, backend), inputs, grad)
+    return lambda: torch.autograd.grad(ops.directional_scan(*inputs, backend), inputs, grad)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

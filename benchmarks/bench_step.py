@@ -7,12 +7,13 @@ import torch
 
 from famba.config import ARCHITECTURES, Architecture
 from famba.cost.bench import cell_of
-from famba.cost.calibrate import Probes, running
-from famba.cost.counts import scheduled_tokens
+from famba.cost.calibrate import Probes
 from famba.cost.roofline import Probe
-from famba.measure import saved_activation_bytes
+from famba.flops import scheduled_tokens
 from famba.model import vim_tiny
-from famba.schedule import STRATEGIES, strategy
+from famba.strategies import STRATEGIES, strategy
+from famba.training.activations import saved_activation_bytes
+from famba.training.timing import running
 
 CPU, CLASSES = torch.device("cpu"), 100
 SLOW_BF16 = torch.backends.cpu.get_cpu_capability() != "AVX512"  # then slower than fp32: cpu-avx2-steps.json

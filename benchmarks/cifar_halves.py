@@ -27,13 +27,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from famba import data
-from famba.data import cifar, cifar_content
+from famba.data import cifar100, cifar_content
 from famba.data.cifar_names import COARSE, FINE, SUPERCLASSES
 from famba.data.cifar_records import BINARY_FOLDER, SIZE
 from famba.data.content import Content, records
 from famba.data.dataset import Dataset
 from famba.errors import CheckFailed, InputError
-from famba.record import atomic_file
+from famba.files import atomic_file
 
 SPLITS = ("train", "test")
 SHEET = 500  # images; a WebP image is at most 16,383 pixels high
@@ -86,7 +86,7 @@ def split(root: Path, out: Path) -> list[Path]:
 
     Raises InputError, also where the joined halves would not be accepted; CheckFailed if a half exceeds `LIMIT`.
     """
-    whole = data.load(cifar.NAME, root)
+    whole = data.load(cifar100.NAME, root)
     identity = whole.identity
     digests = Content(identity.train_digest, identity.test_digest, identity.order_digest)
     if other := cifar_content.differences(digests):  # an archive of the published hash, whose content is not pinned
@@ -136,7 +136,7 @@ def join(halves: Sequence[Path], out: Path) -> Dataset:
     for name, classes in (("fine_label_names.txt", FINE), ("coarse_label_names.txt", COARSE)):
         with atomic_file(folder / name) as file:
             file.write("\n".join(classes) + "\n")
-    joined = cifar.load_form(cifar.Form(BINARY_FOLDER, folder))
+    joined = cifar100.load_form(cifar100.Form(BINARY_FOLDER, folder))
     if joined.identity.order_digest != first["digests"]["order"]:
         raise InputError(f"{folder}: the records are in another order than those that were split; split them again")
     return joined

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from famba import scan
-from famba.machine.device import environment
-from famba.machine.memory import keep_freed_memory
+from famba import ops
+from famba.system.device import environment
+from famba.system.malloc import keep_freed_memory
 
 CPU = torch.device("cpu")
 Run = Callable[[], Any]
@@ -28,7 +28,7 @@ def _as_in_training() -> None:
 @pytest.fixture(scope="session")
 def backend() -> str:
     """The fastest scan of this machine's CPU."""
-    return scan.choose(CPU).name
+    return ops.choose(CPU).name
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from typing import Any
 
 from gpu_sections import RATIO_POINTS, SECTIONS, TOLERANCE, Found, Suite
 
-from famba import scan
-from famba.machine.device import ROOT, environment
+from famba import ops
+from famba.system.device import ROOT, environment
 
 EPOCHS, EPOCH_STEPS, GLOBAL_BATCH, TEST_IMAGES = 300, 97, 512, 10_000  # of CIFAR-100 under the paper's recipe
 TARGETS = {
@@ -57,7 +57,7 @@ def main() -> None:
     began = time.perf_counter()
     whole: dict[str, Any] = {
         "environment": environment(suite.device, 1).model_dump(),
-        "backends": {name: why for name, _, why in scan.available(suite.device)},
+        "backends": {name: why for name, _, why in ops.available(suite.device)},
         "scan": asdict(suite.choice),
         "quick": args.quick,
         "batch": suite.batch,

@@ -14,17 +14,20 @@ import released as released_code
 import torch
 from torch import Tensor
 
-from famba import fusion, recipe, rows, scan
+from famba import ops
 from famba.config import ARCHITECTURES, Architecture, Cell
 from famba.cost.bench import bench, cell_of
-from famba.cost.calibrate import Probes, running
-from famba.cost.counts import scheduled_tokens
+from famba.cost.calibrate import Probes
 from famba.cost.roofline import interleaved_s
-from famba.loader import TrainLoader
-from famba.measure import saved_activation_bytes
+from famba.data.loader import TrainLoader
+from famba.flops import scheduled_tokens
 from famba.model import VisionMamba
-from famba.schedule import STRATEGIES
-from famba.step import Step
+from famba.ops import dispatch, reference, types
+from famba.strategies import STRATEGIES
+from famba.training import optim
+from famba.training.activations import saved_activation_bytes
+from famba.training.step import Step
+from famba.training.timing import running
 
 CLASSES = 100
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
@@ -61,10 +64,10 @@ class Suite:
             tiny, small = toy, toy.model_copy(update={"embed_dim": 48})
         self.models = {"vim_tiny": tiny, "vim_small": small}
         self.batch, self.rounds = (8, 2) if quick else (128, 10)
-        self.backends = [name for name, runs, _ in scan.available(self.device) if runs and name != "reference"]
+        self.backends = [name for name, runs, _ in ops.available(self.device) if runs and name != "reference"]
         self.fast = [name for name in self.backends if name != "chunked"] or self.backends
         # whose numbers are the suite's own; every other fast one is measured beside it
-        self.choice = scan.choose(self.device, requested="triton" if "triton" in self.backends else "auto")
+        self.choice = ops.choose(self.device, requested="triton" if "triton" in self.backends else "auto")
 
     def cell(self, model: str, strategy: str, precision: str = "bf16", **settings: Any) -> Cell:
         """The fast recipe at one batch per step."""
@@ -88,7 +91,7 @@ def correctness(suite: Suite, found: Found) -> None:
                 found[f"{name} {precision}"] = _errors(suite, name, precision)
             except Exception as error:  # the other backends are still to be compared
                 found[f"{name} {precision}"] = {"error": f"{type(error).__name__}: {error}", "within": False}
-    if (kernels := rows.kernels(suite.device)) is not None:
+    if (kernels := dispatch.kernels(suite.device)) is not None:
         try:
             found["norm, matching, merging"] = _row_errors(suite, kernels)
         except Exception as error:
@@ -117,8 +120,8 @@ def _errors(suite: Suite, backend: str, precision: str) -> dict[str, Any]:
             key: (t if kind is None else t.to(kind)).detach().clone().requires_grad_() for key, t in inputs.items()
         }
         t = leaves
-        u = scan.causal_conv(t["x"], t["weight"], t["bias"], name)
-        y = scan.directional_scan(u, t["delta"], t["A"], t["B"], t["C"], t["D"], t["z"], t["delta_bias"], name)
+        u = ops.causal_conv(t["x"], t["weight"], t["bias"], name)
+        y = ops.directional_scan(u, t["delta"], t["A"], t["B"], t["C"], t["D"], t["z"], t["delta_bias"], name)
         grads = torch.autograd.grad(y, list(leaves.values()), torch.ones_like(y))
         return {"out": y, **{f"d{key}": grad for key, grad in zip(leaves, grads, strict=True)}}
 
@@ -128,7 +131,7 @@ def _errors(suite: Suite, backend: str, precision: str) -> dict[str, Any]:
     return {"worst": worst, "within": worst <= TOLERANCE[precision], "relative_errors": errors}
 
 
-def _row_errors(suite: Suite, kernels: rows.Rows) -> dict[str, Any]:
+def _row_errors(suite: Suite, kernels: types.Rows) -> dict[str, Any]:
     """The kernels of a block against torch in float64: pairs and groups exactly, norm and merging by relative error."""
     generator = torch.Generator().manual_seed(0)
     batch, tokens, dim, r = 8, 197, 192, 14
@@ -136,11 +139,11 @@ def _row_errors(suite: Suite, kernels: rows.Rows) -> dict[str, Any]:
     added, weight = x.roll(1, 0).bfloat16(), torch.linspace(0.5, 1.5, dim, device=suite.device)
     cls = torch.arange(batch, device=suite.device) * 20
 
-    pairs, expected = kernels.match(x, r, cls), fusion._pairs(x.double(), r, cls)
+    pairs, expected = kernels.match(x, r, cls), reference.match(x.double(), r, cls)
     source, target, kept, _ = expected
     grouped, rows_of = (
         kernels.groups(kept, source, target, cls, tokens),
-        fusion._groups(kept, source, target, cls, tokens),
+        reference.groups(kept, source, target, cls, tokens),
     )
     same = all(torch.equal(got, want) for got, want in zip((*pairs, *grouped), (*expected, *rows_of), strict=True))
     group, size, _ = rows_of
@@ -155,11 +158,11 @@ def _row_errors(suite: Suite, kernels: rows.Rows) -> dict[str, Any]:
         "dnorm": _relative(found[0], dx),
         "dweight": _relative(found[2], dweight),
         "merged": _relative(
-            kernels.merge(x, kept, source, group, size), fusion._means(x.double(), kept, source, group, size)
+            kernels.merge(x, kept, source, group, size), reference.merge(x.double(), kept, source, group, size)
         ),
         "dmerged": _relative(
             kernels.merge_backward(grad[:, r:], group, size, x.shape[1]),
-            fusion._shares(grad[:, r:].double(), group, size, x.shape[1]),
+            reference.merge_backward(grad[:, r:].double(), group, size, x.shape[1]),
         ),
     }
     worst = max(errors.values())
@@ -310,13 +313,13 @@ def _released_step(suite: Suite, a: Architecture, cell: Cell) -> Callable[[], An
     """An eager fp32 step: AdamW as timm makes it, weight averaging parameter by parameter."""
     model = VisionMamba(**a.model_dump(), num_classes=CLASSES, fusion=cell.schedule, scan="chunked").to(suite.device)
     net = released_code.Released(model)
-    optimizer = torch.optim.AdamW(recipe.parameter_groups(model, cell.recipe.weight_decay), lr=1e-4)
+    optimizer = torch.optim.AdamW(optim.parameter_groups(model, cell.recipe.weight_decay), lr=1e-4)
     average = [p.detach().clone() for p in model.parameters()]
     images = torch.randn(suite.batch, 3, a.img_size, a.img_size, device=suite.device)
     targets = torch.full((suite.batch, CLASSES), 1 / CLASSES, device=suite.device)
 
     def step() -> None:
-        loss = recipe.loss(net(images), targets)
+        loss = optim.loss(net(images), targets)
         loss.item()  # the released loop checks every loss
         optimizer.zero_grad()
         loss.backward()

@@ -29,12 +29,12 @@ import yaml
 from gpu_training_pack import pack
 from gpu_training_times import RECIPE_EPOCHS, epochs_that_fit, measure
 
-from famba.cell.state import CellState, cell_state
 from famba.config import Cell, Experiment
 from famba.config.datasets import DATA_HELP, data_folder
 from famba.errors import CheckFailed, InputError
-from famba.machine.device import ROOT
-from famba.record import atomic_file
+from famba.files import atomic_file
+from famba.system.device import ROOT
+from famba.training.status import CellState, cell_state
 
 RECIPE_EMA = 0.99996  # of the released recipe
 PACKING_S = 10  # of each call, left for a last checkpoint and `pack`

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from famba.cell.checkpoint import WEIGHTS
 from famba.errors import CheckFailed
+from famba.training.checkpoint import WEIGHTS
 
 FILE_LIMIT = 16 * 2**20  # bytes of a packed file
 PACKED = ("row.json", "epochs.csv", "steps.csv", "predictions.npz", "tokens.npz", "train.log")

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from gpu_sections import clock_mhz
 
-from famba import data, scan
+from famba import data, ops
 from famba.config import Cell
-from famba.cost.calibrate import running
 from famba.data.dataset import Dataset
+from famba.data.loader import Batch, TrainLoader
 from famba.errors import InputError
-from famba.loader import Batch, TrainLoader
-from famba.machine import float32
-from famba.machine.device import environment, pick_device
-from famba.seal import sealed_file
-from famba.step import Step
+from famba.files import sealed_file
+from famba.system import float32
+from famba.system.device import environment, pick_device
+from famba.training.step import Step
+from famba.training.timing import running
 
 WARM, TIMED = 3, 10  # steps
 RECIPE_EPOCHS = 300  # of the released recipe
@@ -44,7 +44,7 @@ def measure(cells: Sequence[Cell], root: Path, folder: Path) -> dict[str, Any]:
         torch.set_num_threads(cells[0].threads)
     dataset = data.load(cells[0].dataset, root)
     torch.zeros((), device=device)  # starts CUDA: every training does so, and no strategy's setup is to hold it
-    choice = scan.choose(device, requested=cells[0].scan)
+    choice = ops.choose(device, requested=cells[0].scan)
     times = {cell.strategy: _times(cell, dataset, device, choice.name, folder) for cell in cells}
     clock = clock_mhz()
     return {

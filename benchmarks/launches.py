@@ -31,7 +31,7 @@ import released
 from famba.config import ARCHITECTURES
 from famba.mixer import Mixer
 from famba.model import VisionMamba
-from famba.scan import mamba_ssm
+from famba.ops import mamba_ssm
 
 NO_GPU = re.compile("no NVIDIA driver|no CUDA-capable device|driver version is insufficient", re.IGNORECASE)
 IMAGES = 2

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from famba.mixer import Mixer
 from famba.model import VisionMamba
-from famba.scan import mamba_ssm, selective_scan
+from famba.ops import mamba_ssm, selective_scan
 
 
 def kernels(device: torch.device) -> str:

@@ -32,12 +32,11 @@ from triton.runtime.driver import driver
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the image has no famba installed
 
-from famba import rows
 from famba.config import ARCHITECTURES
 from famba.mixer import Mixer
 from famba.model import Block
-from famba.scan import triton as scan
-from famba.scan import triton_conv, triton_scan
+from famba.ops import dispatch
+from famba.ops.triton import conv_kernels, scan, scan_kernels
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 IMAGES, R = 128, 7
@@ -82,8 +81,8 @@ def compiled(model: str, precision: str, arch: int) -> dict[str, Any]:
 
     JITFunction.run = compile_only
     driver.set_active(Compiler(arch))
-    scan.unavailable = rows.triton.unavailable = lambda *_: None
-    rows.cpu = rows.triton
+    scan.unavailable = dispatch.triton_tokens.unavailable = lambda *_: None
+    dispatch.cpp_tokens = dispatch.triton_tokens
     a = ARCHITECTURES[model]
     mixer = Mixer(a.embed_dim, a.d_state, a.d_conv, a.expand, backend="triton")
     block = Block(mixer, a.embed_dim, R, "sequence")
@@ -155,9 +154,9 @@ def released(arch: int, tokens: int) -> dict[str, Any]:
 def each(name: str, loops: list[int]) -> float | None:
     """Instructions of a lane for what one turn of its loops works off; None where that is not counted."""
     if name.startswith("scan_"):
-        return sum(loops) / (triton_scan.SEGMENT.value * scan.TILE // WARP)
+        return sum(loops) / (scan_kernels.SEGMENT.value * scan.TILE // WARP)
     if name.startswith("conv_"):
-        return sum(loops) / (2 * triton_conv.AT_ONCE.value * scan.CONVOLVED[1] // WARP)
+        return sum(loops) / (2 * conv_kernels.AT_ONCE.value * scan.CONVOLVED[1] // WARP)
     return None
 
 

@@ -84,7 +84,7 @@ def main(lock: Path) -> None:
     torch = import_module("torch")
     for module in MODULES + (CUDA_MODULES if torch.version.cuda else ()):
         import_module(module)
-    import_module("famba.augment.pil").timm_data()
+    import_module("famba.data.augment.timm").timm_data()
     if torch.version.cuda:
         for extension in EXTENSIONS:
             check_code(import_module(extension).__file__)

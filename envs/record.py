@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from famba.errors import InputError  # noqa: E402
-from famba.machine import built  # noqa: E402
+from famba.system import built  # noqa: E402
 
 
 def apptainer(*arguments: str) -> str:

@@ -19,22 +19,22 @@ from famba.errors import CheckFailed, InputError, Stopped
 
 # command: (module with add_parser, one-line help); only the command that is called is imported
 COMMANDS = {
-    "train": ("famba.cell.command", "train one cell of an experiment and write its result row"),
-    "judge": ("famba.judge.command", "summarise result rows and judge the published claims on them"),
-    "audit": ("famba.audit.command", "compare the paper's published numbers with each other, without any training"),
-    "check": ("famba.judge.check", "hold rows against a frozen baseline, another protocol or the written rules"),
+    "train": ("famba.commands.train", "train one cell of an experiment and write its result row"),
+    "judge": ("famba.commands.judge", "summarise result rows and judge the published claims on them"),
+    "audit": ("famba.commands.audit", "compare the paper's published numbers with each other, without any training"),
+    "check": ("famba.commands.check", "hold rows against a frozen baseline, another protocol or the written rules"),
     "reproduce": (
-        "famba.reproduce.command",
+        "famba.commands.reproduce",
         "train rows again from their record and say field by field what agrees",
     ),
-    "crate": ("famba.crate.command", "describe a finished experiment as an RO-Crate"),
-    "figures": ("famba.figures", "draw the figures of an experiment from its rows"),
-    "report": ("famba.report", "write the results of an experiment as one page"),
-    "watch": ("famba.cell.watch", "show the progress of all cells of an experiment while they train"),
-    "data": ("famba.data", "fetch, verify or show a data set"),
-    "plan": ("famba.cost.plan", "predict time and memory of an experiment's cells before anything is spent"),
-    "bench": ("famba.cost.bench", "hold each part of a training step against what the device can do at most"),
-    "doctor": ("famba.machine.doctor", "say what this machine has, what is missing, and how to get it"),
+    "crate": ("famba.commands.crate", "describe a finished experiment as an RO-Crate"),
+    "figures": ("famba.commands.figures", "draw the figures of an experiment from its rows"),
+    "report": ("famba.commands.report", "write the results of an experiment as one page"),
+    "watch": ("famba.commands.watch", "show the progress of all cells of an experiment while they train"),
+    "data": ("famba.commands.data", "fetch, verify or show a data set"),
+    "plan": ("famba.commands.plan", "predict time and memory of an experiment's cells before anything is spent"),
+    "bench": ("famba.commands.bench", "hold each part of a training step against what the device can do at most"),
+    "doctor": ("famba.commands.doctor", "say what this machine has, what is missing, and how to get it"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Token fusion: which tokens are alike, and their merging. (Which layers fuse how many: schedule.py.)
+"""Token fusion: which tokens are alike, and their merging. (Which layers fuse how many: strategies.py.)
 
 Famba-V (arXiv 2409.09808) fuses similar tokens of Vision Mamba in chosen layers. The similarity and the pairing are
 ToMe's bipartite soft matching (facebookresearch/ToMe af95e4b, tome/merge.py:20-104).
@@ -6,18 +6,16 @@ ToMe's bipartite soft matching (facebookresearch/ToMe af95e4b, tome/merge.py:20-
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from famba.precision import without_autocast
-from famba.rows import kernels
-from famba.schedule import STRATEGIES, capped, strategy, tokens_per_layer
+from famba.ops import dispatch, reference
+from famba.ops.merging import MergeFn
+from famba.strategies import STRATEGIES, capped, strategy, tokens_per_layer
 
 __all__ = ["STRATEGIES", "Match", "match", "strategy", "tokens_per_layer"]
 
@@ -91,7 +89,7 @@ class Match:
         if self.r == 0 and order == "sequence":
             return tuple(xs)
         group, size, _ = self._rows(order)
-        merged: tuple[Tensor, ...] = _Merge.apply(self._places(order), self.source, group, size, *xs)
+        merged: tuple[Tensor, ...] = MergeFn.apply(self._places(order), self.source, group, size, *xs)
         return merged
 
     @cached_property
@@ -113,73 +111,11 @@ class Match:
         """
         if order not in self._row_cache:
             places = self._places(order)
-            rows = kernels(places.device)
-            self._row_cache[order] = (rows.groups if rows else _groups)(
+            rows = dispatch.kernels(places.device)
+            self._row_cache[order] = (rows.groups if rows else reference.groups)(
                 places, self.source, self.target, self.cls, self.tokens
             )
         return self._row_cache[order]
-
-
-def _groups(
-    places: Tensor, source: Tensor, target: Tensor, cls: Tensor | None, tokens: int
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """See `Match._rows`."""
-    batch, remaining = places.shape
-    group = torch.empty(batch, tokens, dtype=torch.long, device=places.device)
-    group.scatter_(1, places, torch.arange(remaining, device=places.device).expand(batch, -1))
-    joined = group.gather(1, target)
-    group.scatter_(1, source, joined)
-    size = torch.ones(batch, remaining, dtype=torch.float32, device=places.device)
-    size.scatter_add_(1, joined, torch.ones_like(joined, dtype=size.dtype))
-    after = None if cls is None else group.gather(1, cls[:, None])[:, 0]
-    return _as_rows(group, remaining), size.view(-1, 1), after
-
-
-class _Merge(torch.autograd.Function):
-    """Means of groups of rows: the forward adds r rows to the kept ones, the backward is one gather.
-
-    Written over rows of the flattened batch because index_select and index_add move whole rows, where gather and
-    scatter_reduce, which ToMe uses, would need an index per element.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, places: Tensor, source: Tensor, group: Tensor, size: Tensor, *xs: Tensor
-    ) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(group, size)
-        ctx.tokens = xs[0].shape[1]
-        merged = []
-        for x in xs:
-            rows = kernels(x.device, x.dtype, merging=True)
-            merged.append((rows.merge if rows else _means)(x, places, source, group, size))
-        return tuple(merged)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        group, size = ctx.saved_tensors
-        shared = []
-        for grad in grads:
-            rows = kernels(grad.device, grad.dtype, merging=True)
-            shared.append((rows.merge_backward if rows else _shares)(grad, group, size, ctx.tokens))
-        return None, None, None, None, *shared
-
-
-def _means(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor) -> Tensor:
-    """See `rows.Rows.merge`."""
-    batch, tokens, channels = x.shape
-    flat, source_rows = x.reshape(batch * tokens, channels), _as_rows(source, tokens)
-    out = flat.index_select(0, _as_rows(places, tokens))
-    out.index_add_(0, group[source_rows], flat.index_select(0, source_rows))
-    out /= size.to(out.dtype)
-    return out.view(batch, places.shape[1], channels)
-
-
-def _shares(grad: Tensor, group: Tensor, size: Tensor, tokens: int) -> Tensor:
-    """See `rows.Rows.merge_backward`."""
-    batch, remaining, channels = grad.shape
-    shared = grad.reshape(batch * remaining, channels) / size.to(grad.dtype)
-    return shared.index_select(0, group).view(batch, tokens, channels)
 
 
 def match(metric: Tensor, r: int, protected: int | Tensor | None = None) -> Match:
@@ -223,8 +159,8 @@ def match(metric: Tensor, r: int, protected: int | Tensor | None = None) -> Matc
         cls = torch.full((batch,), place, dtype=torch.long, device=metric.device)
     # in at least float32, under autocast too: bfloat16 similarities tie and would pair the wrong tokens
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
-    rows = kernels(metric.device, metric.dtype)
-    return Match(*(rows.match if rows else _pairs)(metric, r, cls), tokens, cls)
+    rows = dispatch.kernels(metric.device, metric.dtype)
+    return Match(*(rows.match if rows else reference.match)(metric, r, cls), tokens, cls)
 
 
 def _class_tokens(protected: Tensor, batch: int, tokens: int) -> Tensor:
@@ -236,47 +172,3 @@ def _class_tokens(protected: Tensor, batch: int, tokens: int) -> Tensor:
     if protected.device.type == "cpu" and not ((protected >= 0) & (protected < tokens)).all():
         raise ValueError(f"protected tokens {protected.tolist()} lie outside sequences of {tokens}")
     return protected.to(torch.long).expand(batch)
-
-
-@torch.no_grad()
-def _pairs(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """source, target, kept and tome of `Match`, for a metric in at least float32 and an r that fits."""
-    batch, tokens, _ = metric.shape
-    position = torch.arange(tokens, device=metric.device).expand(batch, -1)  # (B, T)
-    with without_autocast(metric.device.type):
-        squares = _rounded_sum(metric, lambda x: x.square().sum(dim=-1))
-        # what is not finite has no norm, so that none of its similarities is a number
-        scale = 1 / squares.sqrt().clamp_min(torch.finfo(metric.dtype).tiny).where(squares.isfinite(), torch.nan)
-        products = _rounded_sum(metric, lambda x: x[:, ::2] @ x[:, 1::2].transpose(1, 2))
-        similarity = products * scale[:, ::2, None] * scale[:, None, 1::2]  # (B, A, B)
-    unknown = torch.finfo(metric.dtype).min  # last of all, but before the class token
-    similarity = similarity.where(similarity == similarity, unknown)  # noqa: PLR0124 (false for NaN)
-    if cls is not None:
-        is_cls = position == cls[:, None]  # (B, T)
-        similarity.masked_fill_(is_cls[:, ::2, None] | is_cls[:, None, 1::2], -torch.inf)
-    if tokens > 1:
-        target = similarity.argmax(dim=-1)  # (B, A): the first of equals
-        strength = similarity.gather(-1, target[..., None])[..., 0]
-    else:
-        target = strength = similarity.new_zeros(batch, 1)
-    edges = strength.argsort(dim=-1, descending=True, stable=True)  # (B, A)
-    fused, unfused = edges[:, :r], edges[:, r:]
-    source = fused * 2
-    joined = target.gather(-1, fused).long() * 2 + 1
-    # sorted to the end rather than masked out: a mask's result has no static shape
-    kept = position.scatter(1, source, tokens).sort(dim=1).values[:, : tokens - r]
-    # ToMe leaves the unfused evens by falling similarity unless a class token must stay in front (merge.py:70)
-    evens = unfused if cls is None else unfused.sort(dim=-1).values
-    return source, joined, kept, torch.cat([evens * 2, position[:, 1::2]], dim=1)
-
-
-def _rounded_sum(x: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
-    """A sum of products of float32, taken in float64 and rounded once: equal tokens tie, and no TF32 is at work."""
-    wide = torch.float64 if x.device.type in ("cpu", "cuda") else x.dtype
-    return of(x.to(wide)).to(x.dtype)
-
-
-def _as_rows(index: Tensor, tokens: int) -> Tensor:
-    """(B, n) positions within sequences of `tokens` -> (B * n) rows of the flattened batch."""
-    start = torch.arange(index.shape[0], device=index.device)[:, None] * tokens
-    return (index + start).flatten()

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from famba import mixer_fused, scan
-from famba.precision import autocast_dtype, without_autocast
-from famba.recompute import Recomputed
+from famba import ops
+from famba.ops import fused_mixer
+from famba.ops.precision import autocast_dtype, without_autocast
+from famba.ops.recompute import Recomputed
 
 # What each direction has for itself: forward, backward, forward, ...
 _PAIRS = attrgetter(
@@ -87,9 +88,9 @@ class Mixer(nn.Module):
         pairs = _PAIRS(self)
         stream = autocast_dtype(hidden) or hidden.dtype  # the type that will run decides about the backend
         hidden = hidden.to(stream)
-        backend = scan.load(scan.choose(hidden.device, stream, self.backend).name)
-        if isinstance(backend, scan.FromKernels):
-            return mixer_fused.mix(backend.kernels, hidden, self.in_proj.weight, self.out_proj.weight, *pairs)
+        backend = ops.load(ops.choose(hidden.device, stream, self.backend).name)
+        if isinstance(backend, ops.FromKernels):
+            return fused_mixer.mix(backend.kernels, hidden, self.in_proj.weight, self.out_proj.weight, *pairs)
         # both directions of each, stacked: (2, ...)
         both = list(zip(pairs[::2], pairs[1::2], strict=True))
         with without_autocast(hidden.device.type):
@@ -97,11 +98,11 @@ class Mixer(nn.Module):
         x_proj, to_dt = x_proj.to(stream), to_dt.to(stream)
         x, z = F.linear(hidden, self.in_proj.weight.to(stream)).chunk(2, dim=-1)  # (B, T, D) each, D = d_inner
         with Recomputed() as recomputed:
-            u = recomputed.make(lambda: scan.causal_conv(x, conv.squeeze(2), conv_bias, self.backend))  # (2, B, T, D)
+            u = recomputed.make(lambda: ops.causal_conv(x, conv.squeeze(2), conv_bias, self.backend))  # (2, B, T, D)
             # both directions in one batched product: (2, B T, D) -> (2, B T, dt_rank + 2 N)
             projected = torch.bmm(u.flatten(1, 2), x_proj.mT)
             dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
             delta = recomputed.make(lambda: torch.bmm(dt, to_dt.mT))  # (2, B T, D)
             B, C = (t.unflatten(1, u.shape[1:3]) for t in (B, C))  # (2, B, T, N)
-            y = scan.directional_scan(u, delta.view_as(u), -A_log.exp(), B, C, D, z, dt_bias, self.backend)  # (B, T, D)
+            y = ops.directional_scan(u, delta.view_as(u), -A_log.exp(), B, C, D, z, dt_bias, self.backend)  # (B, T, D)
         return F.linear(y, (self.out_proj.weight / 2).to(stream))  # the mean of the two directions

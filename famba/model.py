@@ -11,13 +11,13 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from famba.errors import InputError
 from famba.fusion import match, strategy, tokens_per_layer
 from famba.mixer import Mixer
-from famba.precision import autocast_dtype, without_autocast
-from famba.rows import kernels
+from famba.ops import dispatch
+from famba.ops.norm import RMSNormFn
+from famba.ops.precision import autocast_dtype, without_autocast
 
 
 class RMSNorm(nn.Module):
@@ -34,8 +34,8 @@ class RMSNorm(nn.Module):
 
     def _of_sum(self, x: Tensor, added: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         weight = self.weight.to(x.dtype)
-        if x.device.type == "cpu" or kernels(x.device, x.dtype):
-            normed, total = _Norm.apply(x, added, weight, self.eps, dtype)
+        if x.device.type == "cpu" or dispatch.kernels(x.device, x.dtype):
+            normed, total = RMSNormFn.apply(x, added, weight, self.eps, dtype)
             return normed, x if added is None else total
         total = x if added is None else x + added
         return nn.functional.rms_norm(total, total.shape[-1:], weight, self.eps).to(dtype), total
@@ -49,42 +49,6 @@ class AddNorm(RMSNorm):
     ) -> tuple[Tensor, Tensor]:
         """(..., dim) each -> the norm of their sum in `dtype`, else the weight's, and the sum in the stream's."""
         return self._of_sum(stream, output, self.weight.dtype if dtype is None else dtype)
-
-
-class _Norm(torch.autograd.Function):
-    """The norm of x, or of x + added, and that sum. Kept are the sum and 1 / rms.
-
-    torch's own keeps its result as well on a CPU. The gradient of the sum is added to the norm's own in the same pass.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, added: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor | None]:
-        ctx.added = None if added is None else added.dtype
-        rows = kernels(x.device, x.dtype)
-        if rows and (added is None or kernels(x.device, added.dtype, merging=True)):
-            out, rstd, total = rows.norm(x, added, weight, eps, dtype)
-        else:
-            total = x if added is None else x + added
-            rstd = torch.rsqrt(total.square().mean(dim=-1, keepdim=True) + eps)
-            out = (total * rstd * weight).to(dtype)
-        ctx.save_for_backward(total, weight, rstd)
-        return out, None if added is None else total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dout: Tensor, dtotal: Tensor | None) -> tuple[Tensor | None, ...]:
-        total, weight, rstd = ctx.saved_tensors
-        added = total.dtype if ctx.added is None else ctx.added
-        if rows := kernels(total.device, total.dtype):
-            dx, dadded, dweight = rows.norm_backward(dout, dtotal, total, weight, rstd, added)
-        else:
-            unit, along = total * rstd, dout * weight
-            dx = (along - unit * (along * unit).mean(dim=-1, keepdim=True)) * rstd
-            dx = dx if dtotal is None else dx + dtotal
-            dadded, dweight = dx.to(added), (dout * unit).flatten(0, -2).sum(dim=0)
-        return dx, None if ctx.added is None else dadded, dweight, None, None
 
 
 class Fused(NamedTuple):

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from famba.augment.tensor import MEAN, STD
-from famba.measure import Autocast
+from famba.data.dataset import MEAN, STD
 from famba.model import Fused, VisionMamba
-from famba.tokens import TokenRecord
+from famba.ops.types import Autocast
+from famba.results.tokens import TokenRecord
 
 IMAGES = 64  # that similarity is averaged over
 EXAMPLES = 4  # whose groups are kept

@@ -1,5 +1,5 @@
 from famba.figures import names_of
-from famba.judge.sweeps import sweeps
+from famba.claims.sweeps import sweeps
 
 # of the paper's studies that this experiment takes part in
 STUDIES = {

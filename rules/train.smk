@@ -1,4 +1,4 @@
-from famba.pipeline import cluster
+from famba.workflow import cluster
 
 
 # One training. What it depends on is its cell: all settings of this model, strategy and

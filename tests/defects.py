@@ -17,15 +17,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from famba import fusion, measure, recipe
+from famba import fusion
 from famba.cli import main
 from famba.errors import CheckFailed
 from famba.fusion import Match
-from famba.record import read_row
-from famba.train import Training
+from famba.results.row import read_row
+from famba.training import checks, optim
+from famba.training.train import Training
 
 Patch = pytest.MonkeyPatch
-REAL = {"match": fusion.match, "merge": Match.merge_all, "places": Match._places, "lr": recipe.learning_rate}
+REAL = {"match": fusion.match, "merge": Match.merge_all, "places": Match._places, "lr": optim.learning_rate}
 FROZEN = Path(__file__).parent.parent / "results" / "baselines" / "smoke.json"
 
 
@@ -71,13 +72,13 @@ def nothing_fused(patch: Patch) -> None:
 
 
 def learning_rate_wrong(patch: Patch) -> None:
-    patch.setattr(recipe, "learning_rate", lambda *where: REAL["lr"](*where) / 10)
+    patch.setattr(optim, "learning_rate", lambda *where: REAL["lr"](*where) / 10)
 
 
 def checks_silenced(patch: Patch) -> None:
     """What a training checks of its fusions before it starts is put out."""
-    patch.setattr(measure, "checked_tokens", lambda model, device: model.scheduled_tokens)
-    patch.setattr(measure, "check_fusion", lambda model, device: None)
+    patch.setattr(checks, "checked_tokens", lambda model, device: model.scheduled_tokens)
+    patch.setattr(checks, "check_fusion", lambda model, device: None)
 
 
 DEFECTS: dict[str, Callable[[Patch], None]] = {

@@ -8,7 +8,8 @@ from typing import Any
 
 from famba.config import Cell, Experiment
 from famba.config.datasets import DATASETS
-from famba.record import (
+from famba.results.epochs import write_epochs
+from famba.results.row import (
     Accuracy,
     Arithmetic,
     Cost,
@@ -21,10 +22,9 @@ from famba.record import (
     Scan,
     Time,
     Tokens,
-    write_epochs,
     write_row,
 )
-from famba.schedule import tokens_per_layer
+from famba.strategies import tokens_per_layer
 
 ROOT = Path(__file__).parent.parent
 

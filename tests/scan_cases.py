@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from famba.scan import available
+from famba.ops import available
 
 Inputs = dict[str, Tensor | None]
 ON_CPU = {

@@ -16,14 +16,14 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor
 
-from famba import fusion, rows
+from famba import fusion
 from famba.errors import InputError
 from famba.model import AddNorm, VisionMamba
-from famba.native import build
-from famba.rows import cpu as row_kernels
-from famba.scan import causal_conv, directional_scan
-from famba.scan import cpu as scan_kernels
-from famba.scan.autograd import ScanTensors, StreamGrads
+from famba.ops import causal_conv, directional_scan, dispatch
+from famba.ops.cpp import build
+from famba.ops.cpp import scan as scan_kernels
+from famba.ops.cpp import tokens as row_kernels
+from famba.ops.types import ScanTensors, StreamGrads
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 HALVES = (torch.bfloat16, torch.float16)
@@ -163,11 +163,11 @@ def fused(case: Case) -> None:
     r, order = case.draw.randint(0, tokens), case.draw.choice(("sequence", "tome"))
     pairs = fusion.match(metric, r, cls)
     if kind != "normal":
-        kernels, fusion.kernels = fusion.kernels, lambda *_, **__: None
+        kernels, dispatch.kernels = dispatch.kernels, lambda *_, **__: None
         try:
             other = fusion.match(metric, r, cls)
         finally:
-            fusion.kernels = kernels
+            dispatch.kernels = kernels
         if not all(torch.equal(getattr(pairs, n), getattr(other, n)) for n in ("source", "target", "kept", "tome")):
             raise AssertionError(f"C++ and torch match {kind} values differently")
     if cls is not None and pairs.r:
@@ -306,7 +306,7 @@ def main(cases: int, seed: int) -> int:
         command = [sys.executable, __file__, *sys.argv[1:]]
         return subprocess.run(command, env=os.environ | options, check=False).returncode
     build.FLAGS = (*build.FLAGS, "-fsanitize=address", "-fno-omit-frame-pointer", "-g1")
-    if rows.kernels(torch.device("cpu")) is None:
+    if dispatch.kernels(torch.device("cpu")) is None:
         raise SystemExit(f"the kernels cannot be built: {row_kernels.unavailable(torch.device('cpu'), torch.float32)}")
     torch.set_warn_always(False)
     counts = stress(cases, seed)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from famba.audit import document, page
+from famba.claims.audit import document, page
+from famba.claims.ledger import load, published_rows
 from famba.cli import main
-from famba.judge.ledger import load, published_rows
-from famba.schedule import strategy
+from famba.strategies import strategy
 
 ROOT = Path(__file__).parent.parent
 LEDGER = ROOT / "config" / "claims.yaml"

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from famba.augment import pil, tensor
-from famba.augment.resample import resample, resize_weights
 from famba.config import Recipe
+from famba.data import dataset
+from famba.data.augment import batched, timm
+from famba.data.augment.resample import resample, resize_weights
 from famba.errors import InputError
 
 PLAIN = Recipe(augmentation="tensor", rand_augment=None, random_erasing=0.0)
-MEAN, STD = torch.tensor(tensor.MEAN)[:, None, None], torch.tensor(tensor.STD)[:, None, None]
+MEAN, STD = torch.tensor(dataset.MEAN)[:, None, None], torch.tensor(dataset.STD)[:, None, None]
 
 
 def smooth_image(height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
@@ -87,7 +88,7 @@ def test_weights_are_an_average_inside_the_box(size_in, size_out, data):
     ],
 )
 def test_evaluation_equals_torchvisions(shape, img_size, eval_resize):
-    pil.timm_data()
+    timm.timm_data()
     transforms = importlib.import_module("torchvision.transforms")
 
     image = smooth_image(*shape)
@@ -97,11 +98,11 @@ def test_evaluation_equals_torchvisions(shape, img_size, eval_resize):
             transforms.Resize(eval_resize or img_size, interpolation=transforms.InterpolationMode.BICUBIC),
             transforms.CenterCrop(img_size),
             transforms.ToTensor(),
-            transforms.Normalize(tensor.MEAN, tensor.STD),
+            transforms.Normalize(dataset.MEAN, dataset.STD),
         ]
     )
-    expected = pixels(reference(pil.rgb(image)))
-    found = pixels(tensor.EvalTransform(recipe, img_size, "cpu")(torch.from_numpy(image)[None])[0])
+    expected = pixels(reference(timm.rgb(image)))
+    found = pixels(batched.EvalTransform(recipe, img_size, "cpu")(torch.from_numpy(image)[None])[0])
     assert found.shape == (3, img_size, img_size)
     difference = (found - expected).abs()
     assert difference.max() < 1.01
@@ -110,7 +111,7 @@ def test_evaluation_equals_torchvisions(shape, img_size, eval_resize):
 
 def test_evaluation_cannot_crop_more_than_it_resized():
     with pytest.raises(InputError, match="eval_resize 256 is less than the model's img_size 288"):
-        tensor.EvalTransform(Recipe(), 288, "cpu")
+        batched.EvalTransform(Recipe(), 288, "cpu")
 
 
 # the batched training transform
@@ -120,9 +121,9 @@ def test_training_transform_is_a_crop_a_resize_and_a_flip():
     """With the whole image as the only crop, what is left is Pillow's resize, mirrored for about half the images."""
     recipe = PLAIN.model_copy(update={"crop_scale": (1.0, 1.0)})
     image = smooth_image(16, 16, 1)
-    transform = tensor.TrainTransform(recipe, 16, "cpu")
+    transform = batched.TrainTransform(recipe, 16, "cpu")
     found = transform(torch.from_numpy(image)[None].expand(400, -1, -1, -1), torch.Generator().manual_seed(0))
-    expected = tensor.EvalTransform(recipe.model_copy(update={"eval_resize": None}), 16, "cpu")(
+    expected = batched.EvalTransform(recipe.model_copy(update={"eval_resize": None}), 16, "cpu")(
         torch.from_numpy(image)[None]
     )
     whole = (found == expected).flatten(1).all(1)
@@ -134,7 +135,7 @@ def test_training_transform_is_a_crop_a_resize_and_a_flip():
 
 def test_draws_come_from_the_generator_alone():
     images = torch.randint(0, 256, (8, 28, 28, 1), dtype=torch.uint8)
-    transform = tensor.TrainTransform(Recipe(augmentation="tensor", rand_augment=None), 32, "cpu")
+    transform = batched.TrainTransform(Recipe(augmentation="tensor", rand_augment=None), 32, "cpu")
     first = transform(images, torch.Generator().manual_seed(1))
     torch.manual_seed(99)
     state = torch.get_rng_state()
@@ -147,13 +148,13 @@ def test_draws_come_from_the_generator_alone():
 
 @pytest.mark.parametrize("size", [(32, 32), (20, 60)])
 def test_crop_boxes_have_timms_distribution(size):
-    timm_transforms = pil.timm_data().transforms
+    timm_transforms = timm.timm_data().transforms
     height, width = size
     image = Image.new("RGB", (width, height))
     random.seed(0)
     draw = timm_transforms.RandomResizedCropAndInterpolation.get_params
     expected = np.array([draw(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(20_000)])  # top, left, height, width
-    boxes = tensor.crop_boxes(20_000, height, width, (0.08, 1.0), torch.Generator().manual_seed(0))
+    boxes = batched.crop_boxes(20_000, height, width, (0.08, 1.0), torch.Generator().manual_seed(0))
     found = torch.stack(boxes, 1).numpy()
     assert (found[:, :2] >= 0).all()
     assert (found[:, :2] + found[:, 2:] <= (height, width)).all()
@@ -168,12 +169,12 @@ def test_crop_boxes_have_timms_distribution(size):
 @pytest.mark.parametrize("size", [(32, 32), (16, 48)])
 def test_erased_rectangles_have_timms_distribution(size):
     height, width = size
-    timm_erasing = pil.timm_data().random_erasing.RandomErasing(0.25, mode="pixel", max_count=1, device="cpu")
+    timm_erasing = timm.timm_data().random_erasing.RandomErasing(0.25, mode="pixel", max_count=1, device="cpu")
     random.seed(0)
     torch.manual_seed(0)
     blank = torch.zeros(6000, 1, height, width)
     expected = timm_erasing(blank.clone())
-    found = tensor.erase(blank.clone(), 0.25, *generators(0))
+    found = batched.erase(blank.clone(), 0.25, *generators(0))
     areas = [(x != 0).flatten(1).sum(1).float() / (height * width) for x in (found, expected)]
     assert (areas[0] > 0).float().mean() == pytest.approx(0.25, abs=0.025)
     hit = [area[area > 0] for area in areas]
@@ -189,7 +190,7 @@ def test_erased_rectangles_have_timms_distribution(size):
 
 def test_what_is_erased_is_a_rectangle_and_the_rest_is_untouched():
     images = torch.full((50, 3, 24, 24), 7.0)
-    erased = tensor.erase(images, 1.0, *generators(3))
+    erased = batched.erase(images, 1.0, *generators(3))
     for mask in (erased != 7).all(1):
         rows, columns = mask.any(1), mask.any(0)
         assert mask.any()
@@ -203,7 +204,7 @@ def test_what_is_erased_is_a_rectangle_and_the_rest_is_untouched():
 
 
 def test_timm_transform_is_the_recipes():
-    transform = pil.train_transform(Recipe(), 224)
+    transform = timm.train_transform(Recipe(), 224)
     names = [type(stage).__name__ for stage in transform.transforms]
     assert names == [
         "RandomResizedCropAndInterpolation",
@@ -219,31 +220,31 @@ def test_timm_transform_is_the_recipes():
     assert flip.p == 0.5
     assert (len(augment.ops), augment.num_layers) == (15, 2)
     assert all((op.magnitude, op.magnitude_std, op.prob) == (9, 0.5, 0.5) for op in augment.ops)
-    assert normalize.mean.tolist() == pytest.approx(tensor.MEAN)
+    assert normalize.mean.tolist() == pytest.approx(dataset.MEAN)
     assert (erasing.probability, erasing.per_pixel, erasing.max_count) == (0.25, True, 1)
 
 
 def test_timm_transform_without_rand_augment_leaves_colours_alone():
-    transform = pil.train_transform(Recipe(rand_augment=None, random_erasing=0.0), 32)
+    transform = timm.train_transform(Recipe(rand_augment=None, random_erasing=0.0), 32)
     names = [type(stage).__name__ for stage in transform.transforms]
     assert names == ["RandomResizedCropAndInterpolation", "RandomHorizontalFlip", "MaybeToTensor", "Normalize"]
 
 
 def test_posterize_to_no_bits_is_black():
     """Magnitude 10, which m9-mstd0.5 is clipped to now and then, asks for 0 bits; Pillow 13 refuses that."""
-    transform = pil.train_transform(Recipe(rand_augment="rand-m10-p1-inc1"), 32)
+    transform = timm.train_transform(Recipe(rand_augment="rand-m10-p1-inc1"), 32)
     posterize = next(op for op in transform.transforms[2].ops if op.name == "PosterizeIncreasing")
-    image = pil.rgb(smooth_image(16, 16, 3))
+    image = timm.rgb(smooth_image(16, 16, 3))
     assert not np.asarray(posterize(image)).any()
     posterize.magnitude = 5  # 4 - int(0.5 * 4) = 2 bits
     assert np.array_equal(np.asarray(posterize(image)), np.asarray(image) & 0b11000000)
 
 
 def test_every_operation_of_the_recipe_runs():
-    transform = pil.train_transform(Recipe(rand_augment="rand-m9-mstd3-p1-inc1"), 16)
-    image = pil.rgb(smooth_image(16, 16, 3))
-    with pil.kept_random_state():
-        pil.seed_sample(0)
+    transform = timm.train_transform(Recipe(rand_augment="rand-m9-mstd3-p1-inc1"), 16)
+    image = timm.rgb(smooth_image(16, 16, 3))
+    with timm.kept_random_state():
+        timm.seed_sample(0)
         for operation in transform.transforms[2].ops:
             for _ in range(30):
                 assert operation(image).size == (16, 16)
@@ -251,7 +252,7 @@ def test_every_operation_of_the_recipe_runs():
 
 def test_an_unknown_policy_is_refused():
     with pytest.raises(InputError, match="rand_augment 'rand-q9' is not"):
-        pil.train_transform(Recipe(rand_augment="rand-q9"), 32)
+        timm.train_transform(Recipe(rand_augment="rand-q9"), 32)
 
 
 def test_missing_timm_says_what_to_install(monkeypatch):
@@ -260,7 +261,7 @@ def test_missing_timm_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(metadata, "version", missing)
     with pytest.raises(InputError, match=r"needs torchvision, .* pip install '\.\[paper\]'"):
-        pil.train_transform(Recipe(), 224)
+        timm.train_transform(Recipe(), 224)
 
 
 def test_random_state_is_kept():
@@ -271,14 +272,14 @@ def test_random_state_is_kept():
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
-    with pil.kept_random_state():
-        pil.seed_sample(2**63 + 5)
+    with timm.kept_random_state():
+        timm.seed_sample(2**63 + 5)
         assert (random.random(), np.random.rand(), torch.rand(1).item()) != expected
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
 
 
 def test_grey_images_become_rgb():
     grey = smooth_image(8, 8, 1)
-    image = pil.rgb(grey)
+    image = timm.rgb(grey)
     assert image.mode == "RGB"
     assert np.array_equal(np.asarray(image), grey.repeat(3, axis=2))

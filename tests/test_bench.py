@@ -13,8 +13,9 @@ import torch
 from rows import ROOT
 
 from famba.cli import main
+from famba.commands.bench import table
 from famba.config import Architecture
-from famba.cost.bench import bench, cell_of, layer_runs, table
+from famba.cost.bench import bench, cell_of, layer_runs
 from famba.cost.roofline import Probe, Rates, interleaved_s, measured
 
 CPU = torch.device("cpu")

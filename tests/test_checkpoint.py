@@ -8,14 +8,14 @@ import pytest
 import torch
 from test_train import cell, same, weights
 
-from famba import seal
-from famba.cell import checkpoint
+from famba import files
 from famba.cli import main
 from famba.errors import CheckFailed, InputError
-from famba.predictions import read_predictions
-from famba.record import read_row
-from famba.tokens import read_tokens
-from famba.train import Training
+from famba.results.predictions import read_predictions
+from famba.results.row import read_row
+from famba.results.tokens import read_tokens
+from famba.training import checkpoint
+from famba.training.train import Training
 
 DATA = Path("data")
 
@@ -71,7 +71,7 @@ def damaged(content: bytes, kind: str) -> bytes:
     places = {
         "start": 10,
         "middle": len(content) // 2,
-        "end": len(content) - seal.LENGTH - 30,
+        "end": len(content) - files.LENGTH - 30,
         "seal": len(content) - 5,
     }
     if kind in places:
@@ -125,7 +125,7 @@ def planted(halfway: dict[str, bytes], folder: Path, change) -> None:
     (folder / "whole.pt").write_bytes(halfway[checkpoint.NAME])
     state = torch.load(folder / "whole.pt", weights_only=True)
     change(state)
-    with seal.sealed_file(folder / checkpoint.NAME) as file:
+    with files.sealed_file(folder / checkpoint.NAME) as file:
         torch.save(state, file)
 
 

@@ -12,7 +12,7 @@ import cifar_archive as cifar
 import pytest
 import yaml
 
-from famba.record import read_row
+from famba.results.row import read_row
 
 TRAIN, TEST = 8, 4
 ONE_STEP = {

@@ -9,16 +9,16 @@ import pytest
 import yaml
 from rows import ROOT, experiment, make_row, paper_experiment, write_grid
 
+from famba.claims.decide import Samples, decide, grid_of
+from famba.claims.entries import Claim, Test, TradeOff
+from famba.claims.ledger import load, published_rows
+from famba.claims.ledger import of_rows as ledger_of_rows
+from famba.claims.noise import noise_floor
+from famba.claims.verdicts import Verdict, judge
 from famba.cli import main
 from famba.config import Experiment
 from famba.errors import InputError
-from famba.judge.claims import Samples, decide, grid_of
-from famba.judge.entries import Claim, Test, TradeOff
-from famba.judge.ledger import load, published_rows
-from famba.judge.ledger import of_rows as ledger_of_rows
-from famba.judge.noise import noise_floor
-from famba.judge.verdicts import Verdict, judge
-from famba.record import Row, read_row, write_row
+from famba.results.row import Row, read_row, write_row
 
 LEDGER = load(ROOT / "config" / "claims.yaml")
 CLAIMS = {claim.id: claim for claim in LEDGER.judged}

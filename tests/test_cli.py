@@ -104,7 +104,7 @@ def test_errors_become_one_line_and_an_exit_code(error, code, monkeypatch, capsy
     def add_parser(commands) -> None:
         commands.add_parser("data").set_defaults(func=fail)
 
-    monkeypatch.setattr("famba.data.add_parser", add_parser)
+    monkeypatch.setattr("famba.commands.data.add_parser", add_parser)
     assert cli.main(["data"]) == code
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -14,7 +14,7 @@ from rows import ROOT, experiment, paper_experiment
 
 from famba.cost.plan import plan
 from famba.errors import InputError
-from famba.pipeline import cluster
+from famba.workflow import cluster
 
 CELL = SimpleNamespace(model="vim_small", strategy="upper", seed=0)
 
@@ -77,7 +77,7 @@ def test_on_one_machine_nothing_is_predicted():
 
 
 def test_reading_the_rules_does_not_import_torch():
-    seen = "import sys, famba.pipeline.cluster, famba.pipeline.experiment; sys.exit('torch' in sys.modules)"
+    seen = "import sys, famba.workflow.cluster, famba.workflow.experiment; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", seen], cwd=ROOT, timeout=60, check=False).returncode == 0
 
 

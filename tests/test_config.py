@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from famba import schemas
+from famba.commands import schema
 from famba.config import Cell, Experiment
 from famba.errors import InputError
 
@@ -32,8 +32,8 @@ def test_shipped_experiments(name, cells):
 
 
 def test_published_schemas_are_the_code_s():
-    for path, text in schemas.published().items():
-        assert path.read_text() == text, "run `python -m famba.schemas`"
+    for path, text in schema.published().items():
+        assert path.read_text() == text, "run `python -m famba.commands.schema`"
 
 
 def test_the_paper_s_recipe_is_the_default():

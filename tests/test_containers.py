@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from famba.errors import InputError
-from famba.machine import built, container
-from famba.machine.device import environment
+from famba.system import built, container
+from famba.system.device import environment
 
 ROOT = Path(__file__).parent.parent
 ENVS = ROOT / "envs"
@@ -266,7 +266,7 @@ def test_a_library_without_machine_code_fails_the_check(check: ModuleType) -> No
 
 def test_a_scan_that_is_wrong_fails_the_check(check: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"chunked", "reference"} <= set(check.check_scan("cpu"))
-    from famba.scan import chunked  # noqa: PLC0415
+    from famba.ops import chunked  # noqa: PLC0415
 
     right = chunked.scan
     monkeypatch.setattr(chunked, "scan", lambda *args: right(*args) * 1.001)

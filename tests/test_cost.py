@@ -7,15 +7,14 @@ import torch
 from rows import experiment
 from torch.utils.flop_counter import FlopCounterMode
 
-from famba import scan
+from famba import flops, ops
 from famba.config import ARCHITECTURES, Architecture, Recipe
-from famba.cost import counts
-from famba.cost.counts import Work, cost, forward_flops, parameter_count, scheduled_tokens, step_cost
+from famba.flops import Work, cost, forward_flops, parameter_count, scheduled_tokens, step_cost
 from famba.fusion import match
-from famba.measure import saved_activation_bytes
 from famba.model import VisionMamba
-from famba.scan import triton
-from famba.schedule import STRATEGIES, strategy
+from famba.ops.triton import scan
+from famba.strategies import STRATEGIES, strategy
+from famba.training.activations import saved_activation_bytes
 
 CPU = torch.device("cpu")
 SHAPES = {
@@ -35,7 +34,7 @@ def autocast(precision):
 
 
 def skip_without(backend):
-    if backend not in [name for name, runs, _ in scan.available(CPU) if runs]:
+    if backend not in [name for name, runs, _ in ops.available(CPU) if runs]:
         pytest.skip(f"the scan {backend} does not run here")
 
 
@@ -145,4 +144,4 @@ def test_images_that_other_processes_make_cost_the_device_nothing():
 
 
 def test_the_triton_scan_keeps_a_state_for_as_many_steps_as_is_counted():
-    assert triton.CHUNK == counts._TRITON_SCAN_STEPS
+    assert scan.CHUNK == flops._TRITON_SCAN_STEPS

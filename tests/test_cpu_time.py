@@ -9,15 +9,15 @@ import torch
 from rows import experiment, make_row, paper_experiment
 from test_train import cell as micro_cell
 
-from famba.cost import paired
-from famba.judge.claims import decide, grid_of
-from famba.judge.ledger import Ledger
-from famba.judge.summary import SHARED, ratios, read_rows, shared_note, summarise, wall_to_cpu
-from famba.judge.tables import NOTE, latex, markdown
-from famba.machine import float32
-from famba.machine.cpu_time import cpu_seconds
-from famba.record import Arithmetic, Row, read_row, write_row
-from famba.train import Training
+from famba.claims.decide import decide, grid_of
+from famba.claims.ledger import Ledger
+from famba.results.row import Arithmetic, Row, read_row, write_row
+from famba.results.summary import SHARED, ratios, read_rows, shared_note, summarise, wall_to_cpu
+from famba.results.tables import NOTE, latex, markdown
+from famba.system import float32
+from famba.system.cpu_time import cpu_seconds
+from famba.training import paired
+from famba.training.train import Training
 
 
 def burn(seconds: float) -> None:

@@ -12,7 +12,7 @@ from rows import experiment, make_row, write_grid
 
 from famba.cli import main
 from famba.config import Experiment
-from famba.record import Row, write_row
+from famba.results.row import Row, write_row
 
 ROOT = Path(__file__).parent.parent
 GRID = experiment(strategies=["baseline", "upper"], seeds=[0, 1], models={"vim_a": {"embed_dim": 192}})

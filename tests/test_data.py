@@ -17,7 +17,7 @@ import yaml
 
 from famba import data
 from famba.cli import main
-from famba.data import fashion, sources
+from famba.data import fashion_mnist, sources
 from famba.data.digits import locate as locate_digits
 from famba.errors import InputError
 
@@ -65,7 +65,7 @@ def fashion_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
     def put(**edit: bytes) -> Path:
         rng = np.random.default_rng(3)
         rows = {}
-        for name in fashion.FILES:
+        for name in fashion_mnist.FILES:
             count = 12 if "train" in name else 5
             shape = (count, 28, 28) if "images" in name else (count,)
             values = rng.integers(0, 256 if "images" in name else 10, shape, np.uint8)
@@ -129,7 +129,7 @@ def test_an_idx_file_that_unpacks_to_too_much_is_left_unread(fashion_files: Call
         data.load("fashion-mnist", path.parent.parent)
 
 
-@pytest.mark.skipif(not fashion.DEBIAN.is_dir(), reason="dataset-fashion-mnist is not installed")
+@pytest.mark.skipif(not fashion_mnist.DEBIAN.is_dir(), reason="dataset-fashion-mnist is not installed")
 def test_debians_fashion_mnist_is_the_published_one(tmp_path: Path) -> None:
     identity = data.verify("fashion-mnist", tmp_path)
     assert (identity.train, identity.test, identity.official) == (60_000, 10_000, True)

@@ -22,7 +22,7 @@ import yaml
 from http_server import Server
 
 from famba import data
-from famba.data import fashion
+from famba.data import fashion_mnist
 from famba.data.download import Patience, open_part
 from famba.errors import InputError
 
@@ -223,7 +223,7 @@ def test_fashion_mnist_comes_as_four_files(
 ) -> None:
     server.folder.mkdir()
     rows = {}
-    for name in fashion.FILES:
+    for name in fashion_mnist.FILES:
         shape = (4, 28, 28) if "images" in name else (4,)
         content = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes() + bytes(int(np.prod(shape)))
         (server.folder / name).write_bytes(gzip.compress(content))

@@ -21,10 +21,10 @@ from PIL import Image
 from famba import data
 from famba.cli import main
 from famba.config import Experiment
-from famba.data import cifar
+from famba.data import cifar100
 from famba.data.cifar_names import CIFAR10
 from famba.errors import InputError
-from famba.record import read_row
+from famba.results.row import read_row
 
 ROOT = Path(__file__).parent.parent
 WRITERS: dict[str, Callable[[Path, dict[str, Split]], Path]] = {
@@ -97,7 +97,7 @@ def test_of_several_forms_the_first_that_is_verified_is_read(splits, tmp_path, c
     assert main(["data", "verify", "cifar100", "--root", str(root)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("cifar100: cifar-100-python/, sha256 ")
-    assert f"found: {python}, {root} (image folder {{train,test}}/<class>/*.png); {cifar.CHOICE}" in said
+    assert f"found: {python}, {root} (image folder {{train,test}}/<class>/*.png); {cifar100.CHOICE}" in said
     for split in ("train", "test"):
         assert f"{split} digest {getattr(data.verify('cifar100', root), f'{split}_digest')}" in said
     assert "verified as FAMBA_SOURCES says" in said
@@ -297,7 +297,7 @@ def test_published_archives_are_not_refused_for_their_content(place, monkeypatch
     """Their own sha256 decides; another content than the one pinned here is a finding."""
     root = place("binary").parent
     identity = dataclasses.replace(data.verify("cifar100", root), official=True)
-    assert cifar.findings(identity)[0].startswith("finding: the train digest is not 37a2b72bd30f")
+    assert cifar100.findings(identity)[0].startswith("finding: the train digest is not 37a2b72bd30f")
 
 
 @pytest.mark.slow

@@ -16,15 +16,15 @@ from defects import (
 )
 from test_train import MICRO
 
-from famba import measure
+from famba.checks import baseline, gate
 from famba.cli import main
 from famba.config import Experiment
 from famba.errors import CheckFailed
-from famba.judge import baseline, gate
-from famba.judge.summary import read_rows
 from famba.model import VisionMamba
-from famba.schedule import strategy
-from famba.train import Training
+from famba.results.summary import read_rows
+from famba.strategies import strategy
+from famba.training import checks
+from famba.training.train import Training
 
 
 def train(folder: Path, strategies: list[str], seeds: list[int]) -> list[Path]:
@@ -100,17 +100,17 @@ def test_a_planted_defect_is_caught(
 )
 def test_no_training_starts_with_a_wrong_fusion(defect, said, name, monkeypatch):
     model, cpu = VisionMamba(16, 12, 10, 32, 4, fusion=strategy(name, 12, 65)), torch.device("cpu")
-    measure.check_fusion(model, cpu)
+    checks.check_fusion(model, cpu)
     defect(monkeypatch)
     with pytest.raises(CheckFailed, match=said):
-        measure.check_fusion(model, cpu)
+        checks.check_fusion(model, cpu)
 
 
 @pytest.mark.parametrize("order", ["sequence", "tome"])
 @pytest.mark.parametrize("cls_position", ["middle", "head"])
 def test_a_right_fusion_passes_however_it_orders_tokens(order, cls_position):
     model = VisionMamba(16, 6, 10, 32, 4, cls_position=cls_position, fusion=(9, 0, 30, 5, 1, 2), order=order)
-    measure.check_fusion(model, torch.device("cpu"))
+    checks.check_fusion(model, torch.device("cpu"))
 
 
 @pytest.mark.slow
@@ -131,6 +131,6 @@ def test_fusing_nothing_is_caught_three_times(good, frozen, tmp_path, monkeypatc
         with pytest.raises(CheckFailed, match="tokens per layer: the schedule says"):
             train(tmp_path / "trace", ["all"], [0])
     with monkeypatch.context() as patch:
-        patch.setattr("famba.config.grid.strategy", lambda name, depth, tokens: (0,) * depth)
+        patch.setattr("famba.config.experiment.strategy", lambda name, depth, tokens: (0,) * depth)
         rows = train(tmp_path / "schedule", ["all"], [0])
     assert check(rows + unfused, frozen) == 2

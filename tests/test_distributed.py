@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_train import ROOT, cell, weights
 
-from famba.cell.lock import exclusive
 from famba.cli import main
-from famba.record import read_row
+from famba.results.row import read_row
+from famba.training.lock import exclusive
 
 
 def train(folder, processes):

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from rows import ROOT
 
+from famba.claims.ledger import load
 from famba.config import Experiment, Recipe
-from famba.judge.ledger import load
 
 PAGE = (ROOT / "docs" / "experiments.md").read_text()
 BLOCKS = dict(re.findall(r"```yaml\n# (config/\S+)\n(.*?)```", PAGE, flags=re.DOTALL))

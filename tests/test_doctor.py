@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from famba.cli import main
+from famba.commands import doctor
 from famba.errors import InputError
-from famba.machine import doctor, host
+from famba.system import host
 
 NVIDIA_SMI = """#!/bin/sh
 case "$1" in
@@ -45,7 +46,7 @@ def test_missing_data_come_with_how_to_get_them(tmp_path: Path) -> None:
 
 
 def test_every_backend_is_there_with_its_reason(tmp_path: Path) -> None:
-    from famba.scan import BACKENDS  # noqa: PLC0415
+    from famba.ops import BACKENDS  # noqa: PLC0415
 
     scans = doctor.report(tmp_path)["Selective scan (float32)"]
     assert [finding.name.strip() for finding in scans[1 : len(BACKENDS) + 1]] == list(BACKENDS)

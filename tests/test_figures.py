@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from rows import ROOT, experiment, paper_experiment, write_grid
 
+from famba.claims import ledger
 from famba.cli import main
 from famba.errors import InputError
 from famba.figures import NAMES
@@ -14,8 +15,7 @@ from famba.figures.palette import STRATEGY_COLOURS, colours, markers
 from famba.figures.results import Results, read_epochs, read_results
 from famba.figures.style import PAPER
 from famba.figures.tradeoff import pareto_front
-from famba.judge import ledger
-from famba.record import EPOCH_FIELDS
+from famba.results.epochs import EPOCH_FIELDS
 
 CLAIMS = ROOT / "config" / "claims.yaml"
 TINY = {"vim_tiny": {"embed_dim": 192}}

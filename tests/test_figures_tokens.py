@@ -13,8 +13,8 @@ from famba.figures.draw import TOKEN_FIGURES, figure
 from famba.figures.palette import STRATEGY_COLOURS
 from famba.figures.patches import COLOURS, LAYERS, OVER, group_colours, shown_layers
 from famba.figures.results import Results, read_results
-from famba.record import Row, read_row
-from famba.tokens import TokenRecord, read_tokens, write_tokens
+from famba.results.row import Row, read_row
+from famba.results.tokens import TokenRecord, read_tokens, write_tokens
 
 CLAIMS = ROOT / "config" / "claims.yaml"
 

@@ -6,11 +6,12 @@ from xml.etree import ElementTree
 import pytest
 from rows import changed, experiment, paper_experiment, write_grid
 
+from famba.checks import baseline, gate
 from famba.cli import main
 from famba.errors import InputError
-from famba.judge import baseline, gate
-from famba.judge.summary import read_rows
-from famba.record import read_row, write_epochs
+from famba.results.epochs import read_epochs, write_epochs
+from famba.results.row import read_row
+from famba.results.summary import read_rows
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def grid(tmp_path) -> tuple[list[Path], Path]:
 
 def scaled(path: Path, **factors: float) -> None:
     """Multiply columns of the metrics per epoch beside a row."""
-    epochs = baseline.read_epochs(path.with_name("epochs.csv"))
+    epochs = read_epochs(path.with_name("epochs.csv"))
     for epoch in epochs:
         epoch |= {name: epoch[name] * factor for name, factor in factors.items()}
     write_epochs(epochs, path.with_name("epochs.csv"))

@@ -19,8 +19,8 @@ from test_train import MICRO, cell
 from famba import data
 from famba.config import Experiment
 from famba.errors import InputError
-from famba.predictions import read_predictions
-from famba.record import read_row
+from famba.results.predictions import read_predictions
+from famba.results.row import read_row
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from test_train import cell
 
-from famba.cell import initial
 from famba.cli import main
 from famba.errors import CheckFailed, InputError
-from famba.record import Initial, read_row
-from famba.train import Training
+from famba.results.row import Initial, read_row
+from famba.training import initial
+from famba.training.train import Training
 
 
 @pytest.fixture(scope="module")

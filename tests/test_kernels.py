@@ -7,19 +7,18 @@ from hypothesis import strategies as st
 from ties import not_finite, signs
 from torch import Tensor
 
-from famba import rows
-from famba.fusion import _groups, _pairs, match
+from famba.fusion import match
 from famba.mixer import Mixer
 from famba.model import AddNorm, RMSNorm
-from famba.native import build
-from famba.native.build import BuildError
-from famba.rows import cpu as kernels
-from famba.scan import cpu
+from famba.ops import dispatch, reference
+from famba.ops.cpp import build, scan
+from famba.ops.cpp import tokens as kernels
+from famba.ops.cpp.build import BuildError
 
 CPU = torch.device("cpu")
 LEVELS = ("DEFAULT", "AVX2", "AVX512")
 HERE = torch.backends.cpu.get_cpu_capability()
-REASON = cpu.unavailable(CPU, torch.float32)
+REASON = scan.unavailable(CPU, torch.float32)
 needs_kernels = pytest.mark.skipif(REASON is not None, reason=f"the cpu backend {REASON}")
 
 
@@ -28,7 +27,7 @@ def instruction_set(request, monkeypatch):
     """Runs the test once with the kernels of each level that this machine has."""
     if REASON is not None or HERE not in LEVELS or LEVELS.index(request.param) > LEVELS.index(HERE):
         pytest.skip(f"this processor is {HERE}, the cpu backend {REASON or 'runs'}")
-    for module in (cpu, kernels):
+    for module in (scan, kernels):
         monkeypatch.setattr(module, "library", lambda: build.library(request.param))
 
 
@@ -37,8 +36,8 @@ def no_compiler(monkeypatch):
     def library():
         raise BuildError("needs a C++ compiler")
 
-    monkeypatch.setattr(cpu, "library", library)
-    assert rows.kernels(CPU) is None
+    monkeypatch.setattr(build, "library", library)
+    assert dispatch.kernels(CPU) is None
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -140,7 +139,7 @@ def test_norm_keeps_its_input_and_one_number_a_row():
 
 def paired(tokens: int, dim: int, r: int, cls: Tensor | None) -> None:
     metric = random(3, tokens, dim, seed=tokens)
-    found, expected = kernels.match(metric, r, cls), _pairs(metric.double(), r, cls)
+    found, expected = kernels.match(metric, r, cls), reference.match(metric.double(), r, cls)
     for got, want in zip(found, expected, strict=True):
         assert torch.equal(got, want)
 
@@ -176,7 +175,7 @@ def test_equals_and_nothing_go_to_the_earlier_token():
 def test_ties_and_what_is_not_finite_on_every_instruction_set(metrics):
     for seed in range(40):
         metric, r, cls = metrics(seed)
-        for got, want in zip(kernels.match(metric, r, cls), _pairs(metric, r, cls), strict=True):
+        for got, want in zip(kernels.match(metric, r, cls), reference.match(metric, r, cls), strict=True):
             assert torch.equal(got, want), seed
 
 
@@ -196,7 +195,9 @@ def test_merging_on_every_instruction_set(dtype, order):
 def test_groups_are_torch_s(order):
     pairs = match(random(3, 65, 8), 25, protected=torch.tensor([0, 64, 31]))
     found = kernels.groups(pairs._places(order), pairs.source, pairs.target, pairs.cls, 65)
-    for got, want in zip(found, _groups(pairs._places(order), pairs.source, pairs.target, pairs.cls, 65), strict=True):
+    for got, want in zip(
+        found, reference.groups(pairs._places(order), pairs.source, pairs.target, pairs.cls, 65), strict=True
+    ):
         assert torch.equal(got, want)
 
 

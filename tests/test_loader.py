@@ -7,8 +7,8 @@ import torch
 
 from famba import data
 from famba.config import Recipe
+from famba.data.loader import EvalLoader, TrainLoader, rank_parts
 from famba.errors import InputError
-from famba.loader import EvalLoader, TrainLoader, rank_parts
 
 TENSOR = Recipe(
     augmentation="tensor", rand_augment=None, global_batch=48, mixup_batch=16, micro_batch=16, eval_resize=None
@@ -148,7 +148,7 @@ def test_an_error_in_a_worker_surfaces(few, workers):
 
 
 def test_workers_are_no_more_than_cpus(few, monkeypatch):
-    monkeypatch.setattr("famba.loader._usable_cpus", lambda: 1)
+    monkeypatch.setattr("famba.data.loader._usable_cpus", lambda: 1)
     assert TrainLoader(few, TIMM.model_copy(update={"workers": 25}), 16, 0, "cpu").workers == 1
 
 

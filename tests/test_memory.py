@@ -8,15 +8,16 @@ import pytest
 
 STEPS = """
 import resource, sys, torch
-from famba import scan, step
+from famba import ops
 from famba.cost.bench import cell_of
-from famba.cost.calibrate import running
 from famba.config import Architecture
+from famba.training import step
+from famba.training.timing import running
 
 if sys.argv[1] == "give back":
     step.keep_freed_memory = lambda: None
 shape, cpu = Architecture(embed_dim=192, depth=2, img_size=160), torch.device("cpu")
-_, run, _ = running(cell_of(shape, (0, 0), 8), cpu, scan.choose(cpu).name, 10)
+_, run, _ = running(cell_of(shape, (0, 0), 8), cpu, ops.choose(cpu).name, 10)
 run(), run()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 run(), run()

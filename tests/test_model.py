@@ -11,7 +11,7 @@ import torch
 
 import famba
 from famba.errors import InputError
-from famba.measure import tokens_per_layer
+from famba.training.checks import tokens_per_layer
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "vim_micro.npz")
 

@@ -7,10 +7,11 @@ import pytest
 from rows import ROOT, changed, experiment, paper_experiment, write_grid
 from scipy import stats
 
+from famba.claims import ledger
+from famba.claims.paper_tables import PaperTable, paper_tables
 from famba.cli import main
-from famba.judge import ledger, summary
-from famba.judge.paper_tables import PaperTable, paper_tables
-from famba.record import read_row
+from famba.results import summary
+from famba.results.row import read_row
 
 CLAIMS = ROOT / "config" / "claims.yaml"
 LEDGER = ledger.load(CLAIMS)

@@ -217,7 +217,7 @@ def test_a_changed_setting_re_runs_the_cells_that_it_changes(copy: Path) -> None
 
 @pytest.mark.slow
 def test_what_is_no_setting_re_runs_nothing(copy: Path) -> None:
-    config, code = copy / SMOKE, copy / "famba" / "train.py"
+    config, code = copy / SMOKE, copy / "famba" / "training" / "train.py"
     config.write_text("# a comment\n" + config.read_text())
     code.write_text(code.read_text() + "\n# another\n")
     shutil.rmtree(copy / "data")

@@ -13,11 +13,11 @@ from famba.cli import main
 from famba.config import ARCHITECTURES, Architecture, Recipe
 from famba.config.datasets import DATASETS
 from famba.cost.calibrate import Calibration, calibrate, data_seconds, fit
-from famba.cost.counts import cost, step_cost
 from famba.cost.plan import assumed, plan, predict
 from famba.cost.roofline import MEASURED, PROFILES, Rates
 from famba.data import digits
-from famba.schedule import strategy
+from famba.flops import cost, step_cost
+from famba.strategies import strategy
 
 RATES = Rates("made up", MEASURED, 1e11, 1e10, 2e10)
 CPU = torch.device("cpu")

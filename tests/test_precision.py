@@ -16,11 +16,11 @@ from torch import nn
 from famba.errors import InputError
 from famba.fusion import match
 from famba.model import VisionMamba
-from famba.native.memory import address, stream
-from famba.rows import cpu
-from famba.rows import triton as triton_rows
-from famba.scan import triton as triton_scan
-from famba.scan.autograd import ScanTensors
+from famba.ops.cpp import tokens as cpp_tokens
+from famba.ops.memory import address, stream
+from famba.ops.triton import scan as triton_scan
+from famba.ops.triton import tokens as triton_rows
+from famba.ops.types import ScanTensors
 
 HALVES = [torch.bfloat16, torch.float16]
 TYPES = [torch.float32, torch.float64, *HALVES]
@@ -29,7 +29,7 @@ DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.
 
 @pytest.fixture(params=DEVICES)
 def device(request, monkeypatch) -> str:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # as in trainings (famba/machine/float32.py)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # as in trainings (famba/system/float32.py)
     return request.param
 
 
@@ -229,17 +229,17 @@ def test_kernels_refuse_what_they_cannot_read():
     pairs = match(x, 3)
     group, size, _ = pairs._rows("sequence")
     with pytest.raises(TypeError, match="float64"):
-        cpu.merge(x.double(), pairs.kept, pairs.source, group, size)
+        cpp_tokens.merge(x.double(), pairs.kept, pairs.source, group, size)
     with pytest.raises(TypeError, match="bfloat16"):
-        cpu.merge(x, pairs.kept, pairs.source, group, size.bfloat16())
+        cpp_tokens.merge(x, pairs.kept, pairs.source, group, size.bfloat16())
     with pytest.raises(TypeError, match=r"needs a torch.int64 tensor \(18,\)"):
-        cpu.merge(x, pairs.kept, pairs.source, group[:-1], size)
+        cpp_tokens.merge(x, pairs.kept, pairs.source, group[:-1], size)
     with pytest.raises(TypeError, match="int32"):
-        cpu.groups(pairs.kept.int(), pairs.source, pairs.target, None, 9)
+        cpp_tokens.groups(pairs.kept.int(), pairs.source, pairs.target, None, 9)
     with pytest.raises(TypeError, match="float16"):
-        cpu.match(x.half(), 3, None)
+        cpp_tokens.match(x.half(), 3, None)
     with pytest.raises(TypeError, match="float64"):
-        cpu.norm(x, x.double(), torch.ones(4), 1e-5, torch.float32)
+        cpp_tokens.norm(x, x.double(), torch.ones(4), 1e-5, torch.float32)
 
 
 def test_an_index_that_leads_outside_is_refused():
@@ -248,27 +248,27 @@ def test_an_index_that_leads_outside_is_refused():
     group, size, _ = pairs._rows("sequence")
     for wrong in (-1, 9, 10**12):
         with pytest.raises(ValueError, match="match_tokens: an index lies outside"):
-            cpu.match(x, 3, torch.tensor([0, wrong]))
+            cpp_tokens.match(x, 3, torch.tensor([0, wrong]))
         for which in range(3):
             indices = [pairs.kept.clone(), pairs.source.clone(), pairs.target.clone()]
             indices[which][1, 2] = wrong
             with pytest.raises(ValueError, match="group_tokens: an index lies outside"):
-                cpu.groups(*indices, None, 9)
+                cpp_tokens.groups(*indices, None, 9)
     with pytest.raises(ValueError, match="group_tokens"):  # token 0 goes nowhere
-        cpu.groups(torch.ones_like(pairs.kept), pairs.source, pairs.target, None, 9)
+        cpp_tokens.groups(torch.ones_like(pairs.kept), pairs.source, pairs.target, None, 9)
     for which in range(3):
         indices = [pairs.kept.clone(), pairs.source.clone(), group.clone()]
         indices[which].view(-1)[-1] = 12
         with pytest.raises(ValueError, match="merge_forward: an index lies outside"):
-            cpu.merge(x, *indices, size)
+            cpp_tokens.merge(x, *indices, size)
     group[3] = -1
     with pytest.raises(ValueError, match="merge_backward: an index lies outside"):
-        cpu.merge_backward(x[:, :6], group, size, 9)
+        cpp_tokens.merge_backward(x[:, :6], group, size, 9)
 
 
 def test_more_than_half_cannot_be_fused():
     with pytest.raises(ValueError, match="5 of 9 tokens to fuse, expected 0 to 4"):
-        cpu.match(torch.randn(2, 9, 4), 5, None)
+        cpp_tokens.match(torch.randn(2, 9, 4), 5, None)
 
 
 def test_merging_refuses_another_device_and_whole_numbers():
@@ -324,7 +324,7 @@ def test_triton_s_kernels_refuse_what_they_cannot_read():
 
 
 def test_a_short_stress_of_all_kernels_under_the_address_sanitizer():
-    if not shutil.which("g++") or cpu.unavailable(torch.device("cpu"), torch.float32):
+    if not shutil.which("g++") or cpp_tokens.unavailable(torch.device("cpu"), torch.float32):
         pytest.skip("needs g++")
     command = [sys.executable, str(Path(__file__).parent / "stress_kernels.py"), "120", "7"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

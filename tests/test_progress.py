@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from famba.cell import progress
 from famba.errors import InputError
+from famba.training import progress
 
 
 class Terminal(io.StringIO):

@@ -6,11 +6,11 @@ import sys
 import pytest
 from rows import ROOT, make_row, paper_experiment
 
+from famba.claims.ledger import files, load, published_rows
+from famba.claims.verdicts import judge
 from famba.config import Experiment
 from famba.errors import InputError
-from famba.judge.ledger import files, load, published_rows
-from famba.judge.tables import model_name
-from famba.judge.verdicts import judge
+from famba.results.tables import model_name
 
 LEDGER = ROOT / "config" / "claims.yaml"
 ROWS = published_rows(LEDGER)
@@ -33,7 +33,7 @@ def test_the_training_in_all_three_tables_has_the_same_numbers_in_each():
 
 def test_published_rows_are_read_without_torch():
     code = (
-        "import sys; from famba.judge.ledger import published_rows; published_rows(); sys.exit('torch' in sys.modules)"
+        "import sys; from famba.claims.ledger import published_rows; published_rows(); sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from famba.augment import pil
-from famba.augment.randaugment import COLOUR, GEOMETRIC, OPERATIONS, Draw, Policy, draw, rand_augment
-from famba.augment.tensor import TrainTransform
 from famba.config import Recipe
+from famba.data.augment import timm
+from famba.data.augment.batched import TrainTransform
+from famba.data.augment.randaugment import COLOUR, GEOMETRIC, OPERATIONS, Draw, Policy, draw, rand_augment
 from famba.errors import InputError
 
 POLICY = Policy.parse("rand-m9-mstd0.5-inc1")
@@ -23,7 +23,7 @@ def timm_name(name: str) -> str:
 @pytest.fixture(scope="module")
 def timm_operations():
     """timm's operations under the recipe's settings, by our names; level and sign are still to be set."""
-    transform = pil.train_transform(Recipe(), 224)
+    transform = timm.train_transform(Recipe(), 224)
     by_name = {operation.name: operation for operation in transform.transforms[2].ops}
     return {name: by_name[timm_name(name)] for name in OPERATIONS}
 
@@ -169,11 +169,11 @@ def test_whole_pipeline_has_timms_statistics():
     coarse = rng.integers(0, 256, (8, 6, 6, 3), dtype=np.uint8)
     images = np.stack([np.asarray(Image.fromarray(x).resize((32, 32), Image.BICUBIC)) for x in coarse])
     recipe = Recipe()
-    transform = pil.train_transform(recipe, 48)
+    transform = timm.train_transform(recipe, 48)
     views = 250
-    with pil.kept_random_state():
-        pil.seed_sample(0)
-        expected = torch.stack([transform(pil.rgb(image)) for image in images for _ in range(views)])
+    with timm.kept_random_state():
+        timm.seed_sample(0)
+        expected = torch.stack([transform(timm.rgb(image)) for image in images for _ in range(views)])
     batched = TrainTransform(recipe, 48, "cpu")
     repeated = torch.from_numpy(images).repeat_interleave(views, 0)
     found = batched(repeated, torch.Generator().manual_seed(0))

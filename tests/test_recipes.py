@@ -10,19 +10,20 @@ from rows import ROOT, changed, epochs_of, make_row, write_grid
 from scipy import stats
 from test_pipeline import planned
 
+from famba.claims import ledger
+from famba.claims.noise import noise_floor
+from famba.claims.paper_tables import comparable, paper_tables
+from famba.claims.verdicts import judge
 from famba.cli import main
 from famba.config import ARCHITECTURES, Experiment
 from famba.config.protocol import MODELS, deviation
 from famba.cost.plan import plan
 from famba.errors import InputError
 from famba.figures.results import read_results
-from famba.judge import ledger
-from famba.judge.noise import noise_floor
-from famba.judge.paper_tables import comparable, paper_tables
-from famba.judge.recipes import by_recipe, differences
-from famba.judge.summary import described, read_rows, summarise
-from famba.judge.verdicts import judge
-from famba.record import Row, write_epochs, write_row
+from famba.results.epochs import write_epochs
+from famba.results.recipes import by_recipe, differences
+from famba.results.row import Row, write_row
+from famba.results.summary import described, read_rows, summarise
 
 CLAIMS = ROOT / "config" / "recipe-ablation-claims.yaml"
 LEDGER = ledger.load(CLAIMS)

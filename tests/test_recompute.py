@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from famba.recompute import Recomputed
+from famba.ops.recompute import Recomputed
 
 
 def run(weight: torch.Tensor, x: torch.Tensor, recompute: bool) -> tuple[torch.Tensor, list[int]]:

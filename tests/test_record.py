@@ -11,7 +11,9 @@ from pydantic import ValidationError
 from rows import experiment, make_row
 
 from famba.errors import InputError
-from famba.record import Row, atomic_file, read_row, write_epochs, write_row
+from famba.files import atomic_file
+from famba.results.epochs import write_epochs
+from famba.results.row import Row, read_row, write_row
 
 ROW = make_row(experiment().cells()[1])
 SCHEMA = json.loads((Path(__file__).parent.parent / "config" / "schema" / "row.json").read_text())

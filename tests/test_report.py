@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 from rows import ROOT, experiment, paper_experiment, write_grid
 
+from famba.claims import ledger
 from famba.cli import main
 from famba.config import Cell, Experiment
 from famba.errors import InputError
 from famba.figures.palette import STRATEGY_COLOURS
-from famba.judge import ledger, summary
-from famba.record import read_row
 from famba.report import prose
 from famba.report.charts import Scale, tick_label, ticks
 from famba.report.pictures import PICTURES, VECTOR_AT_MOST
 from famba.report.prose import Piece
+from famba.results import summary
+from famba.results.row import read_row
 
 CLAIMS = ROOT / "config" / "claims.yaml"
 DEVIATIONS = ROOT / "docs" / "deviations.md"

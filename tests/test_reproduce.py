@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from rows import experiment, make_row, write_grid
 
+from famba.checks.reproduction import METRICS, Comparison, compare, noise_floor, read_result
 from famba.cli import main
 from famba.config import Cell, Experiment
-from famba.record import Row, read_row, write_epochs, write_row
-from famba.reproduce.compare import METRICS, Comparison, compare, noise_floor, read_result
-from famba.train import Training
+from famba.results.epochs import write_epochs
+from famba.results.row import Row, read_row, write_row
+from famba.training.train import Training
 
 MICRO = {
     "experiment": "micro",

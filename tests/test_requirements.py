@@ -9,15 +9,15 @@ import yaml
 from rows import ROOT, experiment
 from test_config import MINIMAL
 
-from famba.augment.pil import timm_data
-from famba.augment.randaugment import Policy
 from famba.cli import main
 from famba.config import Experiment
-from famba.config.grid import ScanName
-from famba.config.requirements import RAND_AUGMENT
+from famba.config.experiment import ScanName
+from famba.config.trainable import RAND_AUGMENT
+from famba.data.augment.randaugment import Policy
+from famba.data.augment.timm import timm_data
 from famba.errors import InputError
-from famba.scan import BACKENDS
-from famba.schedule import NAMED, beyond_cap, strategy
+from famba.ops import BACKENDS
+from famba.strategies import NAMED, beyond_cap, strategy
 
 FOUR = {"m": {"embed_dim": 8, "depth": 4, "img_size": 32, "patch_size": 4}}  # 65 tokens
 
@@ -119,5 +119,5 @@ def test_every_command_that_reads_the_file_says_so(tmp_path, capsys, command):
 
 
 def test_it_needs_no_torch():
-    code = "import sys, famba.config.requirements; sys.exit('torch' in sys.modules)"
+    code = "import sys, famba.config.trainable; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -8,16 +8,15 @@ from ties import not_finite, signs
 from torch import Tensor
 from triton_cases import DEVICE, run_under_the_interpreter, with_kernels
 
-from famba import rows
-from famba.fusion import _groups, _means, _pairs, _shares
 from famba.model import AddNorm, VisionMamba
-from famba.rows import triton
+from famba.ops import dispatch, reference
+from famba.ops.triton import tokens as triton
 
 
 @pytest.fixture
 def instead_of_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernels of a CPU are asked for, these are."""
-    monkeypatch.setattr(rows, "cpu", triton)
+    monkeypatch.setattr(dispatch, "cpp_tokens", triton)
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -82,7 +81,7 @@ def test_add_and_norm(shape: tuple[int, ...], dtype: torch.dtype, added: torch.d
 def paired(tokens: int, dim: int, r: int, cls: Tensor | None) -> None:
     metric = random(3, tokens, dim, seed=tokens)
     cls = None if cls is None else cls.to(DEVICE)
-    for got, want in zip(triton.match(metric, r, cls), _pairs(metric.double(), r, cls), strict=True):
+    for got, want in zip(triton.match(metric, r, cls), reference.match(metric.double(), r, cls), strict=True):
         assert torch.equal(got, want)
 
 
@@ -118,7 +117,7 @@ def test_equals_and_nothing_go_to_the_earlier_token() -> None:
 def test_ties_and_what_is_not_finite_have_one_outcome(metrics: Callable[[int], tuple[Tensor, int, Tensor]]) -> None:
     for seed in range(16):
         metric, r, cls = metrics(seed)
-        found, expected = triton.match(metric.to(DEVICE), r, cls.to(DEVICE)), _pairs(metric, r, cls)
+        found, expected = triton.match(metric.to(DEVICE), r, cls.to(DEVICE)), reference.match(metric, r, cls)
         for got, want in zip(found, expected, strict=True):
             assert torch.equal(got.cpu(), want), seed
 
@@ -128,9 +127,9 @@ def test_ties_and_what_is_not_finite_have_one_outcome(metrics: Callable[[int], t
 @pytest.mark.parametrize(("tokens", "r", "dim"), [(65, 25, 40), (9, 0, 3), (90, 42, 200)])
 def test_groups_and_merging(tokens: int, r: int, dim: int, order: str) -> None:
     cls = torch.tensor([0, tokens - 1, tokens // 2], device=DEVICE)
-    source, target, kept, tome = _pairs(random(3, tokens, 8), r, cls)
+    source, target, kept, tome = reference.match(random(3, tokens, 8), r, cls)
     places = kept if order == "sequence" else tome
-    expected = _groups(places, source, target, cls, tokens)
+    expected = reference.groups(places, source, target, cls, tokens)
     for got, want in zip(triton.groups(places, source, target, cls, tokens), expected, strict=True):
         assert torch.equal(got, want)
     assert triton.groups(places, source, target, None, tokens)[2] is None
@@ -139,8 +138,8 @@ def test_groups_and_merging(tokens: int, r: int, dim: int, order: str) -> None:
         x, grad = random(3, tokens, dim, dtype=dtype), random(3, tokens - r, dim, dtype=dtype)
         out, dx = triton.merge(x, places, source, group, size), triton.merge_backward(grad, group, size, tokens)
         assert (out.dtype, dx.dtype) == (dtype, dtype)
-        assert_near(out, _means(x.double(), places, source, group, size), relative)
-        assert_near(dx, _shares(grad.double(), group, size, tokens), relative)
+        assert_near(out, reference.merge(x.double(), places, source, group, size), relative)
+        assert_near(dx, reference.merge_backward(grad.double(), group, size, tokens), relative)
 
 
 # all of it

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from rows import changed, experiment, make_row, paper_experiment, write_grid
 
+from famba.checks import rules
 from famba.cli import main
-from famba.judge import rules
-from famba.judge.summary import read_rows
-from famba.record import read_row
+from famba.results.row import read_row
+from famba.results.summary import read_rows
 
 
 def formal(tmp_path: Path, **environment: object) -> list[Path]:

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from test_train import cell
 
-from famba import predictions, seal, tokens
+from famba import files
+from famba.checks import rules
 from famba.cli import main
-from famba.judge import rules
-from famba.judge.summary import read_rows
-from famba.record import read_row
-from famba.train import Training
+from famba.results import predictions, tokens
+from famba.results.arrays import write_arrays
+from famba.results.row import read_row
+from famba.results.summary import read_rows
+from famba.training.train import Training
 
 FILES = {"predicted": predictions.NAME, "fused": tokens.NAME, "weights": "weights.pt"}
 
@@ -92,7 +94,7 @@ def another_rows(path: Path) -> None:
 
 def another_kind(path: Path) -> None:
     """A sealed file of no known kind."""
-    with seal.sealed_file(path) as file:
+    with files.sealed_file(path) as file:
         file.write(b"no archive")
 
 
@@ -100,7 +102,7 @@ def without_a_field(path: Path) -> None:
     with np.load(path) as file:
         arrays = dict(file)
     del arrays["labels" if "labels" in arrays else "groups"]
-    seal.write_arrays(path, **arrays)
+    write_arrays(path, **arrays)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def rewrite(path: Path, **changes: Callable[[np.ndarray], np.ndarray]) -> None:
     """Change arrays of a file and seal it again."""
     with np.load(path) as file:
         arrays = dict(file)
-    seal.write_arrays(path, **arrays | {name: change(arrays[name]) for name, change in changes.items()})
+    write_arrays(path, **arrays | {name: change(arrays[name]) for name, change in changes.items()})
 
 
 @pytest.mark.parametrize(

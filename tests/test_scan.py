@@ -12,7 +12,7 @@ from scan_cases import FASTER, ON_CPU, Inputs, assert_close, by_backend, conv_in
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from famba.scan import causal_conv, directional_scan, selective_scan
+from famba.ops import causal_conv, directional_scan, selective_scan
 
 GOLDEN = Path(__file__).parent / "data" / "selective_scan.npz"
 

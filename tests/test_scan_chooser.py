@@ -5,7 +5,7 @@ import torch
 from scan_cases import scan_inputs
 
 from famba.errors import InputError
-from famba.scan import BACKENDS, available, causal_conv, choose, directional_scan, selective_scan
+from famba.ops import BACKENDS, available, causal_conv, choose, directional_scan, selective_scan
 
 
 def test_a_wrong_shape_names_the_tensor_and_both_shapes() -> None:

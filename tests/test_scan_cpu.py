@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from famba.native import build
-from famba.scan import causal_conv, chooser, cpu, directional_scan
+from famba.ops import causal_conv, directional_scan, dispatch
+from famba.ops.cpp import build, scan
 
 LEVELS = ("DEFAULT", "AVX2", "AVX512", "AVX512_BF16")
 HERE = build.instruction_set()
-REASON = cpu.unavailable(torch.device("cpu"), torch.float32)
+REASON = scan.unavailable(torch.device("cpu"), torch.float32)
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"the cpu backend {REASON}")
 
 
@@ -23,7 +23,7 @@ def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     """Runs the test once with the kernels of each level that this machine has."""
     if HERE not in LEVELS or LEVELS.index(request.param) > LEVELS.index(HERE):
         pytest.skip(f"this processor is {HERE}")
-    monkeypatch.setattr(cpu, "library", lambda: build.library(request.param))
+    monkeypatch.setattr(scan, "library", lambda: build.library(request.param))
     return request.param
 
 
@@ -105,7 +105,7 @@ def test_decays_beyond_the_range_of_float32(fastest: float) -> None:
 def test_exp_is_accurate() -> None:
     x = torch.arange(-10_000, 10_001) / 1000
     y = torch.empty_like(x)
-    cpu.library().vector_exp(ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(y.data_ptr()), ctypes.c_int64(x.numel()))
+    scan.library().vector_exp(ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(y.data_ptr()), ctypes.c_int64(x.numel()))
     exact = x.double().exp()
     # the product x log2(e) is rounded, which the exponential magnifies by |x|
     assert ((y - exact).abs() / exact <= 2e-7 + 1e-7 * x.abs()).all()
@@ -136,7 +136,7 @@ def test_the_result_does_not_depend_on_threads() -> None:
 
 
 def test_float64_is_refused_with_a_reason() -> None:
-    assert "not float64" in (cpu.unavailable(torch.device("cpu"), torch.float64) or "")
+    assert "not float64" in (scan.unavailable(torch.device("cpu"), torch.float64) or "")
 
 
 # building
@@ -161,7 +161,7 @@ def fake_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_processes_that_start_together_build_once(fake_compiler: Path) -> None:
-    command = [sys.executable, "-c", "from famba.native import build; build.library(); build.library()"]
+    command = [sys.executable, "-c", "from famba.ops.cpp import build; build.library(); build.library()"]
     started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     messages = [process.communicate(timeout=60)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0, 0], messages
@@ -201,11 +201,11 @@ def test_without_kernels_auto_is_chunked_and_says_so(monkeypatch: pytest.MonkeyP
     def library() -> ctypes.CDLL:
         raise build.BuildError("needs a C++ compiler")
 
-    monkeypatch.setattr(cpu, "library", library)
-    chooser._choose.cache_clear()
+    monkeypatch.setattr(build, "library", library)
+    dispatch._choose.cache_clear()
     try:
-        choice = chooser.choose("cpu")
+        choice = dispatch.choose("cpu")
     finally:
-        chooser._choose.cache_clear()
+        dispatch._choose.cache_clear()
     assert choice.name == "chunked"
     assert "cpu needs a C++ compiler" in choice.reason

@@ -7,8 +7,8 @@ from scan_cases import assert_close, conv_inputs, scan_inputs, with_gradients
 from torch import Tensor
 
 from famba.errors import InputError
-from famba.scan import causal_conv, directional_scan, mamba_ssm, selective_scan
-from famba.scan.autograd import ScanTensors
+from famba.ops import causal_conv, directional_scan, mamba_ssm, selective_scan
+from famba.ops.types import ScanTensors
 
 
 def fake_selective_scan_fn(

@@ -9,9 +9,10 @@ from triton_cases import DEVICE, INTERPRETED, run_under_the_interpreter, with_ke
 
 from famba.errors import InputError
 from famba.mixer import Mixer
-from famba.scan import available, causal_conv, choose, directional_scan, triton
-from famba.scan.autograd import ScanTensors, StreamGrads
-from famba.scan.chooser import load
+from famba.ops import available, causal_conv, choose, directional_scan
+from famba.ops.dispatch import load
+from famba.ops.triton import launch, scan
+from famba.ops.types import ScanTensors, StreamGrads
 
 Inputs = dict[str, Tensor | None]
 # the interpreter truncates to bfloat16 where a GPU rounds
@@ -20,7 +21,7 @@ TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 @pytest.fixture
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "CHUNK", 8)
+    monkeypatch.setattr(scan, "CHUNK", 8)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -189,7 +190,7 @@ def test_saved_for_backward_is_a_fraction_of_the_streams(monkeypatch: pytest.Mon
     inputs = {name: x.requires_grad_() for name, x in scan_inputs(2, 1, 17, 5, 4).items()}
     own = {x.untyped_storage().data_ptr() for x in inputs.values()}
     for chunk, states in ((256, 0), (8, 2)):
-        monkeypatch.setattr(triton, "CHUNK", chunk)
+        monkeypatch.setattr(scan, "CHUNK", chunk)
         extra: list[Tensor] = []
 
         def pack(x: Tensor, extra: list[Tensor] = extra) -> Tensor:
@@ -208,12 +209,12 @@ def test_the_result_is_made_again_to_the_bit(directions: int, dtype: torch.dtype
     named = scan_inputs(directions, 1, 3, 6, 4, dtype)
     _, named["z"] = random(1, 3, 12, dtype=dtype).chunk(2, dim=-1)
     inputs = ScanTensors(**named)
-    out, kept = triton.scan_forward(inputs, softplus=True)
+    out, kept = scan.scan_forward(inputs, softplus=True)
     ungated = directional_scan(**named | {"z": None}, backend="triton")
     assert torch.equal(kept[0], ungated)
     streams = (inputs.u, inputs.delta, inputs.B, inputs.C, inputs.z)
     grads, again = StreamGrads(*(torch.empty(x.shape, dtype=x.dtype) for x in streams)), torch.empty_like(out)
-    triton.scan_backward(torch.ones_like(out), inputs, kept, True, grads, again)
+    scan.scan_backward(torch.ones_like(out), inputs, kept, True, grads, again)
     assert torch.equal(again, out)
     assert not torch.equal(again, ungated)
 
@@ -254,7 +255,7 @@ def test_convolution(directions: int, batch: int, length: int, dim: int, width: 
 @pytest.mark.parametrize("width", range(1, 9))
 @pytest.mark.parametrize("length", [2, 11])
 def test_convolution_over_several_blocks_of_positions(length: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "CONVOLVED", (4, 8))
+    monkeypatch.setattr(scan, "CONVOLVED", (4, 8))
     inputs = conv_inputs(2 - width % 2, 1, length, 5, width)
     expected = with_gradients(causal_conv, inputs, "reference")
     assert_close(with_gradients(causal_conv, inputs, "triton"), expected, TOLERANCE[torch.float32])
@@ -271,10 +272,10 @@ def test_a_cpu_is_refused_with_a_reason() -> None:
 
 
 def test_what_the_kernels_do_not_take() -> None:
-    assert triton.unavailable(torch.device("meta"), torch.float32) == "runs on CUDA devices, not on meta"
+    assert scan.unavailable(torch.device("meta"), torch.float32) == "runs on CUDA devices, not on meta"
     x = torch.zeros(1, 1, 1)
     with pytest.raises(InputError, match=r"spans 2\^31 elements"):
-        triton._strided(torch.empty(1, 2**31, 1, device="meta"))
+        launch.strided(torch.empty(1, 2**31, 1, device="meta"))
     with pytest.raises(InputError, match="width 9, expected at most 8"):
         load("triton").conv(x, torch.zeros(1, 1, 9), torch.zeros(1, 1))
     stream, states = torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 257)
@@ -284,7 +285,7 @@ def test_what_the_kernels_do_not_take() -> None:
 
 @with_kernels
 def test_float64_is_refused_with_a_reason() -> None:
-    assert "not float64" in (triton.unavailable(DEVICE, torch.float64) or "")
+    assert "not float64" in (scan.unavailable(DEVICE, torch.float64) or "")
 
 
 # on a GPU

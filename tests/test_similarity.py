@@ -14,10 +14,10 @@ from torch import nn
 from famba import fusion
 from famba.errors import InputError
 from famba.model import Fused, VisionMamba
-from famba.seal import write_arrays
+from famba.results.arrays import write_arrays
+from famba.results.tokens import TokenRecord, read_tokens, write_tokens
 from famba.similarity import EXAMPLES, MAPS, best_match, cosines, token_record
-from famba.tokens import TokenRecord, read_tokens, write_tokens
-from famba.train import Training
+from famba.training.train import Training
 
 DEPTH, PATCHES = 8, 16  # a 4 x 4 grid
 

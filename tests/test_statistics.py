@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from famba.judge.statistics import (
+from famba.results.statistics import (
     ALPHA,
     Region,
     Spread,

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from famba import recipe
 from famba.config import Recipe
-from famba.distributed import Processes
 from famba.fusion import STRATEGIES, match, strategy
 from famba.model import VisionMamba
-from famba.step import CapturedForward, CapturedStep, Forward, Step
+from famba.training import optim
+from famba.training.distributed import Processes
+from famba.training.ema import Ema
+from famba.training.evaluate import CapturedForward, Forward
+from famba.training.step import CapturedStep, Step
 
 DEPTH, SIZE, CLASSES, BATCH = 4, 32, 10, 4
 CUDA = torch.device("cuda")
@@ -85,8 +87,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextMana
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_step_exchanges_nothing_with_the_host(name: str, watched: Callable[[], AbstractContextManager[Any]]) -> None:
     net = model(name).to("meta")
-    optimizer = recipe.optimizer(net, SETTINGS)
-    step = Step(net, optimizer, recipe.Ema(net, 0.9), SETTINGS, nullcontext, Processes())
+    optimizer = optim.optimizer(net, SETTINGS)
+    step = Step(net, optimizer, Ema(net, 0.9), SETTINGS, nullcontext, Processes())
     (batch,) = batches(1, torch.device("meta"))
     with watched():
         loss = step.backward(*batch)
@@ -115,7 +117,7 @@ def test_what_is_captured_adds_up_the_gradients() -> None:
     sums = []
     for kind in (Step, CapturedStep):
         net = model("upper")
-        step = kind(net, recipe.optimizer(net, SETTINGS), recipe.Ema(net, 0.9), SETTINGS, nullcontext, Processes())
+        step = kind(net, optim.optimizer(net, SETTINGS), Ema(net, 0.9), SETTINGS, nullcontext, Processes())
         if isinstance(step, CapturedStep):
             step._loss, step._grads = torch.zeros(()), [torch.zeros_like(p) for p in step.parameters]
             for step._images, step._targets in batches(2, torch.device("cpu")):
@@ -145,11 +147,11 @@ def autocast() -> AbstractContextManager[Any]:
     return torch.autocast("cuda", torch.bfloat16)
 
 
-def training(kind: type[Step], name: str) -> tuple[VisionMamba, recipe.Ema, Step]:
+def training(kind: type[Step], name: str) -> tuple[VisionMamba, Ema, Step]:
     net = model(name, "auto").to(CUDA)
     settings = SETTINGS if kind is CapturedStep else SETTINGS.model_copy(update={"cuda_graphs": False})
-    ema = recipe.Ema(net, 0.9)
-    return net, ema, kind(net, recipe.optimizer(net, settings), ema, settings, autocast, Processes())
+    ema = Ema(net, 0.9)
+    return net, ema, kind(net, optim.optimizer(net, settings), ema, settings, autocast, Processes())
 
 
 @pytest.mark.gpu
@@ -162,7 +164,7 @@ def test_captured_steps_are_the_eager_ones(name: str) -> None:
         net, ema, step = training(kind, name)
         losses = []
         for number, batch in enumerate(batches(3, CUDA)):
-            recipe.set_learning_rate(step.optimizer, 1e-3 / (number + 1))
+            optim.set_learning_rate(step.optimizer, 1e-3 / (number + 1))
             net.train()
             losses.append(step([batch]))
         forward = evaluation(net, autocast)
@@ -189,7 +191,7 @@ def test_a_capture_changes_nothing_and_resumes() -> None:
     again.load_state_dict(state[0])
     average.load_state_dict(state[1])
     captured.optimizer.load_state_dict(state[2])
-    recipe.set_learning_rate(captured.optimizer, step.optimizer.param_groups[0]["lr"])
+    optim.set_learning_rate(captured.optimizer, step.optimizer.param_groups[0]["lr"])
     captured([second])
     for got, want in zip(again.parameters(), net.parameters(), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-2, atol=1e-3)

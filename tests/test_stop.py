@@ -13,13 +13,12 @@ from stress_kills import stress
 from test_checkpoint import ends_as
 from test_train import ROOT, cell
 
-from famba import train
-from famba.cell import checkpoint
-from famba.cell.stop import SIGNALS, StopRequest, stop_request
 from famba.cli import main
 from famba.errors import Stopped
-from famba.record import read_row
-from famba.train import Training
+from famba.results.row import read_row
+from famba.training import checkpoint, train
+from famba.training.stop import SIGNALS, StopRequest, stop_request
+from famba.training.train import Training
 
 DATA = Path("data")
 STEPS = 1437 // 128  # of an epoch

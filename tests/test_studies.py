@@ -9,6 +9,8 @@ from test_figures import texts
 from test_pipeline import planned, snakemake
 from test_report import Page, report
 
+from famba.claims.ledger import published_rows
+from famba.claims.sweeps import SWEEPS, sweeps
 from famba.config import Experiment
 from famba.config.protocol import deviation
 from famba.figures import NAMES, names_of
@@ -16,10 +18,8 @@ from famba.figures.draw import figure
 from famba.figures.palette import colours
 from famba.figures.results import Results, read_results
 from famba.figures.style import PAPER
-from famba.judge.ledger import published_rows
-from famba.judge.summary import strategy_order
-from famba.judge.sweeps import SWEEPS, sweeps
-from famba.schedule import tokens_per_layer
+from famba.results.summary import strategy_order
+from famba.strategies import tokens_per_layer
 
 CLAIMS = ROOT / "config" / "claims.yaml"
 STUDIES = {"starting-layer": 2, "tokens-per-layer": 3}

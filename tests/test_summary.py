@@ -10,8 +10,8 @@ from scipy import stats
 
 from famba.cli import main
 from famba.errors import InputError
-from famba.judge.summary import interval, measures, read_rows, strategy_order, summarise, token_share
-from famba.record import Row, read_row, write_row
+from famba.results.row import Row, read_row, write_row
+from famba.results.summary import interval, measures, read_rows, strategy_order, summarise, token_share
 
 PAPER_SHARES = {"baseline": 1.0, "all": 0.556, "interleaved": 0.574, "lower": 0.457, "upper": 0.638}  # paper-facts §2
 

@@ -13,12 +13,12 @@ import torch
 
 from famba.config import Cell, Experiment
 from famba.errors import CheckFailed
+from famba.files import sealed_file
 from famba.fusion import match, strategy
-from famba.measure import saved_activation_bytes
 from famba.model import VisionMamba
-from famba.record import read_row
-from famba.seal import sealed_file
-from famba.train import Training
+from famba.results.row import read_row
+from famba.training.activations import saved_activation_bytes
+from famba.training.train import Training
 
 ROOT = Path(__file__).parent.parent
 MICRO = {

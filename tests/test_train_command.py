@@ -11,13 +11,13 @@ import pytest
 import torch
 from test_train import ROOT, cell, weights
 
-from famba.cell import command as train_command
-from famba.cell import lock as cell_lock
-from famba.cell.lock import exclusive
 from famba.cli import main
+from famba.commands import train as train_command
 from famba.config import Cell
 from famba.errors import InputError
-from famba.record import read_row
+from famba.results.row import read_row
+from famba.training import lock as cell_lock
+from famba.training.lock import exclusive
 
 ONE = {"epochs": 1, "global_batch": 1280, "mixup_batch": 1280, "micro_batch": 64}  # one step
 
@@ -124,7 +124,7 @@ def test_the_lock_leaves_nothing_behind(tmp_path):
 KILLED_WITH_A_CHILD = """
 import os, signal, sys, time
 from pathlib import Path
-from famba.cell.lock import exclusive
+from famba.training.lock import exclusive
 with exclusive(Path(sys.argv[1])):
     ready, child = os.pipe()
     if os.fork() == 0:

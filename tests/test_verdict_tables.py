@@ -2,10 +2,10 @@
 
 from rows import ROOT, make_row, paper_experiment
 
-from famba.judge.ledger import load
-from famba.judge.shared import by_reason
-from famba.judge.verdict_tables import latex, markdown
-from famba.judge.verdicts import judge
+from famba.claims.ledger import load
+from famba.claims.shared import by_reason
+from famba.claims.tables import latex, markdown
+from famba.claims.verdicts import judge
 
 LEDGER = load(ROOT / "config" / "claims.yaml")
 JUDGED = judge(LEDGER, [make_row(cell) for cell in paper_experiment(seeds=[0, 1, 2]).cells()], [])

@@ -19,13 +19,14 @@ import yaml
 from rows import ROOT, experiment, make_row
 from test_train import cell as micro_cell
 
-from famba.cell.progress import Progress
-from famba.cell.state import QUIET_S, CellState, cell_state, clock
-from famba.cell.watch import frame, remaining, table, total
 from famba.cli import main
+from famba.commands.watch import frame, remaining, table, total
 from famba.config import Cell
-from famba.record import write_row
-from famba.train import Training
+from famba.results.row import write_row
+from famba.text import clock
+from famba.training.progress import Progress
+from famba.training.status import QUIET_S, CellState, cell_state
+from famba.training.train import Training
 
 NOW = 1_800_000_000.0
 CELL = "vim_tiny_mini-upper-s0"
@@ -115,7 +116,7 @@ def test_the_log_tells_of_a_training(folder):
 def test_the_log_is_read_as_progress_writes_it(folder, monkeypatch, capsys):
     """The real writer: should its line change, this fails."""
     now = [0.0]
-    monkeypatch.setattr("famba.cell.progress.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("famba.training.progress.time.perf_counter", lambda: now[0])
     folder.mkdir(parents=True)
     progress = Progress(CELL, epochs=4, log=folder / "train.log")
     now[0] = 100.0
@@ -277,7 +278,7 @@ def test_the_cells_are_those_of_the_experiment_file(tmp_path, monkeypatch, capsy
 
 
 def test_torch_is_not_imported():
-    code = "import sys, famba.cell.watch; sys.exit('torch' in sys.modules)"
+    code = "import sys, famba.commands.watch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

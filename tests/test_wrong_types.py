@@ -13,10 +13,10 @@ import pytest
 import yaml
 from rows import ROOT
 
+from famba.claims import ledger
 from famba.cli import main
 from famba.config import Experiment, yaml_file
 from famba.errors import InputError
-from famba.judge import ledger
 
 BLOCKS = {
     name: yaml.safe_load(text)

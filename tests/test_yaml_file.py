@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from famba.claims import ledger
 from famba.cli import main
 from famba.config import Experiment, yaml_file
 from famba.errors import InputError
-from famba.judge import ledger
 
 ROOT = Path(__file__).parent.parent
 SMOKE = (ROOT / "config" / "smoke.yaml").read_text()

@@ -3,7 +3,7 @@
 No torch here: Snakemake reads the configuration at every start.
 """
 
-from famba.config.grid import Cell, Experiment, Model
+from famba.config.experiment import Cell, Experiment, Model
 from famba.config.settings import ARCHITECTURES, Architecture, Fusion, Recipe
 
 __all__ = ["ARCHITECTURES", "Architecture", "Cell", "Experiment", "Fusion", "Model", "Recipe"]

@@ -1,7 +1,7 @@
 """What the published protocols ask of a training: `paper` and `fast` are the released experiment, setting by setting.
 
 The one place that knows. An experiment that claims a protocol and departs from it is refused before it trains
-(requirements.py); `famba check --rules` and the verdicts ask the same of rows.
+(trainable.py); `famba check --rules` and the verdicts ask the same of rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from famba.config.presets import EXECUTION, FREE, PRESETS
 from famba.config.settings import ARCHITECTURES, Fusion, Recipe
-from famba.schedule import NAMED, strategy
+from famba.strategies import NAMED, strategy
 
 if TYPE_CHECKING:
     from famba.config import Cell

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, WrapValidator, model_valida
 
 from famba.config.settings import Count, Settings, Whole
 from famba.config.validation import short
-from famba.wording import count
+from famba.text import count
 
 _Numbers = tuple[Whole, ...]
 _NUMBERS = TypeAdapter(_Numbers)

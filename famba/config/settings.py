@@ -1,6 +1,6 @@
 """The settings of a training: its model, its fusion, its recipe. Each value is held to its type and range here.
 
-What settings ask of each other is in requirements.py, what a published protocol asks of them in protocol.py. No torch
+What settings ask of each other is in trainable.py, what a published protocol asks of them in protocol.py. No torch
 here: Snakemake reads them at every start.
 """
 

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from famba.errors import InputError
-from famba.wording import one_line
+from famba.text import one_line
 
 _SHOWN = 100  # characters of a wrong value that are shown
 

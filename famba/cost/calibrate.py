@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import lsq_linear
 
-from famba import recipe
-from famba.augment import pil, tensor
 from famba.config import Cell
-from famba.cost.counts import StepCost, step_cost, total
 from famba.cost.roofline import Probe, Rates, interleaved_s
-from famba.distributed import Processes
+from famba.data import mixup
+from famba.data.augment import batched, timm
 from famba.errors import InputError
-from famba.model import VisionMamba
-from famba.step import CapturedForward, CapturedStep, Forward, Step
+from famba.flops import StepCost, total
+from famba.training.timing import running
 
 # both deep enough that most activations leave the caches, as a whole model's do; they differ by layers alone
 DEPTHS = (4, 12)
@@ -135,49 +131,24 @@ def calibrate(
     return probes.calibration(interleaved_s(probes.runs, device, rounds), data_seconds(cell, device, stored))
 
 
-def running(
-    cell: Cell, device: torch.device, scan: str, classes: int
-) -> tuple[StepCost, Callable[[], Any], Callable[[], Any]]:
-    """A cell's cost by count, its training step and an evaluation's forward pass, ready to be called on random images.
-
-    They run as in `famba train`, in one process; the step takes a single micro-batch.
-    """
-    settings, size = cell.recipe, cell.architecture.img_size
-    model = VisionMamba(
-        **cell.architecture.model_dump(), num_classes=classes, fusion=cell.schedule, order=cell.fusion.order, scan=scan
-    ).to(device)
-    captured = settings.cuda_graphs and device.type == "cuda"
-
-    def autocast() -> AbstractContextManager[Any]:
-        return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
-
-    optimizer, ema = recipe.optimizer(model, settings), recipe.Ema(model, settings.ema_decay)
-    step = (CapturedStep if captured else Step)(model, optimizer, ema, settings, autocast, Processes())
-    forward = (CapturedForward if captured else Forward)(model, autocast)
-    images = torch.randn(settings.micro_batch, 3, size, size, device=device)
-    targets = torch.full((len(images), classes), 1 / classes, device=device)
-    counted = step_cost(cell.model_copy(update={"recipe": settings}), classes, device.type, scan)
-    return counted, partial(step, [(images, targets)]), partial(forward, images)
-
-
 def data_seconds(cell: Cell, device: torch.device, stored: tuple[int, int, int]) -> float | None:
     """Seconds of one process per training image, from stored pixels to the model's input; None where timm misses."""
     settings, size = cell.recipe, cell.architecture.img_size
     if settings.augmentation == "tensor":
         batch = min(settings.mixup_batch, 64) if device.type == "cpu" else settings.mixup_batch
         pixels = torch.randint(256, (batch, *stored), device=device).byte()
-        generator, transform = torch.Generator().manual_seed(0), tensor.TrainTransform(settings, size, device)
-        mix = recipe.Mix(0.5) if settings.mixup or settings.cutmix else recipe.Mix()
+        generator, transform = torch.Generator().manual_seed(0), batched.TrainTransform(settings, size, device)
+        mix = mixup.Mix(0.5) if settings.mixup or settings.cutmix else mixup.Mix()
         runs = {"data": lambda: mix.images(transform(pixels, generator))}
         return interleaved_s(runs, device, rounds=5)["data"] / batch
     try:
-        transform_one = pil.train_transform(settings, size)
+        transform_one = timm.train_transform(settings, size)
     except InputError:
         return None
     levels = np.random.default_rng(0).integers(256, size=(16, *stored), dtype=np.uint8)
-    with pil.kept_random_state():
-        pil.seed_sample(0)
+    with timm.kept_random_state():
+        timm.seed_sample(0)
         began = time.perf_counter()
         for one in levels:
-            transform_one(pil.rgb(one))
+            transform_one(timm.rgb(one))
     return (time.perf_counter() - began) / len(levels)

@@ -1,30 +1,24 @@
-"""`famba plan`: what an experiment will cost, before anything is spent."""
+"""What an experiment will cost: a prediction for each cell, from measured probes or a datasheet."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
-from famba import scan
+from famba import ops
 from famba.config import Cell, Experiment
 from famba.config.datasets import DATASETS
 from famba.cost.calibrate import Calibration, calibrate
-from famba.cost.counts import StepCost, step_cost
 from famba.cost.roofline import PROFILES
-from famba.errors import InputError
-from famba.judge.tables import time_unit
-from famba.machine.device import pick_device
-from famba.recipe import rates, steps_per_epoch
-from famba.record import atomic_file
-from famba.wording import count, install
+from famba.data.sampling import steps_per_epoch
+from famba.flops import StepCost, step_cost
+from famba.system.device import pick_device
+from famba.text import install
+from famba.training.optim import rates
 
 # For a device that is not here: the share of the bound that a step is assumed to reach, and the host's time to launch a
 # kernel where no graph replays them.
@@ -129,7 +123,7 @@ def _calculated(experiment: Experiment, device: str) -> tuple[list[Prediction], 
 
 def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
     device = pick_device(experiment.device)
-    choice = scan.choose(device, requested=experiment.scan)
+    choice = ops.choose(device, requested=experiment.scan)
     sizes = DATASETS[experiment.dataset]
     first = {
         model: experiment.cell(model, experiment.strategies[0], experiment.seeds[0]) for model in experiment.models
@@ -166,87 +160,3 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def table(predictions: Sequence[Prediction], notes: Sequence[str], experiment: Experiment) -> str:
-    """The plan for people: a line for each cell, the total, and what it rests on."""
-    unit, size = time_unit(max(p.cell_s for p in predictions))
-    head = ("cell", "tokens", "share", "step (ms)", "images/s", "saved/image", "peak (GiB)", f"time ({unit})")
-    body = [
-        (
-            p.cell,
-            f"{p.tokens_first} → {p.tokens_final}",
-            f"{p.token_share:.3f}",
-            f"{p.step_s * 1e3:,.0f}",
-            f"{p.images_per_s:,.0f}",
-            f"{p.saved_per_image / 2**20:.1f} MiB",
-            f"{p.peak_bytes / 2**30:.2f}",
-            f"{p.cell_s / size:,.2f}",
-        )
-        for p in predictions
-    ]
-    widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
-    lines = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in (head, *body)
-    ]
-    hours = sum(p.hours for p in predictions)
-    waiting = sum(p.limit == "data" for p in predictions)
-    return "\n".join(
-        [
-            f"{experiment.experiment}: {count(len(predictions), 'cell')}, "
-            + " and ".join(dict.fromkeys(f"{count(r.epochs, 'epoch')}, {r.precision}" for r in experiment.recipes)),
-            *notes,
-            "",
-            *lines,
-            "",
-            f"total: {hours:,.1f} hours of one {_device_word(notes)}, one cell after the other"
-            + (f"; cells that wait for their data: {waiting}" if waiting else ""),
-        ]
-    )
-
-
-def _device_word(notes: Sequence[str]) -> str:
-    return notes[0].removeprefix("device: ").partition(",")[0]
-
-
-def add_parser(commands: Any) -> None:
-    """`famba plan`."""
-    parser = commands.add_parser(
-        "plan",
-        help="predict time and memory of an experiment's cells before anything is spent",
-        description="Predict step time, memory and hours of every cell. Example: famba plan --config config/paper.yaml "
-        "--device a100",
-    )
-    parser.add_argument("--config", required=True, metavar="FILE", help="experiment file")
-    parser.add_argument(
-        "--device",
-        choices=["measure", *PROFILES],
-        help="measure probes on the experiment's device here, or calculate from a datasheet [measure; "
-        f"{ELSEWHERE} for an experiment that asks for a GPU where there is none]",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the predictions there")
-    parser.set_defaults(func=_main)
-
-
-def _main(args: argparse.Namespace) -> int:
-    experiment = Experiment.load(args.config)
-    experiment.require_claims()
-    elsewhere = args.device is None and experiment.device == "cuda" and not torch.cuda.is_available()
-    try:
-        predictions, notes = plan(experiment, ELSEWHERE if elsewhere else args.device or "measure")
-    except InputError as error:
-        if args.device != "measure" or experiment.device != "cuda":
-            raise
-        raise InputError(f"{error}; or plan for a GPU that is elsewhere: --device {' or '.join(PROFILES)}") from None
-    if elsewhere:
-        notes.append(f"no GPU is here, so one that is elsewhere was planned for: --device {' or '.join(PROFILES)}")
-    print(table(predictions, notes, experiment))
-    if args.json:
-        with atomic_file(args.json) as file:
-            json.dump(
-                {"experiment": experiment.experiment, "basis": notes, "cells": list(map(asdict, predictions))},
-                file,
-                indent=1,
-            )
-    return 0

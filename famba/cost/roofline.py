@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from famba.cost.counts import Work
-from famba.machine.host import cpu_name
-from famba.native import build
+from famba.flops import Work
+from famba.ops.cpp import build
+from famba.system.host import cpu_name
 
 CALCULATED = "calculated, not measured"
 MEASURED = "measured"

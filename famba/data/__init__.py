@@ -5,9 +5,8 @@ result row. `cifar100` is the paper's; `fashion-mnist` and `digits` are real ima
 """
 
 from famba.data.acquire import fetch, pull
-from famba.data.commands import add_parser
 from famba.data.dataset import Dataset, Identity
 from famba.data.registry import NAMES, load, verify
 from famba.data.sheet import show
 
-__all__ = ["NAMES", "Dataset", "Identity", "add_parser", "fetch", "load", "pull", "show", "verify"]
+__all__ = ["NAMES", "Dataset", "Identity", "fetch", "load", "pull", "show", "verify"]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from famba.config.datasets import data_folder
-from famba.data import cifar, digits, fashion, sources
+from famba.data import cifar100, digits, fashion_mnist, sources
 from famba.data.download import PATIENCE, Patience, download, open_part, writing
 from famba.data.registry import check_name
 from famba.errors import InputError
@@ -36,32 +36,32 @@ def fetch(
     root = data_folder() if root is None else Path(root)
     if name == digits.NAME:
         return digits.locate()
-    if name == cifar.NAME:
+    if name == cifar100.NAME:
         if url is None and kind is None and (form := _verified_form(root)):
             return form.path
-        archive = sources.archive(cifar.PYTHON if kind == "python" else cifar.BINARY)
+        archive = sources.archive(cifar100.PYTHON if kind == "python" else cifar100.BINARY)
         return _fetch_archive(archive, root, url or archive.url, patience)
-    for file in fashion.FILES:
-        archive, packaged = sources.archive(file), fashion.DEBIAN / file
+    for file in fashion_mnist.FILES:
+        archive, packaged = sources.archive(file), fashion_mnist.DEBIAN / file
         # Debian's files are copied: a container does not see the system's folders
         own = packaged.as_uri() if packaged.exists() else archive.url
         _fetch_archive(archive, root, f"{url.rstrip('/')}/{file}" if url else own, patience)
-    return root / fashion.NAME
+    return root / fashion_mnist.NAME
 
 
-def _verified_form(root: Path) -> cifar.Form | None:
+def _verified_form(root: Path) -> cifar100.Form | None:
     """The first form of cifar100 below `root` that is verified; stderr says why a folder is not."""
     try:
-        forms = cifar.locate(root)
+        forms = cifar100.locate(root)
     except InputError:
         return None
     for form in forms:
-        archive = form.path.name if form.kind in (cifar.BINARY, cifar.PYTHON) else None
+        archive = form.path.name if form.kind in (cifar100.BINARY, cifar100.PYTHON) else None
         try:
             if archive:
                 sources.check_file(form.path, sources.archive(archive))
             else:
-                cifar.load_form(form)
+                cifar100.load_form(form)
             return form
         except InputError as error:
             if not archive:  # an archive is fetched again, and then it is said
@@ -111,14 +111,14 @@ def pull(name: str, root: str | Path | None = None) -> Path:
     """Like `fetch`, but an archive of cifar100 comes through its DVC stage: from DVC's cache or remote, or its URL."""
     check_name(name)
     root = data_folder() if root is None else Path(root)
-    if name != cifar.NAME:
+    if name != cifar100.NAME:
         return fetch(name, root)
     if form := _verified_form(root):
         return form.path
     if reason := _no_dvc(root):
         print(f"fetching {name} without DVC: {reason}", file=sys.stderr)
         return fetch(name, root, kind="binary")
-    path, archive = root / cifar.BINARY, sources.archive(cifar.BINARY)
+    path, archive = root / cifar100.BINARY, sources.archive(cifar100.BINARY)
     # DVC's cache and remote can only have what dvc.lock pins, and DVC does not pull over a file that is in the way
     pinned = archive.md5 is not None and archive.md5 in Path("dvc.lock").read_text(encoding="utf-8")
     from_cache = ["--pull"] if pinned and not path.exists() else []

@@ -12,6 +12,9 @@ import numpy as np
 from famba.data.content import Content, content
 from famba.errors import Altered, InputError
 
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the recipe has it for every data set
+STD = (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True)
 class Identity:

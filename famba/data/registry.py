@@ -6,11 +6,11 @@ import difflib
 from pathlib import Path
 
 from famba.config.datasets import data_folder
-from famba.data import cifar, digits, fashion
+from famba.data import cifar100, digits, fashion_mnist
 from famba.data.dataset import Dataset, Identity
 from famba.errors import InputError
 
-NAMES = (cifar.NAME, fashion.NAME, digits.NAME)
+NAMES = (cifar100.NAME, fashion_mnist.NAME, digits.NAME)
 
 
 def check_name(name: str) -> None:
@@ -29,9 +29,9 @@ def load(name: str, root: str | Path | None = None) -> Dataset:
     """
     check_name(name)
     root = data_folder() if root is None else root
-    if name == cifar.NAME:
-        return cifar.load(root)
-    return fashion.load(root) if name == fashion.NAME else digits.load()
+    if name == cifar100.NAME:
+        return cifar100.load(root)
+    return fashion_mnist.load(root) if name == fashion_mnist.NAME else digits.load()
 
 
 def verify(name: str, root: str | Path | None = None) -> Identity:

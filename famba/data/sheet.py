@@ -10,8 +10,8 @@ import numpy as np
 from famba.data.dataset import Dataset
 from famba.data.registry import load
 from famba.errors import InputError
-from famba.record import atomic_file
-from famba.wording import install
+from famba.files import atomic_file
+from famba.text import install
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -28,7 +28,7 @@ import yaml
 
 from famba.config import yaml_file
 from famba.errors import Altered, InputError
-from famba.wording import one_line
+from famba.text import one_line
 
 _CHUNK = 1 << 20
 

@@ -5,16 +5,9 @@ Identical rows give byte-identical SVG. Every figure of a smoke run carries a wa
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
-from famba.errors import InputError
-from famba.judge import ledger
-from famba.judge.options import add_ledger
-from famba.judge.sweeps import SWEEPS, sweeps
-from famba.wording import count, install
+from famba.claims.sweeps import sweeps
 
 NAMES = ("top1", "time", "memory", "accuracy_time", "accuracy_memory", "tokens", "strategies", "curves")
 TOKEN_NAMES = ("similarity", "best_match", "fused_patches")  # need the tokens.npz beside each row
@@ -23,33 +16,3 @@ TOKEN_NAMES = ("similarity", "best_match", "fused_patches")  # need the tokens.n
 def names_of(strategies: Iterable[str]) -> list[str]:
     """All figures of an experiment with these strategies; first those of the paper's studies that it takes part in."""
     return [*(sweep.name for sweep in sweeps(strategies)), *NAMES, *TOKEN_NAMES]
-
-
-def add_parser(commands: Any) -> None:
-    """`famba figures`."""
-    parser = commands.add_parser(
-        "figures",
-        help="draw the figures of an experiment from its rows",
-        description=f"Draw {', '.join(NAMES + TOKEN_NAMES)}, each as .svg and .png; "
-        f"and {' and '.join(sweep.name for sweep in SWEEPS)} where strategies are of the paper's studies "
-        "(start_15, tokens_9). epochs.csv and tokens.npz are read "
-        "beside each row. "
-        "Example: famba figures --out results/smoke/figures results/smoke/cells/*/row.json",
-    )
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the figures")
-    add_ledger(parser, "published numbers")
-    parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
-    parser.set_defaults(func=_main)
-
-
-def _main(args: argparse.Namespace) -> int:
-    try:
-        from famba.figures.draw import draw  # noqa: PLC0415 (imports matplotlib: a second that --help need not wait)
-    except ModuleNotFoundError as error:
-        raise InputError(f"the figures need {error.name}, which is not installed: {install('pipeline')}") from None
-
-    names, bare = draw(args.rows, args.out, args.claims or ledger.of_rows(args.rows))
-    print(f"{args.out}: {', '.join(names)} (.svg, .png)")
-    if bare:
-        print(f"not drawn: {', '.join(TOKEN_NAMES)}; no tokens.npz beside {count(len(bare), 'row')}, such as {bare[0]}")
-    return 0

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from famba.figures import palette, style
 from famba.figures.results import Results
-from famba.judge.tables import time_unit
+from famba.text import time_unit
 
 SEED: dict[str, Any] = {"color": style.INK, "marker": "o", "markersize": 2.2, "alpha": 0.7, "linestyle": "none"}
 PREDICTED: dict[str, Any] = {  # points at its value from above the bar, whose end it must not hide

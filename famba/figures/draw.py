@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from famba.figures import bars, lines, patches, similarity, strategies, studies, style, tradeoff
 from famba.figures.results import Results, read_results
-from famba.tokens import NAME, TokenRecord, read_tokens
+from famba.results.tokens import NAME, TokenRecord, read_tokens
 
 FIGURES: Mapping[str, Callable[[Results], Figure]] = {
     "top1": bars.top1,

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from famba.config import Architecture
 from famba.figures import style
 from famba.figures.results import Results
-from famba.tokens import TokenRecord
-from famba.wording import model_name
+from famba.results.tokens import TokenRecord
+from famba.text import model_name
 
 # Tol's muted scheme, told apart with every kind of colour vision, and none of a strategy's colours
 COLOURS = ("#88CCEE", "#CC6677", "#DDCC77", "#117733", "#332288", "#AA4499", "#44AA99", "#999933", "#882255")

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from famba.claims import ledger
+from famba.claims.entries import Published
+from famba.claims.paper_tables import PaperTable, comparable, paper_tables
 from famba.config.protocol import published_model
 from famba.errors import InputError
-from famba.judge import ledger, summary
-from famba.judge.entries import Published
-from famba.judge.paper_tables import PaperTable, comparable, paper_tables
-from famba.record import EPOCH_FIELDS, Row
+from famba.results import summary
+from famba.results.epochs import EPOCH_FIELDS
+from famba.results.row import Row
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class Results:
     """Rows in a form to draw.
 
     `seeds`: a line per row with `model`, `strategy`, `seed`, `token_share` and every measure and ratio of
-    `famba.judge.summary`. `epochs`: epochs.csv of all rows, with `model` and `strategy`. `published`: by model, numbers
-    that may stand beside its rows. `tables`: the paper's tables that the rows speak about.
+    `famba.results.summary`. `epochs`: epochs.csv of all rows, with `model` and `strategy`. `published`: by model,
+    numbers that may stand beside its rows. `tables`: the paper's tables that the rows speak about.
     """
 
     rows: Mapping[Path, Row]

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from famba.figures import palette, style
 from famba.figures.results import Results
-from famba.tokens import TokenRecord
+from famba.results.tokens import TokenRecord
 
 _COLOURS = colormaps["cividis"].resampled(64)  # steps too fine to see; with more, the files are twice as large
 Records = Mapping[Path, TokenRecord]

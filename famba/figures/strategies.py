@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from famba.figures import palette, style
 from famba.figures.results import Results
-from famba.record import Row
-from famba.wording import model_name
+from famba.results.row import Row
+from famba.text import model_name
 
 _KEPT = "#e4e4e4"  # a layer that fuses nothing
 _WIDTH, _HEIGHT = 0.82, 0.84  # of a frame, in layers and in lines

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from famba.claims.paper_tables import PaperTable
+from famba.claims.sweeps import SWEEPS, Sweep, sweeps
 from famba.figures import palette, style
 from famba.figures.results import Results
-from famba.judge.paper_tables import PaperTable
-from famba.judge.sweeps import SWEEPS, Sweep, sweeps
 
 _COLOUR = palette.STRATEGY_COLOURS["upper"]
 _UNFUSED: dict[str, Any] = {"color": palette.STRATEGY_COLOURS["baseline"], "linewidth": 1.0, "linestyle": (0, (4, 2))}

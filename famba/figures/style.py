@@ -17,8 +17,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from famba.figures import palette
-from famba.record import atomic_file
-from famba.wording import SMOKE_NOTE, model_name
+from famba.files import atomic_file
+from famba.text import SMOKE_NOTE, model_name
 
 if TYPE_CHECKING:
     from famba.figures.results import Results
@@ -68,7 +68,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 def mean_interval(values: Any) -> tuple[float, float]:
     """Ends of the 95 % interval of the mean, as seaborn's `errorbar`; nothing to see for one value."""
-    from famba.judge import summary  # noqa: PLC0415 (imports scipy)
+    from famba.results import summary  # noqa: PLC0415 (imports scipy)
 
     half = summary.interval([float(value) for value in values]) or 0.0
     return float(np.mean(values)) - half, float(np.mean(values)) + half
@@ -108,7 +108,7 @@ def legend(figure: Figure, handles: Sequence[Any]) -> None:
 
 def footer(figure: Figure, results: Results, *notes: str) -> None:
     """What was run, and how to read the marks, in small print below the panels."""
-    from famba.judge import summary  # noqa: PLC0415 (imports scipy)
+    from famba.results import summary  # noqa: PLC0415 (imports scipy)
 
     text = f"Run: {summary.described(results.rows)}. {' '.join(notes)}"
     if results.smoke:

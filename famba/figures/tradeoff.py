@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from famba.figures import palette, style
 from famba.figures.results import Results
-from famba.judge.tables import time_unit
+from famba.text import time_unit
 
 FRONT: dict[str, Any] = {"color": style.FAINT, "linewidth": 0.9, "linestyle": (0, (4, 2)), "zorder": 1}
 

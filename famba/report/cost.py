@@ -7,13 +7,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from famba.cost.counts import step_cost
 from famba.errors import InputError
-from famba.judge.summary import MIB, Line
-from famba.judge.tables import time_unit
-from famba.record import Row
-from famba.report.table import Entry, Table, line_href, number, table
-from famba.wording import model_name
+from famba.flops import step_cost
+from famba.results.row import Row
+from famba.results.summary import MIB, Line
+from famba.results.tables import Entry, Table, line_href, number, table
+from famba.text import model_name, time_unit
 
 JOULES_PER_KWH = 3.6e6
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from famba.figures import palette
 from famba.figures.results import Results
-from famba.judge.summary import Line
 from famba.report.charts import Panel
-from famba.wording import model_name
+from famba.results.summary import Line
+from famba.text import model_name
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from famba.judge.ledger import Ledger
-from famba.judge.shared import by_reason
-from famba.judge.verdicts import Part, Verdict, Verdicts
+from famba.claims.ledger import Ledger
+from famba.claims.shared import by_reason
+from famba.claims.verdicts import Part, Verdict, Verdicts
 from famba.report.charts import Panel, Scale
-from famba.report.table import csv_of, slug, words
-from famba.wording import model_name
+from famba.results.tables import csv_of, slug, words
+from famba.text import model_name
 
 SYMBOLS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "≈", "not tested": "○"}
 _WIDE, _HIGH = 180, 24

@@ -8,8 +8,6 @@ from types import MappingProxyType
 from famba.figures.results import Results
 from famba.figures.style import PAPER
 from famba.figures.tradeoff import pareto_front
-from famba.judge.summary import Line
-from famba.judge.tables import time_unit
 from famba.report.charts import (
     TOP,
     Mark,
@@ -25,8 +23,9 @@ from famba.report.charts import (
     y_axis,
 )
 from famba.report.drawing import Drawing, Figure, value
-from famba.report.table import line_href
-from famba.wording import model_name
+from famba.results.summary import Line
+from famba.results.tables import line_href
+from famba.text import model_name, time_unit
 
 HOURS = 3600.0
 

@@ -14,19 +14,21 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from famba import __version__
-from famba.audit import document
-from famba.audit import page as audit_page
+from famba import __version__, text
+from famba.claims import ledger, noise, paper_tables, verdicts
+from famba.claims import tables as verdict_tables
+from famba.claims.audit import document
+from famba.claims.audit import page as audit_page
 from famba.figures import names_of, palette
 from famba.figures.results import Results, read_results
-from famba.judge import ledger, noise, paper_tables, summary, tables, verdict_tables, verdicts
-from famba.record import Row
 from famba.report import cost, evidence, figures, pictures, prose, provenance, recipes, sections
 from famba.report import paper_tables as printed
 from famba.report.charts import MARKERS
 from famba.report.pictures import Picture
-from famba.report.table import Table, as_markdown
-from famba.wording import SMOKE_NOTE
+from famba.results import summary, tables
+from famba.results.row import Row
+from famba.results.tables import Table, as_markdown
+from famba.text import SMOKE_NOTE
 
 PAPER = "Famba-V: Fast Vision Mamba with Cross-Layer Token Fusion"
 _TEMPLATES = PackageLoader("famba.report")
@@ -206,7 +208,7 @@ def markdown(report: Report) -> str:
 def latex(report: Report) -> str:
     """A document of the tables, to compile as it is or to take tables from."""
     env = "\n".join(
-        rf"\item[{tables.tex(fact.name)}] " + "; ".join(tables.tex(value) for value, _ in fact.values)
+        rf"\item[{text.tex(fact.name)}] " + "; ".join(text.tex(value) for value, _ in fact.values)
         for fact in provenance.facts(report.rows)
     )
     return "\n".join(
@@ -218,15 +220,15 @@ def latex(report: Report) -> str:
             r"\usepackage[a4paper,landscape,margin=2cm]{geometry}",
             r"\emergencystretch=3em",
             r"\setlength{\belowcaptionskip}{6pt}",
-            rf"\title{{{tables.tex(report.title)}}}",
-            rf"\date{{{tables.tex(report.dates)}}}",
+            rf"\title{{{text.tex(report.title)}}}",
+            rf"\date{{{text.tex(report.dates)}}}",
             r"\author{}",
             r"\begin{document}",
             r"\maketitle",
             *map(_floating, report.printed),
             tables.latex(report.lines, report.described),
             verdict_tables.latex(report.verdicts, report.described),
-            rf"\paragraph{{Cost}} {tables.tex(cost.device_hours(report.rows))}",
+            rf"\paragraph{{Cost}} {text.tex(cost.device_hours(report.rows))}",
             r"\paragraph{Environment}",
             r"\begin{description}",
             r"\raggedright",
@@ -244,7 +246,7 @@ def _floating(found: Table) -> str:
         [
             r"\begin{table*}[t]",
             r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
-            rf"\caption{{{tables.tex(found.caption)}. {tables.tex(found.note)}}}",
+            rf"\caption{{{text.tex(found.caption)}. {text.tex(found.note)}}}",
             rf"\label{{tab:{found.id}}}",
             found.latex.rstrip(),
             r"\end{table*}",

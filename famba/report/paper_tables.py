@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from famba.judge.cells import DEVICE, GPUS, IMAGES_PER_GPU
-from famba.judge.paper_tables import QUANTITIES, Number, PaperTable
-from famba.record import Row
-from famba.report.table import Entry, Table, csv_of, line_href, slug, table
-from famba.wording import SMOKE_NOTE, model_name
+from famba.claims.cells import DEVICE, GPUS, IMAGES_PER_GPU
+from famba.claims.paper_tables import QUANTITIES, Number, PaperTable
+from famba.results.row import Row
+from famba.results.tables import Entry, Table, csv_of, line_href, slug, table
+from famba.text import SMOKE_NOTE, model_name
 
 _TITLES = {1: "fusion strategies", 2: "starting layer", 3: "tokens per layer"}
 _HEADS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "time": "time (h:mm:ss)", "memory": "peak memory (MiB)"}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from famba.judge.sweeps import sweeps
+from famba.claims.sweeps import sweeps
 
 # name of the file, heading, what it shows
 PICTURES: Sequence[tuple[str, str, str]] = (

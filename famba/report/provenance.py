@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from famba.record import Row
+from famba.results.row import Row
 
 UNKNOWN = "not recorded"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from famba.judge.recipes import Difference
-from famba.report.table import Entry, Table, number, table
+from famba.results.recipes import Difference
+from famba.results.tables import Entry, Table, number, table
 
 _MEASURES = {
     "top1_last_percent": ("top-1, last epoch", 2),

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from famba.judge import summary
-from famba.judge.ledger import Ledger
-from famba.judge.noise import Noise, Scatter
-from famba.judge.summary import Line
-from famba.judge.tables import latex, note_of, time_unit
-from famba.record import Row
+from famba.claims.ledger import Ledger
+from famba.claims.noise import Noise, Scatter
 from famba.report.prose import Deviations
-from famba.report.table import Entry, Table, as_csv, as_latex, csv_of, number, row_href, table, words
-from famba.wording import model_name
+from famba.results import summary
+from famba.results.row import Row
+from famba.results.summary import Line
+from famba.results.tables import Entry, Table, as_csv, as_latex, csv_of, latex, note_of, number, row_href, table, words
+from famba.text import model_name, time_unit
 
 
 def summary_table(lines: Sequence[Line], what: str, by_line: Mapping[tuple[str, str], Sequence[Row]]) -> Table:

@@ -1,0 +1,193 @@
+"""A frozen baseline: what an experiment gave when it was right, small enough to keep beside the code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from famba.config import Fusion, Model, Recipe
+from famba.errors import InputError
+from famba.results.epochs import read_epochs
+from famba.results.row import Bytes, Percent, Record, Row, Sha256
+from famba.text import count
+
+VERSION: Literal[2] = 2  # of the baseline's format
+MIN_SEEDS = 3  # below, the spread over seeds is hardly known, and every later comparison rests on it
+
+
+def _is_empty(values: tuple[float, ...]) -> bool:
+    return not values
+
+
+class FrozenCell(Record):
+    """One model and strategy. What depends on chance is there per seed, in the order of `seeds`."""
+
+    model: str
+    strategy: str
+    schedule: tuple[int, ...]
+    seeds: tuple[int, ...]
+    top1: tuple[Percent, ...]  # after the last epoch: no choice made on the test set
+    # per epoch but the first, to the same run's baseline of that seed, of CPU time on a CPU; empty where times were not
+    # frozen
+    time_ratios: tuple[tuple[float, ...], ...]
+    tokens: tuple[int, ...]
+    saved_activations: Bytes
+    # per epoch, of a model with a recipe of its own
+    learning_rates: Annotated[tuple[float, ...], Field(exclude_if=_is_empty)] = ()
+
+
+class Frozen(Record):
+    """results/baselines/<experiment>.json."""
+
+    version: Literal[2] = VERSION
+    experiment: str
+    protocol: str
+    train_digest: Sha256
+    test_digest: Sha256
+    scan: str
+    device_kind: str
+    device: str
+    git_commit: str | None
+    recipe: Recipe
+    fusion: Fusion
+    models: dict[str, Model]  # one whose recipe is not `recipe` has its own
+    learning_rates: tuple[float, ...]  # per epoch
+    cells: tuple[FrozenCell, ...]
+
+    @cached_property
+    def by_cell(self) -> dict[tuple[str, str], FrozenCell]:
+        """Cells by model and strategy."""
+        return {(cell.model, cell.strategy): cell for cell in self.cells}
+
+
+def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
+    """Freeze rows that may stand side by side, with their times or without, where the machine was not theirs alone.
+
+    Raises InputError unless every cell has enough seeds and a baseline.
+    """
+    first = next(iter(rows.values()))
+    groups: dict[tuple[str, str], list[Path]] = {}
+    for path, row in rows.items():
+        groups.setdefault((row.cell.model, row.cell.strategy), []).append(path)
+    there = {(row.cell.model, row.cell.strategy, row.cell.seed) for row in rows.values()}
+    recipes = {row.cell.model: row.cell.recipe for row in rows.values()}
+    own = {model: recipe for model, recipe in recipes.items() if recipe != first.cell.recipe}
+    cells = []
+    for (model, strategy), paths in groups.items():
+        group = [rows[path] for path in paths]
+        seeds = tuple(row.cell.seed for row in group)
+        if len(seeds) < MIN_SEEDS:
+            raise InputError(
+                f"{model} {strategy} has {count(len(seeds), 'seed')}; a baseline needs {MIN_SEEDS} of every cell"
+            )
+        missing = [seed for seed in seeds if (model, "baseline", seed) not in there]
+        if missing:
+            raise InputError(f"{model} {strategy}: seed {missing[0]} has no row of the baseline, which times refer to")
+        if len({(row.tokens.measured, row.memory.saved_activations) for row in group}) > 1:
+            raise InputError(f"{model} {strategy}: tokens or saved activations differ between seeds; nothing to freeze")
+        cells.append(
+            FrozenCell(
+                model=model,
+                strategy=strategy,
+                schedule=group[0].cell.schedule,
+                seeds=seeds,
+                top1=tuple(row.metrics.last.top1 for row in group),
+                time_ratios=tuple(time_ratios(path, rows) for path in paths) if times else (),
+                tokens=group[0].tokens.measured,
+                saved_activations=group[0].memory.saved_activations,
+                learning_rates=_learning_rates(paths[0]) if model in own else (),
+            )
+        )
+    return Frozen(
+        experiment=first.cell.experiment,
+        protocol=first.cell.protocol,
+        train_digest=first.data.train_digest,
+        test_digest=first.data.test_digest,
+        scan=first.scan.backend,
+        device_kind=first.environment.device_kind,
+        device=first.environment.device,
+        git_commit=first.environment.git_commit,
+        recipe=first.cell.recipe,
+        fusion=first.cell.fusion,
+        models={
+            row.cell.model: Model(**dict(row.cell.architecture), recipe=own.get(row.cell.model))
+            for row in rows.values()
+        },
+        learning_rates=_learning_rates(next(iter(rows))),
+        cells=tuple(cells),
+    )
+
+
+def read(path: Path) -> Frozen:
+    """Read a frozen baseline. Raises InputError."""
+    try:
+        return Frozen.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
+        raise InputError(f"{path}: cannot read the baseline ({reason}); `famba check --freeze` writes one") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        problem = f"not a frozen baseline: {where + ': ' if where else ''}{first['msg']}"
+        if where == "version":
+            problem = f"a baseline of version {first['input']}, and this famba reads version {VERSION}; freeze it anew"
+        raise InputError(f"{path}: {problem}") from None
+
+
+def require_same_settings(frozen: Frozen, path: Path, rows: Mapping[Path, Row]) -> None:
+    """Raises InputError where rows were not trained as the frozen ones were: then a difference is no regression."""
+    for file, row in rows.items():
+        for what, now, then in _settings(row, frozen):
+            if now != then:
+                raise InputError(
+                    f"{file} and {path} differ in {what} ({_short(now)} and {_short(then)}); if that is meant to be, "
+                    f"freeze the baseline anew: famba check --freeze {path} ROW..."
+                )
+
+
+def time_ratios(path: Path, rows: Mapping[Path, Row]) -> tuple[float, ...]:
+    """Time per epoch relative to the baseline of the same model, seed and run; the first epoch (warm-up) left out.
+
+    Of CPU time on a CPU, as a neighbour there changes the wall clock. Empty without that baseline.
+    """
+    cell, cpu = rows[path].cell, rows[path].environment.device_kind == "cpu"
+    for other, row in rows.items():
+        if (row.cell.model, row.cell.strategy, row.cell.seed) == (cell.model, "baseline", cell.seed):
+            ours, theirs = (read_epochs(p.with_name("epochs.csv")) for p in (path, other))
+            pairs = zip(ours[1:], theirs[1:], strict=False)
+            ratios = (a["cpu_s"] / b["cpu_s"] if cpu else b["images_per_s"] / a["images_per_s"] for a, b in pairs)
+            return tuple(round(ratio, 4) for ratio in ratios)
+    return ()
+
+
+def _learning_rates(path: Path) -> tuple[float, ...]:
+    """Per epoch, of the row there."""
+    return tuple(epoch["lr"] for epoch in read_epochs(path.with_name("epochs.csv")))
+
+
+def _settings(row: Row, frozen: Frozen) -> list[tuple[str, Any, Any]]:
+    """(what, in the row, frozen) of all that has to agree."""
+    cell = row.cell
+    known = frozen.by_cell.get((cell.model, cell.strategy))
+    model = frozen.models.get(cell.model)
+    recipe = (model and model.recipe) or frozen.recipe
+    return [
+        ("protocol", cell.protocol, frozen.protocol),
+        ("train digest of the data", row.data.train_digest, frozen.train_digest),
+        ("test digest of the data", row.data.test_digest, frozen.test_digest),
+        ("scan backend", row.scan.backend, frozen.scan),
+        ("kind of device", row.environment.device_kind, frozen.device_kind),
+        *((f"recipe.{name}", value, getattr(recipe, name)) for name, value in cell.recipe),
+        ("fusion", cell.fusion, frozen.fusion),
+        (f"architecture of {cell.model}", cell.architecture, model.architecture if model else cell.architecture),
+        (f"schedule of {cell.model} {cell.strategy}", cell.schedule, known.schedule if known else cell.schedule),
+    ]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

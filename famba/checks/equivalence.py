@@ -1,0 +1,111 @@
+"""Whether two protocols reach the same accuracy: `fast` computes what `paper` does in another precision and order.
+
+Per model and strategy, the difference of the mean top-1 after the last epoch is held against the noise floor: 95 % of
+single trainings lie within `NOISE` standard deviations of a seed, and two protocols whose means are closer than that
+are taken to be equal. Two one-sided tests decide, at 5 % each. The margin is known as well as the spread is, so that
+the statistic is noncentral t at its ends (Wellek, Testing Statistical Hypotheses of Equivalence and Noninferiority,
+2nd ed. 2010). The spread is pooled over the strategies of a model and over both protocols.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from famba.config import Cell
+from famba.config.protocol import FREE_OF
+from famba.errors import InputError
+from famba.results.row import Row
+from famba.results.statistics import ALPHA, Spread, holm, pooled_spread
+
+NOISE = 1.96
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One model and strategy under both protocols. p-values: that they are equal, and, adjusted (Holm), that not."""
+
+    cell: str
+    n: tuple[int, int]
+    top1: tuple[float, float]
+    margin: float
+    p_equal: float
+    p_different: float
+
+    @property
+    def verdict(self) -> Literal["equal", "different", "inconclusive"]:
+        if self.p_equal <= ALPHA:
+            return "equal"
+        return "different" if self.p_different <= ALPHA else "inconclusive"
+
+
+def compare(rows: Mapping[Path, Row], reference: Mapping[Path, Row]) -> list[Agreement]:
+    """Cell by cell. Raises InputError where the two were not meant to be equal, or too few seeds tell their spread."""
+    ours, theirs = _by_cell(rows), _by_cell(reference)
+    for key in ours:
+        if key not in theirs:
+            raise InputError(f"{_name(key)} has no row in the reference; run the same grid there")
+        _require_same_work(ours[key][0].cell, theirs[key][0].cell)
+    spreads = {model: _spread(model, ours, theirs) for model in dict.fromkeys(model for model, _ in ours)}
+    found = [_agreement(key, _top1(ours[key]), _top1(theirs[key]), spreads[key[0]]) for key in ours]
+    adjusted = holm(np.array([different for *_, different in found]))
+    return [
+        Agreement(_name(key), n, top1, margin, equal, float(p))
+        for (key, n, top1, margin, equal, _), p in zip(found, adjusted, strict=True)
+    ]
+
+
+def _agreement(
+    key: tuple[str, str], ours: Sequence[float], theirs: Sequence[float], spread: Spread
+) -> tuple[tuple[str, str], tuple[int, int], tuple[float, float], float, float, float]:
+    means = statistics.fmean(ours), statistics.fmean(theirs)
+    error = math.sqrt(1 / len(ours) + 1 / len(theirs))  # of the difference, in standard deviations of a seed
+    t, shift = (means[0] - means[1]) / (spread.sd * error), NOISE / error
+    above_low, below_high = stats.nct.sf(t, spread.df, -shift), stats.nct.cdf(t, spread.df, shift)
+    different = min(1.0, 2 * float(min(stats.nct.cdf(t, spread.df, -shift), stats.nct.sf(t, spread.df, shift))))
+    margin = NOISE * spread.sd
+    return key, (len(ours), len(theirs)), means, margin, float(max(above_low, below_high)), different
+
+
+def _spread(model: str, *grids: Mapping[tuple[str, str], Sequence[Row]]) -> Spread:
+    spread = pooled_spread([_top1(rows) for grid in grids for (name, _), rows in grid.items() if name == model])
+    if not spread.df or not spread.sd:
+        raise InputError(f"{model} has one seed: without its spread over seeds equal cannot be told from different")
+    return spread
+
+
+def _require_same_work(ours: Cell, theirs: Cell) -> None:
+    """The two may differ in what a protocol leaves free, and in nothing that a model learns from."""
+    free = FREE_OF["fast"]
+    pairs = [
+        ("dataset", ours.dataset, theirs.dataset),
+        ("architecture", ours.architecture, theirs.architecture),
+        ("schedule", ours.schedule, theirs.schedule),
+        ("fusion", ours.fusion, theirs.fusion),
+        *((f"recipe.{name}", v, getattr(theirs.recipe, name)) for name, v in ours.recipe if name not in free),
+    ]
+    for what, one, other in pairs:
+        if one != other:
+            raise InputError(f"{ours.model} {ours.strategy}: {what} is {one} here and {other} in the reference")
+
+
+def _by_cell(rows: Mapping[Path, Row]) -> dict[tuple[str, str], list[Row]]:
+    cells: dict[tuple[str, str], list[Row]] = {}
+    for row in rows.values():
+        cells.setdefault((row.cell.model, row.cell.strategy), []).append(row)
+    return cells
+
+
+def _top1(rows: Sequence[Row]) -> list[float]:
+    return [row.metrics.last.top1 for row in rows]
+
+
+def _name(key: tuple[str, str]) -> str:
+    return "-".join(key)

@@ -1,0 +1,184 @@
+"""Decide claims of the ledger on measurements.
+
+`decide` takes measurements with any leading axes, so that the very function that judges real rows is also run on
+thousands of simulated grids.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from famba.claims.entries import Claim, Test, TradeOff
+from famba.claims.ledger import Ledger
+from famba.results.row import Row
+from famba.results.statistics import ALPHA, Array, Evidence, Region, dominates, every, mean_in, some
+
+_REDUCTIONS = {"time_reduction": "hours", "memory_reduction": "memory", "activations_reduction": "activations"}
+_EXACT = {"tokens_removed", "activations_reduction"}  # not up to chance
+_BOOTSTRAP_SHARE = 0.95
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Measurements of one cell: each quantity (..., n), a column per seed."""
+
+    seeds: tuple[int, ...]
+    of: Mapping[str, Array]
+
+
+Grid = Mapping[tuple[str, str], Samples]  # by model and strategy
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A part before it is judged: `values` (..., n) on the scale of the test, None where the cells are not there."""
+
+    model: str
+    strategy: str
+    against: str | None
+    test: Test | None
+    values: Array | None
+    advantages: Array | None = None  # (..., objectives, n) over the rival `against`, of a trade-off
+
+    @property
+    def n(self) -> int:
+        values = self.values if self.advantages is None else self.advantages
+        return 0 if values is None else values.shape[-1]
+
+
+def grid_of(rows: Sequence[Row], accuracy: Literal["best", "last"] = "best") -> dict[tuple[str, str], Samples]:
+    """The measurements that claims are about, cell by cell, in the order of the seeds. `accuracy`: of which epoch."""
+    cells: dict[tuple[str, str], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row.cell.seed):
+        cells.setdefault((row.cell.model, row.cell.strategy), []).append(row)
+    grid = {}
+    for key, group in cells.items():
+        of = {
+            "top1": [getattr(row.metrics, accuracy).top1 for row in group],
+            "top5": [getattr(row.metrics, accuracy).top5 for row in group],
+            "hours": [row.time.judged_seconds / 3600 for row in group],
+            "activations": [float(row.memory.saved_activations) for row in group],
+            "tokens_removed": [float(row.cell.architecture.tokens - row.tokens.measured[-1]) for row in group],
+        }
+        peaks = [row.memory.device_peak for row in group if row.memory.device_peak is not None]
+        if len(peaks) == len(group):
+            of["memory"] = [float(peak) for peak in peaks]
+            of["memory_mib"] = [peak / 2**20 for peak in peaks]
+        if all(row.environment.device_kind == "cpu" for row in group):
+            of["cpu_hours"] = [row.time.loop_cpu / 3600 for row in group]
+        grid[key] = Samples(tuple(row.cell.seed for row in group), {name: np.array(v) for name, v in of.items()})
+    return grid
+
+
+def decide(claim: Claim, ledger: Ledger, grid: Grid) -> tuple[Array, list[tuple[Comparison, Evidence]]]:
+    """Verdicts of a claim on a grid (...), as strings, and the evidence of its parts.
+
+    A part that is missing, or has fewer seeds than the claim needs, shows nothing in either direction.
+    """
+    parts = [(c, _evidence(c, claim, ledger)) for c in comparisons(claim, grid)]
+    shape = np.broadcast_shapes(*(evidence.inside.shape for _, evidence in parts))
+    whole = [
+        Evidence(np.broadcast_to(e.inside, shape), np.broadcast_to(e.outside, shape)) for _, e in parts
+    ]  # all parts count, so that a cell left out weakens a claim about every cell
+    together = every(whole) if claim.over == "every" else some(whole)
+    verdict = np.select(
+        [together.inside <= ALPHA, together.outside <= ALPHA], ["reproduced", "not reproduced"], "inconclusive"
+    )
+    return verdict, parts
+
+
+def comparisons(claim: Claim, grid: Grid) -> Iterator[Comparison]:
+    """The comparisons that a claim is made of, with the values that the grid has for them."""
+    for test in claim.tests:
+        for model in test.models:
+            for strategy in test.strategies:
+                values = _values(grid, test.quantity, model, strategy, test.against)
+                yield Comparison(model, strategy, test.against, test, values)
+    if claim.trade_off:
+        for model in claim.trade_off.models:
+            for rival in claim.trade_off.rivals:
+                advantages = _advantages(grid, claim.trade_off, model, rival)
+                yield Comparison(model, claim.trade_off.strategy, rival, None, None, advantages)
+
+
+def _values(grid: Grid, quantity: str, model: str, strategy: str, against: str | None) -> Array | None:
+    """A test's values (..., n) on its scale (see `scaled`)."""
+    if against is None:
+        cell = grid.get((model, strategy))
+        return cell.of.get(quantity) if cell else None
+    measured = _REDUCTIONS.get(quantity, "top1")
+    pair = _paired(grid, measured, (model, strategy), (model, against))
+    if pair is None:
+        return None
+    ours, theirs = pair
+    return np.log(theirs / ours) if quantity in _REDUCTIONS else ours - theirs
+
+
+def _paired(grid: Grid, measured: str, one: tuple[str, str], other: tuple[str, str]) -> tuple[Array, Array] | None:
+    """Measurements of two cells (..., n) for the seeds that both have: what a seed does to both cancels.
+
+    Hours on a CPU are compared as CPU hours: the wall clock there depends on what else runs on the machine.
+    """
+    if measured == "hours" and all(cell in grid and "cpu_hours" in grid[cell].of for cell in (one, other)):
+        measured = "cpu_hours"
+    if one not in grid or other not in grid or measured not in grid[one].of or measured not in grid[other].of:
+        return None
+    seeds = [seed for seed in grid[one].seeds if seed in grid[other].seeds]
+    if not seeds:
+        return None
+    a, b = (grid[cell].of[measured][..., [grid[cell].seeds.index(seed) for seed in seeds]] for cell in (one, other))
+    return a, b
+
+
+def _advantages(grid: Grid, trade_off: TradeOff, model: str, rival: str) -> Array | None:
+    """(..., objectives, n): how much better the strategy is than the rival, seed by seed."""
+    advantages = []
+    for objective in trade_off.objectives:
+        pair = _paired(grid, objective, (model, trade_off.strategy), (model, rival))
+        if pair is None:
+            return None
+        ours, theirs = pair
+        advantages.append(ours - theirs if objective == "top1" else np.log(theirs / ours))
+    return np.stack(np.broadcast_arrays(*advantages), axis=-2)
+
+
+def _evidence(comparison: Comparison, claim: Claim, ledger: Ledger) -> Evidence:
+    if comparison.n < claim.needs.minimum_n:
+        return Evidence(np.ones(()), np.ones(()))
+    if comparison.advantages is not None:
+        (p, share), (p_rival, share_rival) = dominates(comparison.advantages), dominates(-comparison.advantages)
+        return Evidence(
+            np.where(share >= _BOOTSTRAP_SHARE, p, 1), np.where(share_rival >= _BOOTSTRAP_SHARE, p_rival, 1)
+        )
+    assert comparison.test is not None
+    assert comparison.values is not None
+    exact = comparison.test.quantity in _EXACT
+    return mean_in(comparison.values, region(comparison.test, ledger), exact)
+
+
+def region(test: Test, ledger: Ledger) -> Region:
+    """Where a claim puts the mean, on the scale of the test."""
+    low, high = (scaled(test.quantity, end) for end in ledger.reference(test))
+    below, above = np.nextafter(high, -math.inf), np.nextafter(low, math.inf)  # a tie is neither below nor above
+    return {
+        "equal": Region(low, high, test.noise),
+        "at_least": Region(low=low, noise=test.noise),
+        "at_most": Region(high=high, noise=test.noise),
+        "below": Region(high=float(below), noise=test.noise),
+        "above": Region(low=float(above), noise=test.noise),
+    }[test.relation]
+
+
+def scaled(quantity: str, value: float) -> float:
+    """A quantity on the scale of its test: a reduction in per cent as -log(1 - reduction), symmetric in a ratio."""
+    return -math.log1p(-value / 100) if quantity in _REDUCTIONS else value
+
+
+def unscaled(quantity: str, value: float) -> float:
+    """The reverse of `scaled`: a quantity as people read it."""
+    return -100 * math.expm1(-value) if quantity in _REDUCTIONS else value

@@ -1,0 +1,76 @@
+"""The noise floor: how far results scatter when nothing but the seed differs, and when not even the seed does."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from famba.errors import InputError
+from famba.results.row import Record, Row, read_row, rows_of
+from famba.results.statistics import pooled_spread
+
+QUANTITIES: dict[str, Callable[[Row], float]] = {
+    "top1_last_points": lambda row: row.metrics.last.top1,
+    "top1_best_points": lambda row: row.metrics.best.top1,
+    # of logarithms, times 100: per cent of the value
+    "loop_time_percent": lambda row: 100 * math.log(row.time.judged_seconds),
+    "step_time_percent": lambda row: 100 * math.log(row.time.compared_step_ms),
+    "peak_memory_percent": lambda row: 100 * math.log(row.memory.device_peak or row.memory.host_peak),
+}
+
+
+class Scatter(Record):
+    """Standard deviation of one training and the degrees of freedom it is known with; null without two trainings."""
+
+    sd: float | None
+    df: int
+
+
+class Noise(Record):
+    """Of one model and quantity: between seeds, pooled over strategies, and between repeats of the same seed."""
+
+    model: str
+    quantity: str
+    seeds: Scatter
+    repeats: Scatter
+
+
+def noise_floor(rows: Sequence[Row], repeats: Sequence[Row] = ()) -> list[Noise]:
+    """Spread of each quantity for each model; `repeats` are further runs of cells that are among the rows."""
+    floor = []
+    for model in dict.fromkeys(row.cell.model for row in rows):
+        for name, of in QUANTITIES.items():
+            by_strategy, by_cell = defaultdict(list), defaultdict(list)
+            for row in rows:
+                if row.cell.model == model:
+                    by_strategy[row.cell.strategy].append(of(row))
+                    by_cell[row.id].append(of(row))
+            for row in repeats:
+                if row.cell.model == model:
+                    by_cell[row.id].append(of(row))
+            floor.append(
+                Noise(model=model, quantity=name, seeds=_scatter(by_strategy), repeats=_scatter(by_cell)),
+            )
+    return floor
+
+
+def read_repeats(folders: Sequence[Path], rows: Mapping[Path, Row]) -> list[Row]:
+    """Read folders of further runs. Raises InputError for one that repeats none of the rows, or on another device."""
+    first = {row.id: (path, row) for path, row in rows.items()}
+    repeats = []
+    for path in [path for folder in folders for path in rows_of(folder)]:
+        repeat = read_row(path)
+        of, row = first.get(repeat.id, (None, None))
+        if path in rows or row is None or repeat.cell != row.cell:
+            raise InputError(f"{path}: {repeat.id} repeats no cell of the rows given, with the same settings")
+        if (repeat.environment.device, repeat.scan.backend) != (row.environment.device, row.scan.backend):
+            raise InputError(f"{path} and {of} differ in device or scan backend; a repeat changes nothing")
+        repeats.append(repeat)
+    return repeats
+
+
+def _scatter(groups: Mapping[str, Sequence[float]]) -> Scatter:
+    sd, df = pooled_spread(groups.values())
+    return Scatter(sd=sd if df else None, df=df)

@@ -1,0 +1,70 @@
+"""`famba audit`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from famba.claims import ledger
+from famba.claims.audit import document, page
+from famba.claims.published import PublishedRow
+from famba.files import atomic_file
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+COLUMNS = (
+    "table", "model", "strategy", "tokens_per_layer", "starting_layer", "top1", "top5", "time_s", "memory_mib",
+)  # fmt: skip
+
+
+def add_parser(commands: Any) -> None:
+    """`famba audit`."""
+    parser = commands.add_parser(
+        "audit",
+        help="compare the paper's published numbers with each other, without any training",
+        description="Compare the paper's published numbers with each other, without any training: which reading of the "
+        "method its memory supports, which part of its time depends on tokens, and which of its statements its tables "
+        "bear out. Prints the main findings; --out writes audit.json, audit.md, published.csv and the figures.",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write everything to")
+    parser.add_argument(
+        "--claims",
+        type=Path,
+        metavar="FILE",
+        help=f"ledger that holds the published tables [{ledger.PUBLISHED} here, else the one of the checkout]",
+    )
+    parser.set_defaults(func=_main)
+
+
+def _main(args: argparse.Namespace) -> int:
+    path = args.claims or _ledger()
+    rows = ledger.published_rows(path)
+    found = document.audit(rows, ledger.load(path).sources.get("paper", str(path)))
+    if args.out:
+        from famba.figures import audit  # noqa: PLC0415 (drawing takes seconds to load, and printing needs none)
+
+        write_published(rows, args.out / "published.csv")
+        for name, text in (("audit.json", found.model_dump_json(indent=1) + "\n"), ("audit.md", page.markdown(found))):
+            with atomic_file(args.out / name) as file:
+                file.write(text)
+        audit.draw(rows, args.out)
+    print(page.findings(found), end="")
+    return 0
+
+
+def _ledger() -> Path:
+    """The paper's ledger: of the working directory, else of the checkout that this package is in."""
+    return ledger.PUBLISHED if ledger.PUBLISHED.exists() else _CHECKOUT / ledger.PUBLISHED
+
+
+def write_published(rows: Sequence[PublishedRow], path: Path) -> None:
+    """Every row of the published tables as CSV; what a table does not list stays empty."""
+    with atomic_file(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in rows:
+            writer.writerow(
+                (row.table, row.model, row.strategy, row.r, row.start, row.top1, row.top5, row.time_s, row.memory_mib)
+            )

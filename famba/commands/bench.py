@@ -1,0 +1,90 @@
+"""`famba bench`: what each part of a training step achieves of what the device can do at most."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from famba import ops
+from famba.config import ARCHITECTURES
+from famba.cost.bench import CPU_BATCH, CUDA_BATCH, Part, bench, cell_of
+from famba.cost.roofline import Rates
+from famba.files import atomic_file
+from famba.system.device import environment, pick_device
+
+
+def table(rates: Rates, parts: Sequence[Part], what: str) -> str:
+    """For people: what the device can do, and a line for each part."""
+    lines = [
+        what,
+        f"{rates.device}: {rates.gemm_flops / 1e9:,.0f} GFLOP/s in matrix products, {rates.exps / 1e9:,.1f} G exp/s, "
+        f"{rates.moved / 1e9:,.1f} GB/s copied ({rates.source})",
+        "",
+        f"{'part':<14}  {'measured (ms)':>13}  {'bound (ms)':>10}  {'achieved':>8}  bound mostly by",
+    ]
+    lines += [
+        f"{part.name:<14}  {part.measured_s * 1e3:>13,.2f}  {part.bound_s * 1e3:>10,.2f}  {part.share:>8.0%}"
+        f"  {part.mostly}"
+        for part in parts
+    ]
+    return "\n".join([*lines, "", "bound: matrix products, exponentials and bytes at those rates, one after the other"])
+
+
+def add_parser(commands: Any) -> None:
+    """`famba bench`."""
+    parser = commands.add_parser(
+        "bench",
+        help="hold each part of a training step against what the device can do at most",
+        description="Measure the parts of a layer and a whole training step, and what the device can do at most in the "
+        "same minutes. Example: famba bench --model vim_tiny --precision bf16 --json bench.json",
+    )
+    parser.add_argument("--model", choices=list(ARCHITECTURES), default="vim_tiny")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument(
+        "--batch", type=_count, metavar="N", help=f"images [{CPU_BATCH} on a CPU, {CUDA_BATCH} on a GPU]"
+    )
+    parser.add_argument("--depth", type=_count, default=24, metavar="N", help="layers of the whole step [24]")
+    parser.add_argument("--img-size", type=_count, default=224, metavar="PIXELS", help="[224]")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--scan", default="auto", metavar="BACKEND", help="[auto]")
+    parser.add_argument(
+        "--rounds", type=_count, default=5, metavar="N", help="repetitions, of which the median counts [5]"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    parser.set_defaults(func=_main)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_count.__name__ = "positive integer"  # what argparse calls it in its message
+
+
+def _main(args: argparse.Namespace) -> int:
+    device = pick_device(args.device)
+    choice = ops.choose(device, requested=args.scan)
+    batch = args.batch or (CUDA_BATCH if device.type == "cuda" else CPU_BATCH)
+    shape = ARCHITECTURES[args.model].model_copy(update={"depth": args.depth, "img_size": args.img_size})
+    cell = cell_of(shape, (0,) * args.depth, batch, precision=args.precision, cuda_graphs=device.type == "cuda")
+    rates, parts = bench(cell, device, choice.name, args.rounds)
+    what = f"{args.model}, batch {batch}, {args.precision}, {args.depth} layers, scan {choice.name}: {choice.reason}"
+    print(table(rates, parts, what))
+    if args.json:
+        found = {
+            "cell": cell.model_dump(),
+            "scan": asdict(choice),
+            "rates": asdict(rates),
+            "parts": [asdict(part) for part in parts],
+            "environment": environment(device, 1).model_dump(),
+        }
+        with atomic_file(args.json) as file:
+            json.dump(found, file, indent=1)
+    return 0

@@ -1,0 +1,188 @@
+"""`famba check`: rows against a frozen baseline, another protocol or the written rules; exit status 1 on a failure."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from famba.checks import baseline, equivalence, gate, rules
+from famba.errors import CheckFailed, InputError
+from famba.files import atomic_file
+from famba.results.row import rows_of
+from famba.results.summary import read_rows
+from famba.text import count
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One line of a check, as every output needs it."""
+
+    columns: tuple[str, ...]
+    check: str
+    subject: str
+    failed: bool
+    detail: str
+    asked: bool = True  # false where a rule asks nothing, or its file was left out
+
+
+def add_parser(commands: Any) -> None:
+    """`famba check`."""
+    parser = commands.add_parser(
+        "check",
+        help="hold rows against a frozen baseline, another protocol or the written rules",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Hold result rows against a frozen baseline, another protocol or the written rules. Prints the\n"
+        "table either way and exits with status 1 if they do not hold. Where GITHUB_STEP_SUMMARY is set, the table\n"
+        "goes there, too.\n\n"
+        "  famba check --against results/baselines/smoke.json results/smoke/cells/*/row.json\n"
+        "  famba check --equals results/paper results/fast/cells/*/row.json",
+        epilog=f"{gate.__doc__}\n{equivalence.__doc__}\nThe rules:\n{rules.written()}",
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--against", type=Path, metavar="FILE", help="frozen baseline to hold the rows against")
+    what.add_argument("--rules", action="store_true", help="hold each row against the written rules (below)")
+    what.add_argument(
+        "--equals", type=Path, metavar="FOLDER", help="experiment to whose accuracy the rows' must be shown to be equal"
+    )
+    what.add_argument("--freeze", type=Path, metavar="FILE", help="write the rows as the baseline, three seeds or more")
+    parser.add_argument(
+        "--without-times", action="store_true", help="freeze no times: the machine was shared while the rows were made"
+    )
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="also write the outcome as JUnit XML")
+    parser.add_argument(
+        "--time-margin",
+        type=_share,
+        metavar="SHARE",
+        help=f"how much larger than in the frozen baseline a time ratio may be [{gate.TIME_MARGIN}]",
+    )
+    parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
+    parser.set_defaults(func=_main)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not (math.isfinite(share) and share >= 0):  # with nan or inf nothing would ever be too slow
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number from 0 on")
+    return share
+
+
+def _require_used(args: argparse.Namespace) -> None:
+    """Raises InputError for an option that the chosen check has no use for: it would be passed over in silence."""
+    for option, given, used, of in (
+        ("--without-times", args.without_times, args.freeze, "--freeze"),
+        ("--time-margin", args.time_margin is not None, args.against, "--against"),
+        ("--junit", args.junit, not args.freeze, "a check, which --freeze is not"),
+    ):
+        if given and not used:
+            raise InputError(f"{option} belongs to {of}; leave it out")
+
+
+def _main(args: argparse.Namespace) -> int:
+    _require_used(args)
+    rows = read_rows(args.rows)
+    if args.freeze:
+        frozen = baseline.freeze(rows, times=not args.without_times)
+        with atomic_file(args.freeze) as file:
+            file.write(frozen.model_dump_json() + "\n")
+        print(f"{args.freeze}: {count(len(frozen.cells), 'cell')} of {count(len(rows), 'row')}")
+        return 0
+    head: tuple[str, ...]
+    if args.rules:
+        name, head = "rules", ("rule", "row", "verdict", "what is wrong")
+        outcomes = [_of_finding(finding) for finding in rules.apply(rows)]
+        shown = _together(outcomes)
+    elif args.equals:
+        reference = read_rows(rows_of(args.equals))
+        name, head = "equivalence", ("cell", "top-1 (%)", "reference", "margin", "p equal", "p different", "verdict")
+        shown = outcomes = [_of_agreement(agreement) for agreement in equivalence.compare(rows, reference)]
+    else:
+        frozen = baseline.read(args.against)
+        baseline.require_same_settings(frozen, args.against, rows)
+        margin = gate.TIME_MARGIN if args.time_margin is None else args.time_margin
+        name, head = "gate", ("check", "cell", "frozen", "now", "p", "limit", "verdict")
+        outcomes = [_of_line(line) for line in gate.compare(rows, frozen, margin)]
+        shown = sorted(outcomes, key=lambda outcome: not outcome.failed)
+    table = _markdown(head, [outcome.columns for outcome in shown])
+    print(table, end="")
+    if args.junit:
+        _write_junit(args.junit, name, outcomes)
+    if os.environ.get("GITHUB_STEP_SUMMARY"):
+        _add_to_summary(os.environ["GITHUB_STEP_SUMMARY"], f"### famba check: {name}\n\n{table}\n")
+    failed = [outcome for outcome in outcomes if outcome.failed]
+    asked = sum(outcome.asked for outcome in outcomes)
+    if failed:
+        what = ", ".join(dict.fromkeys(f"{outcome.check} of {outcome.subject}" for outcome in failed[:3]))
+        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+        raise CheckFailed(f"{len(failed)} of {count(asked, 'check')} failed: {what}{more}")
+    print(f"\nall {asked} checks hold" if asked != 1 else "\nthe one check holds")
+    return 0
+
+
+def _of_finding(finding: rules.Finding) -> Outcome:
+    columns = (finding.rule, finding.row, finding.verdict, finding.detail)
+    failed, asked = finding.verdict == "broken", finding.verdict in ("ok", "broken")
+    return Outcome(columns, finding.rule, finding.row, failed, finding.detail, asked)
+
+
+def _of_line(line: gate.Line) -> Outcome:
+    p = "" if line.p is None else f"{line.p:.2g}"
+    columns = (line.check, line.cell, line.frozen, line.now, p, line.limit, line.verdict)
+    detail = f"frozen {line.frozen}, now {line.now}"
+    return Outcome(columns, line.check, line.cell, line.verdict == "regression", detail)
+
+
+def _of_agreement(agreement: equivalence.Agreement) -> Outcome:
+    now, then = (f"{mean:.2f} (n = {n})" for mean, n in zip(agreement.top1, agreement.n, strict=True))
+    p = f"{agreement.p_equal:.2g}", f"{agreement.p_different:.2g}"
+    columns = (agreement.cell, now, then, f"±{agreement.margin:.2f}", *p, agreement.verdict)
+    detail = f"{agreement.verdict}: {now} here, {then} in the reference, margin {agreement.margin:.2f}"
+    return Outcome(columns, "top-1", agreement.cell, agreement.verdict != "equal", detail)
+
+
+def _together(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Each failure, then a line for all rows that a rule finds alike."""
+    alike = Counter((outcome.check, outcome.columns[2]) for outcome in outcomes if not outcome.failed)
+    return [outcome for outcome in outcomes if outcome.failed] + [
+        Outcome((check, count(n, "row"), verdict, ""), check, "", False, "") for (check, verdict), n in alike.items()
+    ]
+
+
+def _markdown(head: Sequence[str], body: Sequence[tuple[str, ...]]) -> str:
+    """An aligned Markdown table."""
+    lines = [tuple(head), *body]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(head))]
+    lines.insert(1, tuple("-" * width for width in widths))
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in padded)
+
+
+def _add_to_summary(path: str, text: str) -> None:
+    """A copy of what has been printed: that it cannot be written is no verdict, and hides none."""
+    try:
+        with open(path, "a", encoding="utf-8") as summary:
+            summary.write(text)
+    except OSError as error:
+        print(f"GITHUB_STEP_SUMMARY={path}: cannot be written ({error.strerror}); going on without", file=sys.stderr)
+
+
+def _write_junit(path: Path, name: str, outcomes: Sequence[Outcome]) -> None:
+    """JUnit XML, as CI systems read it: a test case per outcome."""
+    failures = sum(outcome.failed for outcome in outcomes)
+    suite = ElementTree.Element("testsuite", name=f"famba {name}", tests=str(len(outcomes)), failures=str(failures))
+    for outcome in outcomes:
+        case = ElementTree.SubElement(suite, "testcase", classname=outcome.check, name=outcome.subject)
+        if outcome.failed:
+            ElementTree.SubElement(case, "failure", message=outcome.detail)
+    with atomic_file(path, binary=True) as file:
+        ElementTree.ElementTree(suite).write(file, encoding="utf-8", xml_declaration=True)

@@ -1,0 +1,31 @@
+"""Options that several commands have; reading them needs no statistics."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from famba.claims import ledger
+
+
+def add_ledger(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--claims`, of every command that reads the ledger; without it, `ledger.of_rows`."""
+    parser.add_argument(
+        "--claims",
+        type=Path,
+        metavar="FILE",
+        help=f"{what} [those that config/<experiment>.yaml names, else {ledger.PUBLISHED}]",
+    )
+
+
+def add_repeats(parser: argparse.ArgumentParser) -> None:
+    """`--repeats`. A folder and not its rows: of many files after it, none could tell where the others begin."""
+    parser.add_argument(
+        "--repeats",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FOLDER",
+        help="results of further runs of these very cells, same seeds: what scatters even so goes into the noise "
+        "floor; may be given several times",
+    )

@@ -1,0 +1,103 @@
+"""`famba plan`: what an experiment will cost, before anything is spent."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from famba.config import Experiment
+from famba.cost.plan import ELSEWHERE, Prediction, plan
+from famba.cost.roofline import PROFILES
+from famba.errors import InputError
+from famba.files import atomic_file
+from famba.text import count, time_unit
+
+
+def table(predictions: Sequence[Prediction], notes: Sequence[str], experiment: Experiment) -> str:
+    """The plan for people: a line for each cell, the total, and what it rests on."""
+    unit, size = time_unit(max(p.cell_s for p in predictions))
+    head = ("cell", "tokens", "share", "step (ms)", "images/s", "saved/image", "peak (GiB)", f"time ({unit})")
+    body = [
+        (
+            p.cell,
+            f"{p.tokens_first} → {p.tokens_final}",
+            f"{p.token_share:.3f}",
+            f"{p.step_s * 1e3:,.0f}",
+            f"{p.images_per_s:,.0f}",
+            f"{p.saved_per_image / 2**20:.1f} MiB",
+            f"{p.peak_bytes / 2**30:.2f}",
+            f"{p.cell_s / size:,.2f}",
+        )
+        for p in predictions
+    ]
+    widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
+    lines = [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in (head, *body)
+    ]
+    hours = sum(p.hours for p in predictions)
+    waiting = sum(p.limit == "data" for p in predictions)
+    return "\n".join(
+        [
+            f"{experiment.experiment}: {count(len(predictions), 'cell')}, "
+            + " and ".join(dict.fromkeys(f"{count(r.epochs, 'epoch')}, {r.precision}" for r in experiment.recipes)),
+            *notes,
+            "",
+            *lines,
+            "",
+            f"total: {hours:,.1f} hours of one {_device_word(notes)}, one cell after the other"
+            + (f"; cells that wait for their data: {waiting}" if waiting else ""),
+        ]
+    )
+
+
+def _device_word(notes: Sequence[str]) -> str:
+    return notes[0].removeprefix("device: ").partition(",")[0]
+
+
+def add_parser(commands: Any) -> None:
+    """`famba plan`."""
+    parser = commands.add_parser(
+        "plan",
+        help="predict time and memory of an experiment's cells before anything is spent",
+        description="Predict step time, memory and hours of every cell. Example: famba plan --config config/paper.yaml "
+        "--device a100",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="experiment file")
+    parser.add_argument(
+        "--device",
+        choices=["measure", *PROFILES],
+        help="measure probes on the experiment's device here, or calculate from a datasheet [measure; "
+        f"{ELSEWHERE} for an experiment that asks for a GPU where there is none]",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the predictions there")
+    parser.set_defaults(func=_main)
+
+
+def _main(args: argparse.Namespace) -> int:
+    experiment = Experiment.load(args.config)
+    experiment.require_claims()
+    elsewhere = args.device is None and experiment.device == "cuda" and not torch.cuda.is_available()
+    try:
+        predictions, notes = plan(experiment, ELSEWHERE if elsewhere else args.device or "measure")
+    except InputError as error:
+        if args.device != "measure" or experiment.device != "cuda":
+            raise
+        raise InputError(f"{error}; or plan for a GPU that is elsewhere: --device {' or '.join(PROFILES)}") from None
+    if elsewhere:
+        notes.append(f"no GPU is here, so one that is elsewhere was planned for: --device {' or '.join(PROFILES)}")
+    print(table(predictions, notes, experiment))
+    if args.json:
+        with atomic_file(args.json) as file:
+            json.dump(
+                {"experiment": experiment.experiment, "basis": notes, "cells": list(map(asdict, predictions))},
+                file,
+                indent=1,
+            )
+    return 0

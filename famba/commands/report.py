@@ -1,0 +1,58 @@
+"""`famba report`: write the results of an experiment as one page."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from famba.claims import ledger
+from famba.commands.options import add_ledger, add_repeats
+from famba.errors import InputError
+from famba.files import atomic_file
+from famba.text import count, install
+
+
+def add_parser(commands: Any) -> None:
+    """`famba report`."""
+    parser = commands.add_parser(
+        "report",
+        help="write the results of an experiment as one page",
+        description="Write the page, beside it the same as .md and .tex, and the paper's tables as .csv: published and "
+        "measured numbers, one a line. epochs.csv is read beside each row, and "
+        "figures/ beside the page. "
+        "Example: famba report --out results/smoke/report.html results/smoke/cells/*/row.json",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the page, a .html file")
+    add_ledger(parser, "claims and their tests")
+    parser.add_argument(
+        "--deviations",
+        type=Path,
+        default=Path("docs/deviations.md"),
+        metavar="FILE",
+        help="where paper, figures and released code disagree [docs/deviations.md]",
+    )
+    parser.add_argument("--plan", type=Path, metavar="FILE", help="a prediction by famba plan --json, to stand beside")
+    add_repeats(parser)
+    parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
+    parser.set_defaults(func=_main)
+
+
+def _main(args: argparse.Namespace) -> int:
+    if args.out.suffix != ".html":
+        raise InputError(f"--out {args.out}: the page is a .html file; .md and .tex are written beside it")
+    try:
+        from famba.report import page  # noqa: PLC0415 (imports pandas and matplotlib: --help need not wait for them)
+    except ModuleNotFoundError as error:
+        raise InputError(f"the report needs {error.name}, which is not installed: {install('pipeline')}") from None
+
+    claims = args.claims or ledger.of_rows(args.rows)
+    report = page.read(args.rows, claims, args.repeats, args.deviations, args.plan, args.out.parent)
+    texts = {
+        ".html": page.html(report), ".md": page.markdown(report), ".tex": page.latex(report), ".csv": page.csv(report)
+    }  # fmt: skip
+    for suffix, text in texts.items():
+        with atomic_file(args.out.with_suffix(suffix)) as file:
+            file.write(text)
+    print(f"{args.out}: {count(len(report.rows), 'row')}; also .md, .tex and .csv")
+    return 0

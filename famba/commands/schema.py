@@ -1,0 +1,31 @@
+"""Write the published JSON schemas: `python -m famba.commands.schema` after a change of what they describe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from famba.claims import ledger
+from famba.claims.audit import document
+from famba.config import experiment
+from famba.results import row
+from famba.system import built
+
+FOLDER = Path(__file__).resolve().parents[2] / "config" / "schema"
+
+
+def published() -> dict[Path, str]:
+    """Path and text of each schema."""
+    schemas = {
+        "experiment.json": experiment.json_schema(),
+        "row.json": row.json_schema(),
+        "claims.json": ledger.json_schema(),
+        "audit.json": document.json_schema(),
+        "built.json": built.json_schema(),
+    }
+    return {FOLDER / name: json.dumps(schema, indent=1, sort_keys=True) + "\n" for name, schema in schemas.items()}
+
+
+if __name__ == "__main__":
+    for path, text in published().items():
+        path.write_text(text, encoding="utf-8")

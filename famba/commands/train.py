@@ -1,0 +1,139 @@
+"""`famba train`: one cell, by hand, by Snakemake or under torchrun; alone in its folder, and never over a result."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from famba.config import Cell, Experiment
+from famba.config.datasets import DATA_HELP, data_folder
+from famba.errors import InputError
+from famba.results.row import read_row
+from famba.system.device import pick_device
+from famba.training import checkpoint, initial
+from famba.training.distributed import launch, processes
+from famba.training.lock import exclusive
+from famba.training.stop import stop_request
+from famba.training.train import Training
+
+
+def add_parser(commands: Any) -> None:
+    """`famba train`."""
+    parser = commands.add_parser(
+        "train",
+        help="train one cell of an experiment and write its result row",
+        description="Train one cell. It resumes from its checkpoint if it was stopped; a cell that is finished is left "
+        "alone. Example: famba train --config config/smoke.yaml --cell vim_tiny_mini-upper-s0",
+    )
+    parser.add_argument("--config", metavar="FILE", help="experiment file that the cell belongs to")
+    parser.add_argument("--cell", required=True, metavar="ID", help="<model>-<strategy>-s<seed>, or a cell as JSON")
+    parser.add_argument("--out", type=Path, metavar="ROW", help="result row [results/<experiment>/cells/<id>/row.json]")
+    parser.add_argument("--again", action="store_true", help="train a finished cell anew, in place of its result")
+    parser.add_argument("--init", type=Path, metavar="FILE", help="start from these weights instead of the seed's")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="also write the progress there, a line a minute")
+    parser.add_argument("--data", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
+    parser.add_argument("--rendezvous", metavar="HOST:PORT", help="where the nodes of a cell that takes several meet")
+    parser.set_defaults(func=_main)
+
+
+def _main(args: argparse.Namespace) -> int:
+    cell = _named(args)
+    row = args.out or Path("results", cell.experiment, "cells", cell.id, "row.json")
+    if row.name != "row.json":
+        raise InputError(f"--out {row}: a cell's row is called row.json, and its other files stand beside it")
+    if args.rendezvous and cell.nodes == 1:
+        raise InputError(f"--rendezvous: {cell.id} takes one node, which meets no other; leave it out")
+    world, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
+    # before torchrun has started them, none of several nodes is the first
+    holds = rank == 0 and (world > 1 or cell.nodes == 1)
+    with exclusive(row.parent) if holds else nullcontext():
+        if not args.again and _is_finished(cell, row, args.init, silent=rank > 0):
+            return 0
+        device = pick_device(cell.device)
+        if world == 1 < cell.processes:
+            again = ["train", "--cell", cell.model_dump_json(), "--out", str(row), "--data", str(args.data)]
+            log = ["--log", str(args.log)] if args.log else []
+            init = ["--init", str(args.init)] if args.init else []
+            more = ["--again"] if args.again else []
+            launch([*again, *log, *init, *more], device, cell.processes, cell.nodes, args.rendezvous)
+        if world != cell.processes:
+            raise InputError(
+                f"{cell.id} is for {cell.processes} processes, not {world}: set `processes` in its experiment"
+            )
+        with processes(device) as company, _memory_told(cell), stop_request() as stop:
+            Training(cell, row.parent, args.data, args.log, company, args.init, stop).run()
+    return 0
+
+
+def _named(args: argparse.Namespace) -> Cell:
+    if args.cell.lstrip().startswith("{"):
+        if args.config:
+            raise InputError(f"--config {args.config}: a cell as JSON has all its settings; leave one of the two out")
+        return Cell.from_json(args.cell)
+    if not args.config:
+        raise InputError(f"--cell {args.cell}: name the experiment it belongs to with --config, or give it as JSON")
+    return Experiment.load(args.config).cell_by_id(args.cell)
+
+
+def _is_finished(cell: Cell, path: Path, init: Path | None, silent: bool) -> bool:
+    """Whether the result of this very cell is there. Raises InputError where one of other settings is.
+
+    A checkpoint beside a row is of a training that was to replace it, and was stopped: that goes on.
+    """
+    if not path.exists() or checkpoint.present(path.parent):
+        return False
+    row = read_row(path)
+    if row.cell != cell:
+        raise InputError(
+            f"{path}: the result of other settings ({_difference(row.cell, cell)}); --again replaces it, --out with "
+            "another folder keeps both"
+        )
+    if row.init != initial.identify(init):
+        raise InputError(
+            f"{path}: the result of other initial weights ({row.init.weights}); --again replaces it, --out with "
+            "another folder keeps both"
+        )
+    if not silent:
+        print(
+            f"{path}: finished with these settings (top-1 {row.metrics.last.top1:.1f} %, {row.finished}); "
+            "--again trains the cell anew"
+        )
+    return True
+
+
+def _difference(recorded: Cell, cell: Cell) -> str:
+    """The first setting in which they differ: `recipe.epochs 10, now 300`."""
+    then, now = (dict(_leaves(one.model_dump())) for one in (recorded, cell))
+    name = next(name for name in then | now if then.get(name) != now.get(name))
+    return f"{name} {then.get(name)}, now {now.get(name)}"
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@contextmanager
+def _memory_told(cell: Cell) -> Iterator[None]:
+    """A model or batch that does not fit is bad input, not a defect."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        refused = re.search(r"can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED", str(error))
+        if not (refused or isinstance(error, MemoryError | torch.OutOfMemoryError)):
+            raise
+        asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), flags=re.IGNORECASE)
+        raise InputError(
+            f"{cell.id}: does not fit into memory{f' (it asked for {asked[1]})' if asked else ''}; less than "
+            f"{cell.recipe.micro_batch} for recipe.micro_batch takes less and changes nothing else, or a larger device"
+        ) from None

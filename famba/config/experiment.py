@@ -1,0 +1,310 @@
+"""Every setting of an experiment, typed and validated once.
+
+An experiment file (`config/*.yaml`) describes a grid: models x strategies x seeds under one recipe, or with a recipe of
+its own for a model. A `Cell` is everything one training needs; it travels as JSON from Snakemake to `famba train` and
+into the result row, so that a row can be re-run from itself alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import Field, model_validator
+
+from famba.config import protocol, yaml_file
+from famba.config.presets import PRESETS
+from famba.config.schedules import Schedule, written_out
+from famba.config.settings import (
+    ARCHITECTURES,
+    Architecture,
+    ClsPosition,
+    Count,
+    DatasetName,
+    FolderName,
+    Fusion,
+    Name,
+    Protocol,
+    Recipe,
+    Seed,
+    Settings,
+    Whole,
+)
+from famba.config.trainable import unmet
+from famba.config.validation import from_json, nearest, short, validated
+from famba.errors import InputError
+from famba.strategies import NAMED, STRATEGIES, strategy
+from famba.text import one_line
+
+# famba.scan's, which has torch to import
+ScanName = Literal["auto", "mamba_ssm", "cpu", "triton", "chunked", "reference"]
+
+MAX_CELLS = 10_000  # Snakemake takes minutes to plan more jobs
+
+
+def _is_one(value: int) -> bool:
+    return value == 1
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+class Model(Architecture):
+    """A model of a grid: its architecture, and the recipe that trains it where that is not the experiment's."""
+
+    recipe: Annotated[Recipe | None, Field(exclude_if=_is_none)] = None
+
+    @property
+    def architecture(self) -> Architecture:
+        """The model without its recipe."""
+        return Architecture.model_validate(self.model_dump(exclude={"recipe"}))
+
+
+class Cell(Settings):
+    """One training: a model, a fusion schedule and a seed, with all that they need."""
+
+    experiment: FolderName
+    protocol: Protocol
+    dataset: DatasetName
+    model: Name
+    architecture: Architecture
+    strategy: Name
+    schedule: tuple[Whole, ...]
+    fusion: Fusion
+    seed: Seed
+    recipe: Recipe
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Count | None
+    scan: str
+    # one process on one node is not written: such a cell is the same as before there were others
+    processes: Annotated[Count, Field(exclude_if=_is_one)] = 1
+    nodes: Annotated[Count, Field(exclude_if=_is_one)] = 1
+
+    @property
+    def id(self) -> str:
+        return f"{self.model}-{self.strategy}-s{self.seed}"
+
+    @property
+    def images_per_pass(self) -> int:
+        """Images of each process in a backward pass, which memory follows: a small global batch has fewer."""
+        return min(self.recipe.micro_batch, self.recipe.global_batch // self.processes)
+
+    @classmethod
+    def from_json(cls, text: str) -> Cell:
+        """Read the JSON that `Experiment.cell_json` wrote. Raises InputError."""
+        cell: Cell = validated(cls, from_json(text, "--cell"), "--cell")
+        if problem := unmet(cell):
+            raise InputError(f"--cell: {problem}")
+        return cell
+
+
+class Experiment(Settings):
+    """A grid of trainings, as one YAML file describes it."""
+
+    experiment: FolderName
+    protocol: Protocol
+    dataset: DatasetName
+    models: dict[Name, Model]
+    cls_position: ClsPosition = "middle"  # in the models that do not say themselves; the paper's is the head
+    strategies: Annotated[list[Name], Field(min_length=1)] = Field(default=list(STRATEGIES))
+    schedules: dict[Name, Schedule] = Field(default={})  # strategies of your own: tokens per layer
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    fusion: Fusion = Fusion()
+    recipe: Recipe = Recipe()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count | None = None  # CPU threads of each process of a training; null: all cores
+    processes: Count = 1  # of one training, joined by torchrun to share each global batch: on GPUs, each has its own
+    nodes: Count = 1  # machines that the processes are spread over evenly
+    scan: ScanName = "auto"
+    container: Annotated[str, Field(min_length=1)] = "envs/famba-cuda.sif"
+    claims: str = "config/claims.yaml"  # the ledger that the rows are judged by; as `container`, seen from the checkout
+
+    @model_validator(mode="after")
+    def _strategies_known(self) -> Experiment:
+        if not self.models:
+            raise ValueError("models is empty: name at least one")
+        for name, schedule in self.schedules.items():
+            if name in NAMED:
+                raise ValueError(f"schedules: {name} is a published strategy; call yours otherwise")
+            for name_of_model, model in self.models.items():
+                try:
+                    written_out(schedule, model.depth)
+                except ValueError as error:
+                    raise ValueError(f"schedules.{name} {error} ({name_of_model})") from None
+        for name in self.strategies:
+            if name not in NAMED and name not in self.schedules:
+                raise ValueError(f"unknown strategy {name!r}{nearest(name, [*NAMED, *self.schedules])}")
+        for what, values in (("seeds", self.seeds), ("strategies", self.strategies)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{what} has a value twice")
+        return self
+
+    @model_validator(mode="after")
+    def _processes_divide(self) -> Experiment:
+        for recipe in self.recipes:
+            if self.processes % self.nodes or recipe.global_batch % self.processes:
+                raise ValueError(
+                    f"nodes {self.nodes} must divide processes {self.processes}, "
+                    f"and that must divide recipe.global_batch {recipe.global_batch}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _models_differ(self) -> Experiment:
+        """Two names of one training would be judged as one cell of the paper's."""
+        named: dict[tuple[str, str], str] = {}
+        for name, model in self.models.items():
+            trained = (model.architecture.model_dump_json(), self.recipe_of(name).identity)
+            if (other := named.setdefault(trained, name)) != name:
+                raise ValueError(f"models: {other} and {name} are the same architecture under the same recipe")
+        return self
+
+    @model_validator(mode="after")
+    def _grid_is_finite(self) -> Experiment:
+        cells = len(self.models) * len(self.strategies) * len(self.seeds)
+        if cells > MAX_CELLS:
+            raise ValueError(f"a grid of {cells:,} cells; at most {MAX_CELLS:,} fit into one experiment")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> Experiment:
+        """Schedules of no strategy here are held to the same: another run may name them."""
+        for name in dict.fromkeys([*self.strategies, *self.schedules]):
+            for model in self.models:
+                if problem := unmet(self._cell(model, name, self.seeds[0])):
+                    raise ValueError(problem)
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path) -> Experiment:
+        """Read and validate an experiment file. Raises InputError, one line naming file, key and what is wrong."""
+        return cls.from_config(cls.read(path), str(path))
+
+    @staticmethod
+    def read(path: str | Path) -> Any:
+        """What an experiment file says, not validated. Raises InputError if it is not YAML, or has a key twice."""
+        try:
+            return yaml_file.read(Path(path))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
+            raise InputError(one_line(f"{path}: cannot read the experiment file ({reason})")) from None
+        except yaml.YAMLError as error:
+            raise InputError(one_line(f"{path}: not valid YAML ({error})")) from None
+
+    @classmethod
+    def from_config(cls, data: Any, source: str = "configuration") -> Experiment:
+        """Validate an already parsed experiment, such as Snakemake's `config`. Raises InputError."""
+        if not isinstance(data, dict):
+            raise InputError(f"{source}: expected a mapping of settings, found {type(data).__name__}")
+        claimed = data.get("protocol")
+        data = {**data, "recipe": _by_protocol(data.get("recipe", {}), claimed)}
+        models = data.get("models")
+        if isinstance(models, list):  # the short form: names of published architectures
+            unknown = [name for name in models if not (isinstance(name, str) and name in ARCHITECTURES)]
+            if unknown:
+                shown = short(unknown[0])
+                raise InputError(one_line(f"{source}: models: unknown model {shown}{nearest(shown, ARCHITECTURES)}"))
+            if len(set(models)) != len(models):
+                raise InputError(f"{source}: models has a value twice")
+            models = {name: ARCHITECTURES[name].model_dump(exclude_defaults=True) for name in models}
+        if isinstance(models, dict) and data.get("cls_position") in get_args(ClsPosition):
+            position = {"cls_position": data["cls_position"]}
+            models = {name: position | model if isinstance(model, dict) else model for name, model in models.items()}
+        if isinstance(models, dict):
+            models = {
+                name: {**model, "recipe": _by_protocol(model["recipe"], claimed)}
+                if isinstance(model, dict) and "recipe" in model
+                else model
+                for name, model in models.items()
+            }
+        data = {**data, "models": models} if "models" in data else data
+        return validated(cls, data, source)
+
+    def recipe_of(self, model: str) -> Recipe:
+        """The recipe that trains a model: its own, else the experiment's."""
+        return self.models[model].recipe or self.recipe
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        """The recipes that train the models, each once."""
+        return list(dict.fromkeys(map(self.recipe_of, self.models)))
+
+    def cells(self) -> list[Cell]:
+        """All cells of the grid: model by model, strategy by strategy, seed by seed."""
+        return [self.cell(m, s, seed) for m in self.models for s in self.strategies for seed in self.seeds]
+
+    def cell(self, model: str, strategy_name: str, seed: int) -> Cell:
+        """The cell of this grid with that model, strategy and seed. Raises InputError for one that is not in it."""
+        for what, value, known in (
+            ("model", model, list(self.models)),
+            ("strategy", strategy_name, self.strategies),
+            ("seed", seed, self.seeds),
+        ):
+            if value not in known:
+                raise InputError(f"{self.experiment} has no {what} {value!r}; it has {', '.join(map(str, known))}")
+        return self._cell(model, strategy_name, seed)
+
+    def _cell(self, model: str, strategy_name: str, seed: int) -> Cell:
+        architecture = self.models[model].architecture
+        if strategy_name in self.schedules:
+            schedule = written_out(self.schedules[strategy_name], architecture.depth)
+        else:
+            tokens = architecture.tokens if self.fusion.budget == "proportional" else None
+            schedule = strategy(strategy_name, architecture.depth, tokens)
+        return Cell(
+            experiment=self.experiment,
+            protocol=self.protocol,
+            dataset=self.dataset,
+            model=model,
+            architecture=architecture,
+            strategy=strategy_name,
+            schedule=schedule,
+            fusion=self.fusion,
+            seed=seed,
+            recipe=self.recipe_of(model),
+            device=self.device,
+            threads=self.threads,
+            scan=self.scan,
+            processes=self.processes,
+            nodes=self.nodes,
+        )
+
+    def cell_by_id(self, cell_id: str) -> Cell:
+        """The cell called `<model>-<strategy>-s<seed>`. Raises InputError, naming the nearest one there is."""
+        cells = {cell.id: cell for cell in self.cells()}
+        if cell_id not in cells:
+            raise InputError(f"{self.experiment} has no cell {cell_id!r}{nearest(cell_id, cells)}")
+        return cells[cell_id]
+
+    def cell_json(self, wildcards: Any) -> str:
+        """The cell that Snakemake's wildcards (model, strategy, seed) name, as one line of JSON."""
+        return self.cell(wildcards.model, wildcards.strategy, int(wildcards.seed)).model_dump_json()
+
+    def require_claims(self) -> None:
+        """Raises InputError unless the ledger is where the settings say, seen from the working directory."""
+        if not Path(self.claims).is_file():
+            raise InputError(
+                f"{self.experiment}: claims: {self.claims} is not there; it is looked for from {Path.cwd()}, "
+                "where Snakemake runs"
+            )
+
+
+def _by_protocol(recipe: Any, claimed: Any) -> Any:
+    """The recipe, with the rate advancing per step where neither a preset nor the protocol settles that it does not."""
+    settled = not isinstance(recipe, dict) or recipe.keys() & {"preset", "sched_on_updates"}
+    if settled or claimed in list(protocol.FREE_OF):  # a list: what is claimed may be anything yet
+        return recipe
+    return {**recipe, "sched_on_updates": True}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of an experiment file (published as config/schema/experiment.json)."""
+    schema = Experiment.model_json_schema()
+    published: dict[str, Any] = {"type": "array", "items": {"enum": list(ARCHITECTURES)}}
+    schema["properties"]["models"] = {"anyOf": [schema["properties"]["models"], published], "title": "Models"}
+    by_name: dict[str, Any] = {"enum": list(PRESETS)}
+    for of in (schema, schema["$defs"]["Model"]):
+        of["properties"]["recipe"] = {"anyOf": [of["properties"]["recipe"], by_name], "title": "Recipe"}
+    return schema

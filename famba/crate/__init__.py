@@ -1,1 +1,0 @@
-"""`famba crate`: a finished experiment as an RO-Crate."""

@@ -1,0 +1,85 @@
+"""Files that are written whole or not at all, and sealed ones, which a reader recognises when they are damaged.
+
+A seal is the sha256 of all bytes before it, at the end of the file. A zip archive may be followed by other bytes, so
+torch.load and numpy.load read a sealed file as they read any other. Their own checks do not cover it all: torch.load
+never compares the checksums that its archive holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from famba.errors import InputError
+
+_MARK = b"\nfamba sha256 "
+LENGTH = len(_MARK) + 64 + 1
+_CHUNK = 1 << 20
+UNSEALED, MISMATCH = "no checksum at its end", "its checksum does not match"
+
+
+@contextmanager
+def atomic_file(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
+    """Open a file that takes its name only once it is written whole and on disk. Raises InputError if it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            text = {} if binary else {"encoding": "utf-8", "newline": ""}
+            with open(partial, "wb" if binary else "w", **text) as file:  # type: ignore[call-overload]
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); free or choose another folder") from None
+
+
+class _Hashed:
+    """A binary file that only grows, and the digest of what was written to it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+@contextmanager
+def sealed_file(path: Path) -> Iterator[_Hashed]:
+    """Open a binary file to write in order; it takes its name once it is whole, sealed and on disk.
+
+    Raises InputError if it cannot be written.
+    """
+    with atomic_file(path, binary=True) as file:
+        hashed = _Hashed(file)
+        yield hashed
+        file.write(_MARK + hashed.digest.hexdigest().encode() + b"\n")
+
+
+def flaw(path: Path) -> str | None:
+    """What is wrong with a sealed file: `UNSEALED` or `MISMATCH`; None if nothing is.
+
+    Raises OSError if it cannot be read.
+    """
+    left = path.stat().st_size - LENGTH
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while left > 0 and (chunk := file.read(min(left, _CHUNK))):
+            digest.update(chunk)
+            left -= len(chunk)
+        seal = file.read(LENGTH + 1)
+    if left < 0 or not seal.startswith(_MARK):
+        return UNSEALED
+    return None if seal == _MARK + digest.hexdigest().encode() + b"\n" else MISMATCH

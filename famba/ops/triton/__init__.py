@@ -1,0 +1,1 @@
+"""The Triton kernels of CUDA devices, and how they are launched."""

@@ -1,1 +1,0 @@
-"""What Snakefile, rules and profiles ask: the experiment, and what its jobs want of a cluster."""

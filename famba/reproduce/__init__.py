@@ -1,1 +1,0 @@
-"""`famba reproduce`: a row trained again, and compared field by field."""

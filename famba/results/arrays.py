@@ -1,0 +1,37 @@
+"""Arrays beside a row, in compressed and sealed .npz files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from famba.errors import InputError
+from famba.files import flaw, sealed_file
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write arrays as a compressed and sealed .npz file. Raises InputError if it cannot be written."""
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    with sealed_file(path) as file:
+        file.write(content.getvalue())
+
+
+def read_arrays(path: Path, names: Sequence[str], what: str) -> dict[str, np.ndarray]:
+    """Arrays by name of a sealed .npz file; `what` it holds, for messages. Raises InputError if one cannot be had."""
+    try:
+        if reason := flaw(path):
+            raise InputError(f"{path}: cannot read {what} ({reason}); train the cell again")
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in names}
+    except OSError as error:
+        raise InputError(f"{path}: cannot read {what} ({error.strerror}); train the cell again") from None
+    except KeyError as error:
+        raise InputError(f"{path}: {what} without {error.args[0]}; train the cell again") from None
+    except InputError:
+        raise
+    except Exception as error:  # numpy.load raises whatever a file provokes
+        raise InputError(f"{path}: cannot read {what} ({type(error).__name__}); train the cell again") from None

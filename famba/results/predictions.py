@@ -1,0 +1,78 @@
+"""The classes that a trained model gives to every test image, in predictions.npz beside its row.
+
+Strategies are compared on the same images with them, pair by pair, which needs no second seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from famba.errors import InputError
+from famba.results import arrays
+from famba.results.row import Row
+
+NAME = "predictions.npz"
+_FIELDS = ("top5", "labels", "test_digest", "order_digest")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of the weights after the last epoch, on the N images of the test set in its order.
+
+    Attributes:
+        top5: (N, k) classes by falling logit; k is 5, or the number of classes if that is smaller.
+        labels: (N,) the true classes.
+    """
+
+    top5: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(N,) bool: whether the first class is the true one."""
+        return self.top5[:, 0] == self.labels
+
+    @property
+    def accuracies(self) -> tuple[float, float]:
+        """Top-1 and top-5 in percent."""
+        among = (self.top5 == self.labels[:, None]).any(axis=1)
+        return float(100 * self.correct.mean()), float(100 * among.mean())
+
+
+def write_predictions(predictions: Predictions, row: Row, path: Path) -> None:
+    """Write them in as few bytes as the classes need. Raises InputError if they cannot be written."""
+    dtype = np.min_scalar_type(row.data.classes - 1)
+    arrays.write_arrays(
+        path,
+        top5=predictions.top5.astype(dtype),
+        labels=predictions.labels.astype(dtype),
+        test_digest=np.array(row.data.test_digest),
+        order_digest=np.array(row.data.order_digest),
+    )
+
+
+def read_predictions(path: Path, row: Row) -> Predictions:
+    """Read the predictions beside a row. Raises InputError if they are damaged, or not this row's."""
+    stored = arrays.read_arrays(path, _FIELDS, "the predictions")
+    top5, labels = stored["top5"], stored["labels"]
+    of = (str(stored["test_digest"]), str(stored["order_digest"]))
+    if of != (row.data.test_digest, row.data.order_digest):
+        raise InputError(f"{path}: predictions of other test images than row {row.id}'s; train the cell again")
+    shape, classes = (row.data.test, min(5, row.data.classes)), row.data.classes
+    if top5.shape != shape or labels.shape != shape[:1]:
+        raise InputError(
+            f"{path}: its arrays are not of {shape[0]} images and {shape[1]} classes; train the cell again"
+        )
+    if any(array.dtype.kind != "u" or array.max() >= classes for array in (top5, labels)):
+        raise InputError(f"{path}: it names other classes than 0 to {classes - 1}; train the cell again")
+    predictions, last = Predictions(top5, labels), row.metrics.last
+    for what, found, wanted in zip(("top-1", "top-5"), predictions.accuracies, (last.top1, last.top5), strict=True):
+        if abs(found - wanted) > 1e-6:
+            raise InputError(
+                f"{path}: its {what} of {found:.2f} % is not the {wanted:.2f} % of the last epoch of row {row.id}; "
+                "train the cell again"
+            )
+    return predictions

@@ -1,0 +1,103 @@
+"""What the tokens of a trained model do, layer by layer, in a file of some ten kilobytes: tokens.npz beside a row.
+
+It is what the figures of similarity and of fused patches are drawn from. The weights stay where they were trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from famba.errors import InputError
+from famba.results import arrays
+from famba.results.row import Row
+
+NAME = "tokens.npz"
+_FIELDS = ("best_match", "layers", "lowest", "similarity", "images", "groups", "seen")
+
+
+@dataclass(frozen=True)
+class TokenRecord:
+    """Similarity and fusion of the tokens of a trained model, on the first images of the test set.
+
+    Patches are those of the image in the order of the scan, P of them; the class token, which is never fused, is left
+    out. Similarity is the cosine of the vectors that the matching compares (`famba.fusion.match`): each layer's hidden
+    states after its norm, before it fuses. A patch that has been fused stands with its group's vector.
+
+    Attributes:
+        best_match: (depth,) mean over images and over the tokens at even positions (but not the class token) of the
+            largest similarity to a token at an odd position.
+        layers: (k,) the layers that have a map.
+        similarity: (k, P, P) float32, the similarity of any two patches, mean over images.
+        images: (n, s, s, 3) uint8, the example images as the model sees them, made smaller.
+        groups: (n, depth, P) group of each patch of an example after that layer's fusion, named by its first patch.
+        seen: images that the means are over.
+    """
+
+    best_match: np.ndarray
+    layers: np.ndarray
+    similarity: np.ndarray
+    images: np.ndarray
+    groups: np.ndarray
+    seen: int
+
+    def tokens(self, example: int, layer: int) -> int:
+        """Tokens that are left of an example after that layer's fusion, class token included."""
+        return len(np.unique(self.groups[example, layer])) + 1
+
+
+def write_tokens(record: TokenRecord, path: Path) -> None:
+    """Write a record, compressed. A map is symmetric and its diagonal is 1: one triangle is kept, in 8 bits between
+    the least similarity of all and 1. Raises InputError if it cannot be written."""
+    upper = np.triu_indices(record.similarity.shape[1], 1)
+    triangles = record.similarity[:, upper[0], upper[1]]
+    lowest = min(float(triangles.min(initial=1.0)), 0.999)
+    arrays.write_arrays(
+        path,
+        best_match=record.best_match.astype(np.float32),
+        layers=record.layers.astype(np.uint16),
+        lowest=np.array(lowest, np.float32),
+        similarity=np.rint((triangles - lowest) / (1 - lowest) * 255).clip(0, 255).astype(np.uint8),
+        images=record.images,
+        groups=record.groups.astype(np.uint16),
+        seen=np.array(record.seen, np.int64),
+    )
+
+
+def read_tokens(path: Path, row: Row) -> TokenRecord:
+    """Read the record beside a row. Raises InputError if it is damaged, or not this row's."""
+    stored = arrays.read_arrays(path, _FIELDS, "the token record")
+    depth, patches = row.cell.architecture.depth, row.cell.architecture.tokens - 1
+    upper = np.triu_indices(patches, 1)
+    layers, triangles = stored["layers"], stored["similarity"]
+    examples = len(np.atleast_1d(stored["images"]))
+    shapes = {
+        "best_match": (depth,),
+        "layers": (layers.size,),
+        "similarity": (layers.size, len(upper[0])),
+        "groups": (examples, depth, patches),
+        "lowest": (),
+        "seen": (),
+    }
+    if any(stored[name].shape != shape for name, shape in shapes.items()):
+        raise InputError(
+            f"{path}: its arrays are not of {depth} layers and {patches} patches, as row {row.id} has; "
+            "train the cell again"
+        )
+    numbers = (stored[name] for name in _FIELDS)
+    if not examples or not all(array.dtype.kind in "uif" and np.isfinite(array).all() for array in numbers):
+        raise InputError(f"{path}: it has no example, or values that are no finite numbers; train the cell again")
+    lowest = float(stored["lowest"])
+    maps = np.tile(np.eye(patches, dtype=np.float32), (len(layers), 1, 1))
+    maps[:, upper[0], upper[1]] = maps[:, upper[1], upper[0]] = lowest + triangles / np.float32(255) * (1 - lowest)
+    record = TokenRecord(stored["best_match"], layers, maps, stored["images"], stored["groups"], int(stored["seen"]))
+    for example in range(examples):
+        left = tuple(record.tokens(example, layer) for layer in range(depth))
+        if left != row.tokens.measured[:-1]:
+            raise InputError(
+                f"{path}: tokens per layer {left}, but row {row.id} says {row.tokens.measured[:-1]}; "
+                "train the cell again"
+            )
+    return record

@@ -1,0 +1,5 @@
+"""The selective scan for code outside of this package: `famba.scan.selective_scan`. The operators are in famba/ops/."""
+
+from famba.ops import BACKENDS, Choice, available, choose, selective_scan
+
+__all__ = ["BACKENDS", "Choice", "available", "choose", "selective_scan"]

@@ -1,0 +1,1 @@
+"""What a training runs on: its device and memory, the host, the container."""

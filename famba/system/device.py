@@ -1,0 +1,116 @@
+"""The device a cell trains on, and the facts about it that a row must carry."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import resource
+import subprocess
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from famba.errors import InputError
+from famba.results.row import Environment
+from famba.system import container
+from famba.system.host import cpu_name
+
+PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d", "timm", "torchvision", "numpy", "scikit-learn", "pillow")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def pick_device(requested: str) -> torch.device:
+    """`auto` takes CUDA where there is one. Raises InputError for a `cuda` that is not there."""
+    if requested == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"device: cuda asked for, but torch {torch.__version__} sees no CUDA device; "
+            "see `famba doctor`, or set device: cpu"
+        )
+    if requested == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def environment(device: torch.device, world_size: int) -> Environment:
+    """Everything about machine and software that a row records; null where it cannot be told."""
+    cuda = device.type == "cuda"
+    gpu = _nvidia_smi(device) if cuda else {}
+    commit, dirty = _git()
+    lock = Path(os.environ.get("FAMBA_LOCK", ROOT / "envs" / "requirements.txt"))  # an image names its own
+    return Environment(
+        device=torch.cuda.get_device_name(device) if cuda else cpu_name(),
+        device_kind="cuda" if cuda else "cpu",
+        device_memory=torch.cuda.get_device_properties(device).total_memory if cuda else None,
+        clocks_mhz={key: int(gpu[key]) for key in ("clocks.sm", "clocks.mem") if gpu.get(key, "").isdigit()} or None,
+        other_processes=_other_gpu_processes(device) if cuda else None,
+        driver=gpu.get("driver_version"),
+        cpu=cpu_name(),
+        threads=torch.get_num_threads(),
+        world_size=world_size,
+        python=platform.python_version(),
+        packages={name: _version(name) for name in PACKAGES},
+        lock_sha256=hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
+        container_sha256=container.own_sha256(),
+        git_commit=commit,
+        git_dirty=dirty,
+    )
+
+
+def host_peak_bytes() -> int:
+    """Largest resident set of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def energy_joules(device: torch.device) -> float | None:
+    """The device's energy counter, in joules since it was started; None where it has none."""
+    if device.type != "cuda":
+        return None
+    try:
+        import pynvml  # noqa: PLC0415 (comes with CUDA environments only)
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+    except Exception:  # whatever the driver's library says: no counter
+        return None
+
+
+def _version(package: str) -> str | None:
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return None
+
+
+def _run(*command: str) -> str | None:
+    """Output of a short command run in the checkout; None if it fails or is not there."""
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git() -> tuple[str | None, bool | None]:
+    """Commit of the checkout and whether tracked files differ from it; (None, None) outside a checkout."""
+    commit = _run("git", "rev-parse", "HEAD")
+    if commit is None:
+        return None, None
+    status = _run("git", "status", "--porcelain", "--untracked-files=no")
+    return commit, None if status is None else status != ""
+
+
+def _nvidia_smi(device: torch.device) -> dict[str, str]:
+    fields = ("driver_version", "clocks.sm", "clocks.mem")
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    line = _run("nvidia-smi", f"--id={uuid}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits")
+    return dict(zip(fields, (part.strip() for part in line.split(",")), strict=False)) if line else {}
+
+
+def _other_gpu_processes(device: torch.device) -> int | None:
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    lines = _run("nvidia-smi", f"--id={uuid}", "--query-compute-apps=pid", "--format=csv,noheader")
+    if lines is None:
+        return None
+    return sum(pid.strip() != str(os.getpid()) for pid in lines.splitlines())

@@ -1,0 +1,52 @@
+"""Words for people that several places say alike."""
+
+_TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
+        "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": "$<$", ">": "$>$", "→": r"$\to$", "±": r"$\pm$",
+        "×": r"$\times$", "–": "--", "−": "$-$",
+    }
+)  # fmt: skip
+
+
+SMOKE_NOTE = "SMOKE: not evidence about the paper"
+_MODELS = {"vim_tiny": "Vim-Ti", "vim_small": "Vim-S"}
+
+
+def count(number: int, noun: str) -> str:
+    """`1 row`, `3 rows`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def one_line(text: str) -> str:
+    """The text on one line of a terminal: no line breaks or control characters, and none that cannot be printed."""
+    encodable = " ".join(text.split()).encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in encodable)
+
+
+def install(extra: str) -> str:
+    """How to get what pyproject.toml lists under an extra: famba is in no package index, only in its checkout."""
+    by_hand = f"pip install '.[{extra}]' in the checkout"
+    return by_hand if extra == "cuda" else f"make .venv/installed, or {by_hand}"
+
+
+def model_name(model: str) -> str:
+    """The paper's name of a model, or the one that the experiment gave it."""
+    return _MODELS.get(model, model)
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss, or m:ss below an hour."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def time_unit(seconds: float) -> tuple[str, float]:
+    """The unit that a person would choose for a duration, and its seconds."""
+    return next(((unit, size) for unit, size in (("h", 3600.0), ("min", 60.0)) if seconds >= 2 * size), ("s", 1.0))
+
+
+def tex(text: str) -> str:
+    """Text as LaTeX sets it, in ASCII but for what has no command."""
+    return text.translate(_TEX)

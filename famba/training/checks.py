@@ -1,0 +1,126 @@
+"""What is checked on a model before and while it trains: tokens per layer, fusion, where a NaN begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from famba.errors import CheckFailed
+from famba.model import Block, VisionMamba
+from famba.ops.types import Autocast
+
+
+def random_images(model: VisionMamba, batch: int, device: torch.device) -> Tensor:
+    """Random images of the model's size, from a generator of their own."""
+    size, channels = model.patch_embed.img_size, model.patch_embed.proj.in_channels
+    return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def tokens_per_layer(model: VisionMamba, images: Tensor) -> tuple[int, ...]:
+    """Tokens that each layer's mixer really sees in a forward pass, then the final count: depth + 1 integers.
+
+    Taken from the shapes at the mixers' inputs and the last one's output, not from the schedule.
+    """
+    trace: list[tuple[int, int]] = []
+    hooks = [
+        block.mixer.register_forward_hook(lambda _, inputs, output: trace.append((inputs[0].shape[1], output.shape[1])))
+        for block in model.blocks
+    ]
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return (*(entering for entering, _ in trace), trace[-1][1])
+
+
+def checked_tokens(model: VisionMamba, device: torch.device) -> tuple[int, ...]:
+    """Measured tokens per layer. Raises CheckFailed if they are not the schedule's."""
+    measured = tokens_per_layer(model, random_images(model, 2, device))
+    if measured != model.scheduled_tokens:
+        raise CheckFailed(f"tokens per layer: the schedule says {model.scheduled_tokens}, the model does {measured}")
+    return measured
+
+
+def check_fusion(model: VisionMamba, device: torch.device) -> None:
+    """Hold every fusion of a forward pass to what must be left as it is, from outside of it.
+
+    A token that is not fused has the same hidden state and the same residual after the fusion as before it, bit for
+    bit; the class token is one of them; and in the order "sequence" they stand as they stood. Seen on random images,
+    whose tokens are all different. Raises CheckFailed.
+    """
+    before: list[tuple[Tensor, Tensor]] = []
+    after: list[Tensor] = []
+
+    def check(block: Block, inputs: tuple[Any, ...], outputs: tuple[Any, ...], layer: int) -> None:
+        (hidden, residual), merged, cls, (_, merged_residual, cls_after) = before[-1], after[-1], inputs[2], outputs
+        if not block.fused:
+            return
+        for image in range(len(hidden)):
+            same = (merged[image, :, None] == hidden[image]).all(dim=-1)  # (T - r, T)
+            now, then = same.nonzero().unbind(1)
+            wrong = ""
+            place, old = (int(torch.as_tensor(index).expand(len(hidden))[image]) for index in (cls_after, cls))
+            if not same[place, old]:
+                wrong = "the class token is not left alone"
+            elif not torch.equal(merged_residual[image, now], residual[image, then]):
+                wrong = "the residual stream is not fused as the hidden states are"
+            elif block.order == "sequence" and bool((then.diff() <= 0).any()):
+                wrong = "the tokens' order is lost"
+            elif len(then) < hidden.shape[1] - 2 * block.fused:
+                wrong = f"{hidden.shape[1] - len(then)} tokens are changed to fuse {block.fused}"
+            if wrong:
+                raise CheckFailed(f"fusion in layer {layer}: {wrong}")
+
+    hooks = [
+        hook
+        for layer, block in enumerate(model.blocks)
+        for hook in (
+            block.norm.register_forward_hook(lambda _, __, made: before.append(made)),
+            block.mixer.register_forward_hook(lambda _, inputs, __: after.append(inputs[0])),
+            block.register_forward_hook(partial(check, layer=layer)),
+        )
+    ]
+    try:
+        with torch.no_grad():
+            model(random_images(model, 2, device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def largest_magnitude(tensors: Iterable[Tensor]) -> float:
+    """Largest absolute value in all of the tensors; NaN or infinity if one holds such a value."""
+    return get_total_norm(list(tensors), norm_type=math.inf).item()
+
+
+def first_not_finite(model: VisionMamba, images: Tensor, autocast: Autocast) -> str:
+    """Name of the first parameter, or else the first module in running order, with a value that is not finite."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            return f"parameter {name}"
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            if not first.isfinite().all():
+                found.append(name)
+
+        return hook
+
+    hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.no_grad(), autocast():
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return f"output of {found[0]}" if found else "the loss itself; parameters and activations are finite"

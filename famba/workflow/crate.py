@@ -1,0 +1,103 @@
+"""The RO-Crate of a finished experiment: the experiment's own folder, with a description of every file.
+
+Beside ro-crate-metadata.json, which lists and describes its files, this writes workflow/: the experiment's settings,
+the Snakefile with its rules, and the lock of the environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from famba.config import Experiment
+from famba.errors import InputError
+from famba.files import atomic_file
+from famba.results.row import Row, read_row
+from famba.workflow.rocrate import File, document
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+METADATA = "ro-crate-metadata.json"
+
+
+LEFT_OUT = (".pt", ".log", ".part")  # weights and logs stay where they were made
+
+
+REQUIRED = ("summary.csv", "claims.json")
+
+
+def write_crate(experiment: Experiment, folder: Path) -> Path:
+    """Describe the results in `folder`; returns the file written. The same results give the same bytes.
+
+    Raises InputError: the experiment is not finished, or a row was made with other settings than its.
+    """
+    rows = _rows(experiment, folder)
+    for name in REQUIRED:
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name} is missing: the experiment is not finished; run snakemake again")
+    for path, text in _workflow(experiment):
+        with atomic_file(folder / path) as file:
+            file.write(text)
+    citation = yaml.safe_load(_read(ROOT / "CITATION.cff"))
+    try:
+        snakemake = metadata.version("snakemake")
+    except metadata.PackageNotFoundError:
+        snakemake = None
+    files = [_described(folder, path) for path in _parts(folder, rows)]
+    with atomic_file(folder / METADATA) as file:
+        json.dump(document(experiment, rows, files, citation, snakemake), file, indent=1, ensure_ascii=False)
+        file.write("\n")
+    return folder / METADATA
+
+
+def _rows(experiment: Experiment, folder: Path) -> dict[str, Row]:
+    rows = {}
+    for cell in experiment.cells():
+        path = folder / "cells" / cell.id / "row.json"
+        if not path.is_file():
+            raise InputError(f"{path} is missing: the experiment is not finished; run snakemake again")
+        rows[cell.id] = read_row(path)
+        if rows[cell.id].cell != cell:
+            raise InputError(f"{path}: made with other settings than those of {experiment.experiment} as it is here")
+    return rows
+
+
+def _workflow(experiment: Experiment) -> Iterator[tuple[PurePosixPath, str]]:
+    """Path in the crate and text of what the results were made with."""
+    folder = PurePosixPath("workflow")
+    settings = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=120)
+    yield folder / "experiment.yaml", settings
+    for source in (ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))):
+        yield folder / source.relative_to(ROOT).as_posix(), _read(source)
+    yield folder / "requirements.txt", _read(ROOT / "envs" / "requirements.txt")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); an RO-Crate is written in a checkout") from None
+
+
+def _parts(folder: Path, rows: dict[str, Row]) -> list[PurePosixPath]:
+    """All files of the experiment, less those of cells that are not, or no longer, in its grid."""
+    paths = (PurePosixPath(path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path
+        for path in paths
+        if path.suffix not in LEFT_OUT
+        and str(path) != METADATA
+        and not any(part.startswith(".") for part in path.parts)
+        and (path.parts[0] != "cells" or path.parts[1] in rows)
+    )
+
+
+def _described(folder: Path, path: PurePosixPath) -> File:
+    content = (folder / path).read_bytes()
+    return File(path, len(content), hashlib.sha256(content).hexdigest())

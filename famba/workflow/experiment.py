@@ -1,0 +1,120 @@
+"""What the Snakefile asks of the package: the experiment, and a refusal before anything is spent.
+
+Snakemake itself answers for bad input here, so each function ends the program as the `famba` commands do: one line,
+exit status 2. Nothing here imports torch: a run with nothing to do stays quick.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from snakemake.settings.types import DeploymentMethod
+from snakemake.utils import update_config
+
+from famba.claims import ledger
+from famba.config import Experiment, yaml_file
+from famba.errors import InputError
+from famba.system import container
+from famba.system.host import require_gpu
+
+
+def load_experiment(workflow: Any) -> Experiment:
+    """The experiment that Snakemake was given, validated. Exits with one line about the first thing that is wrong.
+
+    Snakemake's own `config` is not used: its reader is of YAML 1.1, where `010` is 8 and `1:30` is 90. The files are
+    read by famba's, so that an experiment means the same here and in `famba train`.
+
+    Jobs that run outside a container find this very Python first, so that `.venv/bin/snakemake` needs no activation.
+    """
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    files = [os.path.relpath(path) for path in workflow.configfiles]
+    settings: dict[str, Any] = {}
+    try:
+        for path in files:
+            update_config(settings, Experiment.read(path))
+        update_config(settings, _untyped_read(workflow.config_settings.config))
+        experiment = Experiment.from_config(settings, ", ".join(dict.fromkeys(files)))
+        experiment.require_claims()
+        if _containers(workflow):
+            _require_container(experiment.container)
+            os.environ |= container.variables(experiment.container, Path.cwd())
+    except InputError as error:
+        stop(error)
+    return experiment
+
+
+def ledger_files(experiment: Experiment) -> list[str]:
+    """The files of the ledger that will judge the rows: a ledger that is wrong stops the run before it trains."""
+    try:
+        return [str(path) for path in ledger.files(Path(experiment.claims))]
+    except InputError as error:
+        stop(error)
+
+
+def require_device(workflow: Any, experiment: Experiment) -> None:
+    """Exit with one line if trainings would start on this machine, need a GPU, and there is none they could use.
+
+    Or if they need several nodes; or would go to a cluster that nobody has told how many CPUs they take.
+    """
+    if workflow.touch:
+        return
+    try:
+        if not workflow.local_exec:
+            if experiment.device == "cpu" and experiment.threads is None:
+                raise InputError("threads: a cluster has to know how many CPUs a training takes; set it")
+            return
+        if experiment.nodes > 1:
+            raise InputError(f"nodes: {experiment.nodes} are only found on a cluster: --workflow-profile slurm")
+        if experiment.device != "cuda":
+            return
+        require_gpu()
+        _require_cuda_torch(workflow)
+    except InputError as error:
+        stop(error)
+
+
+def _untyped_read(value: Any) -> Any:
+    """What --config gave; Snakemake leaves every part of a list or mapping there a text, `[0, 1]` as well as `5e-4`."""
+    if isinstance(value, Mapping):
+        return {key: _untyped_read(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_untyped_read(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml_file.scalar(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--config: {error}") from None
+
+
+def _containers(workflow: Any) -> bool:
+    return DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+
+
+def _require_container(image: str) -> None:
+    if not (shutil.which("apptainer") or shutil.which("singularity")):
+        raise InputError(
+            "--use-singularity needs Apptainer, and there is none here: install it (apptainer.org/docs/admin), "
+            "or leave the option out; `make demo` needs neither container nor GPU"
+        )
+    container.require(image)
+
+
+def _require_cuda_torch(workflow: Any) -> None:
+    """Without a container the host's own torch trains, and a CPU build of it sees no GPU at all."""
+    version = metadata.version("torch")
+    if not _containers(workflow) and version.endswith("+cpu"):
+        raise InputError(f"torch {version} here is a CPU build: train in the container, with --use-singularity")
+
+
+def stop(error: InputError) -> NoReturn:
+    """End the program as the `famba` commands do."""
+    print(f"famba: error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
