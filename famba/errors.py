@@ -9,7 +9,7 @@ class InputError(Exception):
     exit_code = 2
 
 
-class Altered(InputError):
+class IntegrityError(InputError):
     """A file of a data set is there and is not what it must be: `famba data verify` is asked for just that."""
 
 

@@ -89,7 +89,7 @@ class Mixer(nn.Module):
         stream = autocast_dtype(hidden) or hidden.dtype  # the type that will run decides about the backend
         hidden = hidden.to(stream)
         backend = ops.load(ops.choose(hidden.device, stream, self.backend).name)
-        if isinstance(backend, ops.FromKernels):
+        if isinstance(backend, ops.AutogradBackend):
             return fused_mixer.mix(backend.kernels, hidden, self.in_proj.weight, self.out_proj.weight, *pairs)
         # both directions of each, stacked: (2, ...)
         both = list(zip(pairs[::2], pairs[1::2], strict=True))

@@ -10,7 +10,7 @@ import yaml
 from rows import ROOT, experiment, make_row, paper_experiment, write_grid
 
 from famba.claims.decide import Samples, decide, grid_of
-from famba.claims.entries import Claim, Test, TradeOff
+from famba.claims.entries import Claim, Hypothesis, TradeOff
 from famba.claims.ledger import load, published_rows
 from famba.claims.ledger import of_rows as ledger_of_rows
 from famba.claims.noise import noise_floor
@@ -47,7 +47,7 @@ NEUTRAL = {"top1": 70.0, "top5": 90.0, "hours": 3.0, "memory": 1e10, "memory_mib
 MEASURED = {"top1_difference": "top1", "time_reduction": "hours", "memory_reduction": "memory"}
 
 
-def single_sd(test: Test, strategy: str) -> float:
+def single_sd(test: Hypothesis, strategy: str) -> float:
     """True standard deviation of one seed, on the scale of the test."""
     if test.quantity in ("top1", "top5"):
         return math.hypot(SHARED_SD, TOP1_SD[strategy])
@@ -58,7 +58,7 @@ def single_sd(test: Test, strategy: str) -> float:
     return 0 if test.quantity == "tokens_removed" else math.sqrt(2) * LOG_SD[MEASURED[test.quantity]]
 
 
-def placed(test: Test, strategy: str, depth: float) -> float:
+def placed(test: Hypothesis, strategy: str, depth: float) -> float:
     """A true mean `depth` standard deviations inside of the end of a claim's region (negative: outside)."""
     sd = single_sd(test, strategy)
     ends = LEDGER.reference(test)
@@ -133,7 +133,7 @@ def worlds(claim: Claim, edge: float) -> dict[str, list[float]]:
         only = [-edge] + [deep] * (parts - 1)
         return {"true": [edge] * parts, "false": only, "clearly true": [10.0] * parts, "clearly false": [-10.0] * parts}
     parts = sum(len(test.models) * len(test.strategies) for test in claim.tests)
-    if claim.over == "every":
+    if claim.scope == "all":
         return {
             "true": [edge] * parts,
             "false": [-edge] + [20.0] * (parts - 1),
@@ -295,7 +295,7 @@ def test_an_absolute_time_counts_on_the_papers_machine_only():
         verdicts = judged(other)
         assert verdicts["table1-vim_tiny-interleaved-time"].verdict == "not tested"
         assert f"4 × A100; these rows are of {machine}" in verdicts["table1-vim_tiny-interleaved-time"].reason
-        assert "does not give the number of GPUs" in verdicts["table1-vim_tiny-interleaved-time"].reads
+        assert "does not give the number of GPUs" in verdicts["table1-vim_tiny-interleaved-time"].interpretation
         assert verdicts["time-drops"].verdict == "reproduced"  # a ratio, to the baseline of the same device
     assert judged(on_four(rows_of()))["table1-vim_tiny-interleaved-time"].verdict == "not reproduced"
 

@@ -53,7 +53,7 @@ def test_a_result_of_other_initial_weights_is_not_taken_for_finished(trained, tm
     command = ["train", "--cell", cell(epochs=1).model_dump_json(), "--out", str(trained / "row.json")]
     assert main(command) == 0
     assert main([*command, "--init", str(trained / "weights.pt")]) == 2
-    assert "the result of other initial weights (scratch); --again replaces it" in capsys.readouterr().err
+    assert "the result of other initial weights (scratch); --force replaces it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

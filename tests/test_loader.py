@@ -27,9 +27,9 @@ def few(digits):
     return replace(digits, train_images=digits.train_images[:150], train_labels=digits.train_labels[:150])
 
 
-def collect(dataset, recipe, world=1, epoch=1, seed=5, img_size=16):
+def collect(dataset, recipe, world_size=1, epoch=1, seed=5, img_size=16):
     """An epoch's images and targets, step by step, all ranks' parts put together."""
-    ranks = [TrainLoader(dataset, recipe, img_size, seed, "cpu", rank, world) for rank in range(world)]
+    ranks = [TrainLoader(dataset, recipe, img_size, seed, "cpu", rank, world_size) for rank in range(world_size)]
     for step in zip(*(loader.epoch(epoch) for loader in ranks), strict=True):
         micro_batches = [micro for rank in step for micro in rank]
         yield tuple(torch.cat(parts) for parts in zip(*micro_batches, strict=True))
@@ -42,10 +42,10 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("recipe", [TENSOR, TIMM], ids=["tensor", "timm"])
-@pytest.mark.parametrize("world", [2, 3, 4, 6])
-def test_what_is_trained_does_not_depend_on_the_number_of_ranks(few, recipe, world):
+@pytest.mark.parametrize("world_size", [2, 3, 4, 6])
+def test_what_is_trained_does_not_depend_on_the_number_of_ranks(few, recipe, world_size):
     """Two ranks of 24 share the middle group of 16; six of 8 share every one."""
-    assert_same(collect(few, recipe), collect(few, recipe, world))
+    assert_same(collect(few, recipe), collect(few, recipe, world_size))
 
 
 @pytest.mark.parametrize("recipe", [TENSOR, TIMM], ids=["tensor", "timm"])
@@ -161,7 +161,7 @@ def test_rank_parts_tile_the_global_batch():
 
 def test_world_must_divide_the_batch(few):
     with pytest.raises(InputError, match="global_batch 48 is not a multiple of the 5 processes"):
-        TrainLoader(few, TENSOR, 16, 0, "cpu", rank=0, world=5)
+        TrainLoader(few, TENSOR, 16, 0, "cpu", rank=0, world_size=5)
 
 
 def test_a_set_below_one_batch_is_refused(few):

@@ -44,7 +44,7 @@ def test_a_finished_cell_is_left_alone(finished, capsys):
     assert main(arguments(finished, cell(**ONE))) == 0
     said = capsys.readouterr()
     assert said.out.startswith(f"{finished / 'row.json'}: finished with these settings (top-1 ")
-    assert "--again" in said.out
+    assert "--force" in said.out
     assert said.out.count("\n") == 1
     assert kept(finished) == before
 
@@ -53,17 +53,17 @@ def test_a_result_of_other_settings_is_not_overwritten_unasked(finished, tmp_pat
     before = kept(finished)
     assert main(arguments(finished, cell(**ONE, lr=0.5))) == 2
     error = capsys.readouterr().err
-    assert "the result of other settings (recipe.lr 0.04, now 0.5); --again replaces it" in error
+    assert "the result of other settings (recipe.lr 0.04, now 0.5); --force replaces it" in error
     assert error.count("\n") == 1
     assert kept(finished) == before
 
 
 def test_again_trains_it_anew(tmp_path, capsys):
     for settings in (cell(**ONE), cell(**ONE, hflip=0.5)):
-        assert main(arguments(tmp_path, settings, "--again")) == 0
+        assert main(arguments(tmp_path, settings, "--force")) == 0
         assert read_row(tmp_path / "row.json").cell == settings
     first = weights(tmp_path)
-    assert main(arguments(tmp_path, cell(**ONE), "--again")) == 0
+    assert main(arguments(tmp_path, cell(**ONE), "--force")) == 0
     assert any(not torch.equal(first[name], tensor) for name, tensor in weights(tmp_path).items())
 
 

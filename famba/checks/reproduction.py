@@ -262,7 +262,7 @@ def train_again(recorded: Result, folder: Path, data_root: Path) -> Result:
     settings = {"device": there.device_kind, "scan": row.scan.backend, "processes": there.world_size}
     cell = row.cell.model_copy(update={**settings, "threads": there.threads})
     again = folder / "row.json"
-    command = ["train", "--again", "--cell", cell.model_dump_json(), "--out", str(again), "--data", str(data_root)]
+    command = ["train", "--force", "--cell", cell.model_dump_json(), "--out", str(again), "--data", str(data_root)]
     done = subprocess.run([sys.executable, "-m", "famba", *command], check=False)
     if done.returncode:
         sys.exit(done.returncode)

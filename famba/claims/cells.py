@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import NamedTuple
 
-from famba.claims.entries import Claim, Needs, Published, Quantity, Test
+from famba.claims.entries import Claim, Hypothesis, Needs, Published, Quantity
 from famba.claims.published import PublishedTable, TableRow
 from famba.claims.sweeps import SWEEPS
 from famba.text import count, model_name
@@ -23,7 +23,7 @@ class _Column(NamedTuple):
     rounding: float  # half a unit of the last printed digit
     words: str
     needs: Needs = Needs()
-    reads: str | None = None
+    interpretation: str | None = None
 
 
 _COLUMNS = (
@@ -75,9 +75,9 @@ def claims(table: PublishedTable) -> Iterator[Claim]:
             quote=f"{what}: {_cell(row, column)[1]} {column.words}",
             source=table.source,
             needs=column.needs.model_copy(update={"dataset": table.dataset}),
-            reads=column.reads,
+            interpretation=column.interpretation,
             tests=(
-                Test(
+                Hypothesis(
                     quantity=column.tested,
                     models=[row.model],
                     strategies=[strategy_name(table, row)],

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from famba.claims.entries import Claim, Test, TradeOff
+from famba.claims.entries import Claim, Hypothesis, TradeOff
 from famba.claims.ledger import Ledger
 from famba.results.row import Row
 from famba.results.statistics import ALPHA, Array, Evidence, Region, dominates, every, mean_in, some
@@ -41,7 +41,7 @@ class Comparison:
     model: str
     strategy: str
     against: str | None
-    test: Test | None
+    test: Hypothesis | None
     values: Array | None
     advantages: Array | None = None  # (..., objectives, n) over the rival `against`, of a trade-off
 
@@ -85,7 +85,7 @@ def decide(claim: Claim, ledger: Ledger, grid: Grid) -> tuple[Array, list[tuple[
     whole = [
         Evidence(np.broadcast_to(e.inside, shape), np.broadcast_to(e.outside, shape)) for _, e in parts
     ]  # all parts count, so that a cell left out weakens a claim about every cell
-    together = every(whole) if claim.over == "every" else some(whole)
+    together = every(whole) if claim.scope == "all" else some(whole)
     verdict = np.select(
         [together.inside <= ALPHA, together.outside <= ALPHA], ["reproduced", "not reproduced"], "inconclusive"
     )
@@ -161,7 +161,7 @@ def _evidence(comparison: Comparison, claim: Claim, ledger: Ledger) -> Evidence:
     return mean_in(comparison.values, region(comparison.test, ledger), exact)
 
 
-def region(test: Test, ledger: Ledger) -> Region:
+def region(test: Hypothesis, ledger: Ledger) -> Region:
     """Where a claim puts the mean, on the scale of the test."""
     low, high = (scaled(test.quantity, end) for end in ledger.reference(test))
     below, above = np.nextafter(high, -math.inf), np.nextafter(low, math.inf)  # a tie is neither below nor above

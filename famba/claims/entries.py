@@ -65,15 +65,13 @@ class Needs(Settings):
     images_per_gpu: int | None = None  # of a backward pass: peak memory follows it
 
 
-class Test(Settings):
+class Hypothesis(Settings):
     """One mean of each of the named cells, held against a reference.
 
     The reference is the published number, or the first of two less the second; without one it is zero. `rounding` is
     half a unit of the last published digit; `noise` counts standard deviations of one seed, as measured on the same
     cells. Both widen the region in which the claim puts the mean.
     """
-
-    __test__ = False  # not one of pytest's
 
     quantity: Quantity
     models: Annotated[list[Name], Field(min_length=1)]
@@ -85,7 +83,7 @@ class Test(Settings):
     noise: Annotated[float, Field(ge=0)] = 0
 
     @model_validator(mode="after")
-    def _whole(self) -> Test:
+    def _whole(self) -> Hypothesis:
         if (self.quantity in RELATIVE) != (self.against is not None):
             raise ValueError(f"{self.quantity} {'needs' if self.against is None else 'takes no'} `against`")
         return self
@@ -101,16 +99,16 @@ class TradeOff(Settings):
 
 
 class Claim(Settings):
-    """One published claim. `reads`: how its words were made a test, where they leave a choice."""
+    """One published claim. `interpretation`: how its words were made a test, where they leave a choice."""
 
     id: str
     quote: str
     source: str
-    tests: tuple[Test, ...] = ()
+    tests: tuple[Hypothesis, ...] = ()
     trade_off: TradeOff | None = None
-    over: Literal["every", "any"] = "every"
+    scope: Literal["all", "any"] = "all"
     needs: Needs = Needs()
-    reads: str | None = None
+    interpretation: str | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Claim:

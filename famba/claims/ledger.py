@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from famba.claims import cells
-from famba.claims.entries import MEANS, Claim, Published, Test
+from famba.claims.entries import MEANS, Claim, Hypothesis, Published
 from famba.claims.published import PublishedRow, PublishedTable
 from famba.config import Experiment, yaml_file
 from famba.config.settings import Settings
@@ -91,7 +91,7 @@ class Ledger(Settings):
         """What the strategies of the published tables fuse, by the names of `cells.strategy_name`."""
         return {cells.strategy_name(table, row): row.schedule for table in self.tables for row in table.rows}
 
-    def reference(self, test: Test) -> tuple[float, float]:
+    def reference(self, test: Hypothesis) -> tuple[float, float]:
         """Least and largest value that a test's published number stands for, in the quantity's unit; 0 without one."""
         ends = []
         for name in test.published:

@@ -50,7 +50,7 @@ class Verdict(Record):
     recipe: str
     quote: str
     source: str
-    reads: str | None
+    interpretation: str | None
     verdict: VerdictName
     reason: str
     n: int | None
@@ -177,7 +177,7 @@ def _told(
     parts = [_part(comparison, evidence, ledger) for comparison, evidence in judged]
     refutes = verdict == "not reproduced"
     key = [part.p_outside if refutes else part.p_inside for part in parts]
-    weakest = (claim.over == "every") != refutes
+    weakest = (claim.scope == "all") != refutes
     turning = parts[key.index(max(key) if weakest else min(key))]
     few = [c for c, _ in judged if c.n < claim.needs.minimum_n]
     if verdict == "inconclusive" and few:
@@ -254,7 +254,7 @@ def _verdict(
             "recipe": recipe,
             "quote": claim.quote,
             "source": claim.source,
-            "reads": claim.reads,
+            "interpretation": claim.interpretation,
             "verdict": verdict,
             "reason": reason,
             "parts": parts,

@@ -14,7 +14,7 @@ from famba.data.acquire import fetch, pull
 from famba.data.dataset import Identity
 from famba.data.registry import NAMES, check_name, verify
 from famba.data.sheet import show
-from famba.errors import Altered, CheckFailed, InputError
+from famba.errors import CheckFailed, InputError, IntegrityError
 from famba.files import atomic_file
 
 _DESCRIPTION = """\
@@ -102,7 +102,7 @@ def _pull(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     try:
         identity = verify(args.name, args.root)
-    except Altered as error:
+    except IntegrityError as error:
         again = (
             "install scikit-learn anew" if args.name == digits.NAME else f"`famba data fetch {args.name}` replaces it"
         )

@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--config", metavar="FILE", help="experiment file that the cell belongs to")
     parser.add_argument("--cell", required=True, metavar="ID", help="<model>-<strategy>-s<seed>, or a cell as JSON")
     parser.add_argument("--out", type=Path, metavar="ROW", help="result row [results/<experiment>/cells/<id>/row.json]")
-    parser.add_argument("--again", action="store_true", help="train a finished cell anew, in place of its result")
+    parser.add_argument("--force", action="store_true", help="train a finished cell anew, in place of its result")
     parser.add_argument("--init", type=Path, metavar="FILE", help="start from these weights instead of the seed's")
     parser.add_argument("--log", type=Path, metavar="FILE", help="also write the progress there, a line a minute")
     parser.add_argument("--data", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
@@ -50,25 +50,25 @@ def _main(args: argparse.Namespace) -> int:
         raise InputError(f"--out {row}: a cell's row is called row.json, and its other files stand beside it")
     if args.rendezvous and cell.nodes == 1:
         raise InputError(f"--rendezvous: {cell.id} takes one node, which meets no other; leave it out")
-    world, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
+    world_size, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
     # before torchrun has started them, none of several nodes is the first
-    holds = rank == 0 and (world > 1 or cell.nodes == 1)
+    holds = rank == 0 and (world_size > 1 or cell.nodes == 1)
     with exclusive(row.parent) if holds else nullcontext():
-        if not args.again and _is_finished(cell, row, args.init, silent=rank > 0):
+        if not args.force and _is_finished(cell, row, args.init, silent=rank > 0):
             return 0
         device = pick_device(cell.device)
-        if world == 1 < cell.processes:
+        if world_size == 1 < cell.processes:
             again = ["train", "--cell", cell.model_dump_json(), "--out", str(row), "--data", str(args.data)]
             log = ["--log", str(args.log)] if args.log else []
             init = ["--init", str(args.init)] if args.init else []
-            more = ["--again"] if args.again else []
+            more = ["--force"] if args.force else []
             launch([*again, *log, *init, *more], device, cell.processes, cell.nodes, args.rendezvous)
-        if world != cell.processes:
+        if world_size != cell.processes:
             raise InputError(
-                f"{cell.id} is for {cell.processes} processes, not {world}: set `processes` in its experiment"
+                f"{cell.id} is for {cell.processes} processes, not {world_size}: set `processes` in its experiment"
             )
-        with processes(device) as company, _memory_told(cell), stop_request() as stop:
-            Training(cell, row.parent, args.data, args.log, company, args.init, stop).run()
+        with processes(device) as world, _memory_told(cell), stop_request() as stop:
+            Training(cell, row.parent, args.data, args.log, world, args.init, stop).run()
     return 0
 
 
@@ -92,18 +92,18 @@ def _is_finished(cell: Cell, path: Path, init: Path | None, silent: bool) -> boo
     row = read_row(path)
     if row.cell != cell:
         raise InputError(
-            f"{path}: the result of other settings ({_difference(row.cell, cell)}); --again replaces it, --out with "
+            f"{path}: the result of other settings ({_difference(row.cell, cell)}); --force replaces it, --out with "
             "another folder keeps both"
         )
     if row.init != initial.identify(init):
         raise InputError(
-            f"{path}: the result of other initial weights ({row.init.weights}); --again replaces it, --out with "
+            f"{path}: the result of other initial weights ({row.init.weights}); --force replaces it, --out with "
             "another folder keeps both"
         )
     if not silent:
         print(
             f"{path}: finished with these settings (top-1 {row.metrics.last.top1:.1f} %, {row.finished}); "
-            "--again trains the cell anew"
+            "--force trains the cell anew"
         )
     return True
 

@@ -21,7 +21,7 @@ from famba.data.cifar_images import read_images, read_parquet
 from famba.data.cifar_records import BINARY_FOLDER, PYTHON_FOLDER, Contents, read_archive, read_folder
 from famba.data.content import Content, content
 from famba.data.dataset import Dataset, Identity, canonical_digest, describe
-from famba.errors import Altered, InputError
+from famba.errors import InputError, IntegrityError
 
 NAME = "cifar100"
 BINARY, PYTHON = "cifar-100-binary.tar.gz", "cifar-100-python.tar.gz"
@@ -59,7 +59,7 @@ def load(root: str | Path) -> Dataset:
     """CIFAR-100 with its 100 fine classes; images (N, 32, 32, 3), verified.
 
     Of several forms the first that can be verified is read, and stderr says why one before it was not.
-    Raises InputError if none can be: Altered where an archive is there and is not the published one.
+    Raises InputError if none can be: IntegrityError where an archive is there and is not the published one.
     """
     errors: list[InputError] = []
     for form in locate(root):
@@ -84,7 +84,7 @@ def load_form(form: Form) -> Dataset:
         found = content(arrays)
         if not (form.kind == PYTHON_FOLDER and _is_extracted(form.path)):
             cifar_content.check(contents, found, str(form))
-    except Altered as error:  # `famba data fetch` brings archives, and would not repair a folder
+    except IntegrityError as error:  # `famba data fetch` brings archives, and would not repair a folder
         raise InputError(str(error)) from error
     except OSError as error:
         raise InputError(f"{form.path}: cannot be read: {error.strerror or error}") from error

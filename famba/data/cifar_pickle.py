@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from famba.errors import Altered
+from famba.errors import IntegrityError
 
 
 def _latin1(text: str, encoding: str) -> bytes:
@@ -44,9 +44,11 @@ def unpickle(stream: IO[bytes], where: str) -> dict[str, Any]:
     try:
         value = _PlainUnpickler(stream, encoding="bytes").load()
     except Exception as error:  # a damaged pickle may raise nearly any exception, as pickle's documentation says
-        raise Altered(f"{where}: refused, only plain containers and numpy arrays are admitted: {error}") from error
+        raise IntegrityError(
+            f"{where}: refused, only plain containers and numpy arrays are admitted: {error}"
+        ) from error
     if not isinstance(value, dict):
-        raise Altered(f"{where}: holds a {type(value).__name__}, expected a dict")
+        raise IntegrityError(f"{where}: holds a {type(value).__name__}, expected a dict")
     return {key.decode("latin1") if isinstance(key, bytes) else str(key): item for key, item in value.items()}
 
 
@@ -54,5 +56,5 @@ def field(fields: dict[str, Any], key: str, kind: type, where: str) -> Any:
     """`fields[key]`, which must be a `kind`."""
     if not isinstance(value := fields.get(key), kind):
         found = "missing" if value is None else f"a {type(value).__name__}"
-        raise Altered(f"{where}: {key} is {found}, expected a {kind.__name__}")
+        raise IntegrityError(f"{where}: {key} is {found}, expected a {kind.__name__}")
     return value

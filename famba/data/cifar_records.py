@@ -16,7 +16,7 @@ import numpy as np
 
 from famba.data.cifar_pickle import field, unpickle
 from famba.data.dataset import check_labels
-from famba.errors import Altered
+from famba.errors import IntegrityError
 
 FINE, COARSE = 100, 20  # classes
 SIZE = 32
@@ -44,7 +44,7 @@ class Contents(NamedTuple):
 
 
 def read_archive(file: IO[bytes], path: Path, records: Mapping[str, int]) -> Contents:
-    """Read an open archive; `records`: images that each split must have. Raises Altered and tarfile's errors."""
+    """Read an open archive; `records`: images that each split must have. Raises IntegrityError and tarfile's errors."""
     folder = path.name.removesuffix(".tar.gz")
     names, read = _FORMATS[folder]
     with tarfile.open(fileobj=file, mode="r|gz", bufsize=1 << 20) as tar:
@@ -52,7 +52,8 @@ def read_archive(file: IO[bytes], path: Path, records: Mapping[str, int]) -> Con
 
 
 def read_folder(path: Path, form: str) -> Contents:
-    """Read an extracted folder of the format that `form` (BINARY_FOLDER or PYTHON_FOLDER) names. Raises Altered."""
+    """Read an extracted folder of the format that `form` (BINARY_FOLDER or PYTHON_FOLDER) names. Raises IntegrityError.
+    """
     names, read = _FORMATS[form]
     return read(_folder_members(path, names), path, None)
 
@@ -67,7 +68,7 @@ def _read_binary(members: Members, path: Path, records: Mapping[str, int] | None
             continue
         if size % RECORD:
             other = "; 3,073-byte records are CIFAR-10's" if size % (RECORD - 1) == 0 else ""
-            raise Altered(f"{where}: {size:,} bytes, expected a whole number of {RECORD}-byte records{other}")
+            raise IntegrityError(f"{where}: {size:,} bytes, expected a whole number of {RECORD}-byte records{other}")
         split = name.removesuffix(".bin")
         if records is not None:  # before memory is taken for them
             _count(f"{where}: records", size // RECORD, records[split])
@@ -103,7 +104,7 @@ def _read_python(members: Members, path: Path, records: Mapping[str, int] | None
             continue
         data = field(fields, "data", np.ndarray, where)
         if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != RECORD - 2:
-            raise Altered(f"{where}: data is {data.dtype} {data.shape}, expected uint8 (N, {RECORD - 2})")
+            raise IntegrityError(f"{where}: data is {data.dtype} {data.shape}, expected uint8 (N, {RECORD - 2})")
         fine, coarse = (_labels(fields, key, where) for key in ("fine_labels", "coarse_labels"))
         expected = records[name] if records is not None else len(data)
         for what, found in (("records", len(data)), ("fine labels", len(fine)), ("coarse labels", len(coarse))):
@@ -144,12 +145,12 @@ def _tar_members(tar: tarfile.TarFile, path: Path, folder: str, names: Sequence[
             wanted.remove(name)
             yield name, stream, member.size
     if wanted:
-        raise Altered(f"{path}: {', '.join(f'{folder}/{name}' for name in wanted)} missing from the archive")
+        raise IntegrityError(f"{path}: {', '.join(f'{folder}/{name}' for name in wanted)} missing from the archive")
 
 
 def _folder_members(folder: Path, names: Sequence[str]) -> Members:
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise Altered(f"{folder}: {', '.join(missing)} missing from the folder")
+        raise IntegrityError(f"{folder}: {', '.join(missing)} missing from the folder")
     for name in names:
         with open(folder / name, "rb") as stream:
             yield name, stream, (folder / name).stat().st_size
@@ -163,7 +164,7 @@ def _channels_last(rows: np.ndarray) -> np.ndarray:
 def _labels(fields: dict[str, Any], key: str, where: str) -> np.ndarray:
     values = field(fields, key, list, where)
     if wrong := [value for value in values if not isinstance(value, int) or abs(value) >= 1 << 31]:
-        raise Altered(f"{where}: {key} holds {wrong[0]!r}, expected the number of a class")
+        raise IntegrityError(f"{where}: {key} holds {wrong[0]!r}, expected the number of a class")
     return np.array(values, np.int64)
 
 
@@ -173,4 +174,4 @@ def _text(word: Any) -> str:
 
 def _count(where: str, found: int, expected: int) -> None:
     if found != expected:
-        raise Altered(f"{where}: {found:,}, expected {expected:,}")
+        raise IntegrityError(f"{where}: {found:,}, expected {expected:,}")

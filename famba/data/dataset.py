@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from famba.data.content import Content, content
-from famba.errors import Altered, InputError
+from famba.errors import InputError, IntegrityError
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the recipe has it for every data set
 STD = (0.229, 0.224, 0.225)
@@ -109,7 +109,7 @@ def check_labels(labels: np.ndarray, classes: int, where: str, kind: str = "labe
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
         at = int(wrong[0])
-        raise Altered(f"{where}: record {first + at}: {kind} {int(labels[at])}, expected 0 to {classes - 1}")
+        raise IntegrityError(f"{where}: record {first + at}: {kind} {int(labels[at])}, expected 0 to {classes - 1}")
 
 
 def missing(path: Path, name: str) -> InputError:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from famba.data.dataset import Dataset, canonical_digest, describe
-from famba.errors import Altered, InputError
+from famba.errors import InputError, IntegrityError
 
 NAME = "digits"
 SHA256 = "a213c27164aa712f5ce5755ba56317bcfe3d56392689d076b3c1a5664a99a875"  # canonical_digest of the split
@@ -40,7 +40,7 @@ def load() -> Dataset:
     arrays = (images[train], labels[train], images[test], labels[test])
     digest = canonical_digest(arrays)
     if digest[0] != SHA256:
-        raise Altered(f"{path}: sha256 of the images and labels {digest[0]}, expected {SHA256}: altered")
+        raise IntegrityError(f"{path}: sha256 of the images and labels {digest[0]}, expected {SHA256}: altered")
     classes = [str(digit) for digit in range(10)]
     return describe(NAME, f"scikit-learn {version('scikit-learn')} load_digits", digest, arrays, classes, official=True)
 

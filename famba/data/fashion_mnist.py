@@ -9,7 +9,7 @@ import numpy as np
 
 from famba.data import sources
 from famba.data.dataset import Dataset, canonical_digest, check_labels, describe, missing
-from famba.errors import Altered, InputError
+from famba.errors import InputError, IntegrityError
 
 NAME = "fashion-mnist"
 FILES = (
@@ -56,8 +56,8 @@ def _read(path: Path, archive: sources.Archive) -> np.ndarray:
     expected = struct.pack(f">{1 + len(shape)}I", 0x0800 | len(shape), *shape)
     header = content[: len(expected)]
     if header != expected:
-        raise Altered(f"{path}: idx header {header.hex()}, expected {expected.hex()}")
+        raise IntegrityError(f"{path}: idx header {header.hex()}, expected {expected.hex()}")
     values = np.frombuffer(content, np.uint8, offset=len(expected))  # writable, as the bytearray is
     if values.size != np.prod(shape):
-        raise Altered(f"{path}: {values.size:,} values, expected {np.prod(shape):,}")
+        raise IntegrityError(f"{path}: {values.size:,} values, expected {np.prod(shape):,}")
     return values.reshape(*shape, 1) if len(shape) == 3 else values.astype(np.int64)

@@ -58,21 +58,22 @@ class TrainLoader:
     """One rank's training batches, epoch by epoch.
 
     A global batch is dealt out like cards to groups of `mixup_batch` images, as DeiT's sampler deals it to its ranks,
-    so that the repeated views of an image lie in different groups. Rank r takes the r-th of `world` equal parts of
+    so that the repeated views of an image lie in different groups. Rank r takes the r-th of `world_size` equal parts of
     the groups laid end to end; a group that it shares with another rank is loaded and mixed whole, then cut.
 
     Args:
         dataset: see `Images`.
         img_size: pixels of the square images that come out.
         seed: of the training.
-        rank, world: this process, and the number of processes.
+        rank, world_size: this process, and the number of processes.
 
     Attributes:
         steps: optimiser steps per epoch.
         workers: loading processes in use: the recipe's, but never more than there are CPUs.
         wait_s: seconds that the training loop has waited for this loader, over all epochs.
 
-    Raises InputError when the set is smaller than a global batch, `world` does not divide that, or timm is missing.
+    Raises InputError when the set is smaller than a global batch, `world_size` does not divide that, or timm is
+    missing.
     """
 
     def __init__(
@@ -83,10 +84,12 @@ class TrainLoader:
         seed: int,
         device: torch.device | str,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ) -> None:
-        if recipe.global_batch % world:
-            raise InputError(f"recipe: global_batch {recipe.global_batch} is not a multiple of the {world} processes")
+        if recipe.global_batch % world_size:
+            raise InputError(
+                f"recipe: global_batch {recipe.global_batch} is not a multiple of the {world_size} processes"
+            )
         self.recipe, self.img_size, self.seed, self.device = recipe, img_size, seed, torch.device(device)
         self.images = len(dataset.train_images)
         self.classes = len(dataset.classes)
@@ -94,7 +97,7 @@ class TrainLoader:
         self.wait_s = 0.0
         self.workers = 0
         self._labels = torch.tensor(dataset.train_labels)
-        self._parts = rank_parts(recipe, rank, world)
+        self._parts = rank_parts(recipe, rank, world_size)
         self._augmented: Callable[[list[Group]], Iterator[Tensor]]
         if recipe.augmentation == "tensor":
             self._augmented = _OnDevice(dataset.train_images, recipe, img_size, seed, self.device)
@@ -107,7 +110,7 @@ class TrainLoader:
         """This rank's optimiser steps from `first_step` on; iterate over one epoch at a time.
 
         Each is a list of micro-batches on the device: images (m, 3, S, S) and targets (m, classes), float32, with
-        m <= micro_batch and the m of a step adding up to global_batch / world.
+        m <= micro_batch and the m of a step adding up to global_batch / world_size.
         """
         began = time.perf_counter()
         groups = self._groups(epoch)[first_step * len(self._parts) :]
@@ -144,7 +147,7 @@ class TrainLoader:
 class EvalLoader:
     """The test set in its order, resized to img_size on the device batch by batch. `len` is in images.
 
-    Of `world` processes, this one gets every world-th batch from the rank-th on.
+    Of `world_size` processes, this one gets every world_size-th batch from the rank-th on.
     """
 
     def __init__(
@@ -154,10 +157,10 @@ class EvalLoader:
         img_size: int,
         device: torch.device | str,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ) -> None:
         self.batch = recipe.eval_batch
-        self._share = slice(rank, None, world)
+        self._share = slice(rank, None, world_size)
         self._transform = batched.EvalTransform(recipe, img_size, device)
         self._images = torch.tensor(dataset.test_images, device=device)  # uint8: CIFAR's test set takes 31 MB
         self._labels = torch.tensor(dataset.test_labels, device=device)
@@ -177,9 +180,9 @@ class EvalLoader:
             yield self._transform(batch), its_labels
 
 
-def rank_parts(recipe: Recipe, rank: int, world: int) -> dict[int, slice]:
+def rank_parts(recipe: Recipe, rank: int, world_size: int) -> dict[int, slice]:
     """The groups of a global batch that a rank has a part in, and which of their images are its own."""
-    share, size = recipe.global_batch // world, recipe.mixup_batch
+    share, size = recipe.global_batch // world_size, recipe.mixup_batch
     first, end = rank * share, (rank + 1) * share
     return {
         group: slice(max(first - group * size, 0), min(end - group * size, size))

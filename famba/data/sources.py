@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 import yaml
 
 from famba.config import yaml_file
-from famba.errors import Altered, InputError
+from famba.errors import InputError, IntegrityError
 from famba.text import one_line
 
 _CHUNK = 1 << 20
@@ -204,11 +204,11 @@ def checked(file: BinaryIO, path: Path, archive: Archive, with_md5: bool = False
                 md5.update(chunk)
             yield chunk
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise Altered(f"{path}: cannot be read: {error}") from error
+        raise IntegrityError(f"{path}: cannot be read: {error}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if archive.bytes is not None and size > archive.bytes:
-        raise Altered(f"{path}: more than {archive.bytes:,} {unit}, expected {archive.bytes:,}: altered")
+        raise IntegrityError(f"{path}: more than {archive.bytes:,} {unit}, expected {archive.bytes:,}: altered")
     _compare(path, unit, size, archive.bytes)
     _compare(path, "sha256", sha256.hexdigest(), archive.sha256)
     if with_md5:
@@ -219,5 +219,5 @@ def _compare(path: Path, what: str, found: int | str, expected: int | str | None
     if expected is None or found == expected:
         return
     if isinstance(found, int):
-        raise Altered(f"{path}: {found:,} {what}, expected {expected:,}: truncated or altered")
-    raise Altered(f"{path}: {what} {found}, expected {expected}: altered, or another file under this name")
+        raise IntegrityError(f"{path}: {found:,} {what}, expected {expected:,}: truncated or altered")
+    raise IntegrityError(f"{path}: {what} {found}, expected {expected}: altered, or another file under this name")

@@ -7,14 +7,14 @@ users; the mixer calls `causal_conv` and `directional_scan`, which take channels
 Vision Mamba in one call. `norm`, `merging`: the rest of a block. `dispatch` chooses a backend and says why.
 """
 
-from famba.ops.autograd import FromKernels
-from famba.ops.dispatch import BACKENDS, Choice, available, choose, load
+from famba.ops.autograd import AutogradBackend
+from famba.ops.dispatch import BACKENDS, Selection, available, choose, load
 from famba.ops.interface import causal_conv, directional_scan, selective_scan
 
 __all__ = [
     "BACKENDS",
-    "Choice",
-    "FromKernels",
+    "AutogradBackend",
+    "Selection",
     "available",
     "causal_conv",
     "choose",

@@ -11,7 +11,7 @@ from famba.ops.types import Kernels, ScanTensors, StreamGrads
 
 
 @dataclass(frozen=True)
-class FromKernels:
+class AutogradBackend:
     """The `dispatch.Backend` that a module of kernels makes."""
 
     kernels: Kernels

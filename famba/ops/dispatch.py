@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from famba.errors import InputError
-from famba.ops.autograd import FromKernels
+from famba.ops.autograd import AutogradBackend
 from famba.ops.cpp import tokens as cpp_tokens
 from famba.ops.triton import tokens as triton_tokens
 from famba.ops.types import Kernels, Rows, ScanTensors
 
 # Fastest first, as far as measured: `triton` has not run on a GPU yet, so mamba-ssm's kernels go before it.
 BACKENDS = ("mamba_ssm", "cpu", "triton", "chunked", "reference")
-FROM_KERNELS = ("cpu", "triton")
+AUTOGRAD_BACKENDS = ("cpu", "triton")
 MODULES = {"cpu": "cpp.scan", "triton": "triton.scan"}  # of this package; the others have their name
 
 
@@ -40,7 +40,7 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """The backend that will run and one sentence that says why; both are stored with every result."""
 
     name: str
@@ -50,7 +50,7 @@ class Choice:
 def load(name: str) -> Backend:
     """The backend of that name: a module, or what a module of kernels makes."""
     module = importlib.import_module(f"famba.ops.{MODULES.get(name, name)}")
-    return FromKernels(cast(Kernels, module)) if name in FROM_KERNELS else cast(Backend, module)
+    return AutogradBackend(cast(Kernels, module)) if name in AUTOGRAD_BACKENDS else cast(Backend, module)
 
 
 def available(device: torch.device | str, dtype: torch.dtype = torch.float32) -> list[tuple[str, bool, str]]:
@@ -60,7 +60,7 @@ def available(device: torch.device | str, dtype: torch.dtype = torch.float32) ->
     return [(name, reason is None, reason or "ready") for name, reason in reasons]
 
 
-def choose(device: torch.device | str, dtype: torch.dtype = torch.float32, requested: str = "auto") -> Choice:
+def choose(device: torch.device | str, dtype: torch.dtype = torch.float32, requested: str = "auto") -> Selection:
     """The backend for tensors of `dtype` on `device`.
 
     `auto` takes the fastest that can run. Raises InputError if `requested` is unknown or cannot run here.
@@ -70,18 +70,18 @@ def choose(device: torch.device | str, dtype: torch.dtype = torch.float32, reque
 
 
 @functools.cache
-def _choose(device: torch.device, dtype: torch.dtype, requested: str) -> Choice:
+def _choose(device: torch.device, dtype: torch.dtype, requested: str) -> Selection:
     if requested != "auto":
         return _requested(device, dtype, requested)
     passed_over: list[str] = []
     for name, ok, reason in available(device, dtype):
         if ok:
-            return Choice(name, f"the fastest that runs {_short(dtype)} on {device.type}" + _because(passed_over))
+            return Selection(name, f"the fastest that runs {_short(dtype)} on {device.type}" + _because(passed_over))
         passed_over.append(f"{name} {reason}")
     raise InputError(f"scan: no backend runs {_short(dtype)} on {device.type}{_because(passed_over)}")
 
 
-def _requested(device: torch.device, dtype: torch.dtype, name: str) -> Choice:
+def _requested(device: torch.device, dtype: torch.dtype, name: str) -> Selection:
     if name not in BACKENDS:
         near = difflib.get_close_matches(name, ("auto", *BACKENDS), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -90,7 +90,7 @@ def _requested(device: torch.device, dtype: torch.dtype, name: str) -> Choice:
     if reason is not None:
         runs = ", ".join(other for other, ok, _ in available(device, dtype) if ok)
         raise InputError(f"scan backend {name!r} {reason}; choose auto or one of: {runs or 'none runs here'}")
-    return Choice(name, "requested")
+    return Selection(name, "requested")
 
 
 def _because(passed_over: list[str]) -> str:

@@ -68,7 +68,7 @@ class _Mix(torch.autograd.Function):
         ddt, dB, dC = _parts(dprojected, u, A)
         du, ddelta = torch.empty_like(u), torch.empty_like(u)
         grads = StreamGrads(du, ddelta, dB, dC, dz)
-        of_parameters = kernels.scan_backward(dgated, scanned, (total, states), True, grads, again=gated)
+        of_parameters = kernels.scan_backward(dgated, scanned, (total, states), True, grads, recomputed_out=gated)
         dA, dD, ddt_bias = cast("tuple[Tensor, ...]", of_parameters)  # all of them are there
         dout_proj = _half_product(dout.t(), _rows(gated))
 

@@ -100,11 +100,11 @@ class Kernels(Protocol):
         kept: Kept,
         softplus: bool,
         grads: StreamGrads,
-        again: Tensor | None = None,
+        recomputed_out: Tensor | None = None,
     ) -> ParameterGrads:
         """Write the gradients of the streams into `grads`; returns those of the parameters.
 
-        The result of the forward pass is written into `again`, contiguous; None without a gate.
+        The result of the forward pass is written into `recomputed_out`, contiguous; None without a gate.
         """
 
     def conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

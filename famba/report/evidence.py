@@ -41,7 +41,7 @@ class Claim:
     verdict: str
     symbol: str
     reason: str
-    reads: str | None
+    interpretation: str | None
     numbers: Sequence[tuple[str, str]]
     parts: Sequence[Comparison]
     drawn: Panel | None
@@ -79,7 +79,7 @@ def _claim(v: Verdict, ledger: Ledger) -> Claim:
     reason = v.reason[:1].upper() + v.reason[1:]
     told = f"{_bare(turning)}; claimed: {_claimed(turning)}" if turning and turning.expected else ""
     return Claim(
-        v.id, v.quote, ledger.sources[v.source], v.verdict, SYMBOLS[v.verdict], reason, v.reads, _numbers(v),
+        v.id, v.quote, ledger.sources[v.source], v.verdict, SYMBOLS[v.verdict], reason, v.interpretation, _numbers(v),
         compared, _drawn(turning, [turning]) if turning else None, told,
     )  # fmt: skip
 

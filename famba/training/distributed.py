@@ -22,28 +22,28 @@ from famba.errors import InputError
 
 @dataclass(frozen=True)
 class Processes:
-    """This process and its company."""
+    """This process's rank and the number of ranks."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes files and talks."""
         return self.rank == 0
 
-    def sum_(self, tensors: Sequence[Tensor]) -> None:
+    def all_sum_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, in one exchange."""
-        if self.world == 1:
+        if self.world_size == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         dist.all_reduce(flat)
         parts = flat.split([tensor.numel() for tensor in tensors])
         torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
 
-    def largest(self, value: int, device: torch.device) -> int:
+    def all_max(self, value: int, device: torch.device) -> int:
         """The largest value that any process has."""
-        if self.world == 1:
+        if self.world_size == 1:
             return value
         held = torch.tensor(value, device=device)
         dist.all_reduce(held, dist.ReduceOp.MAX)
@@ -87,8 +87,8 @@ def processes(device: torch.device) -> Iterator[Processes]:
 
     NCCL between GPUs, gloo between CPUs.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
         yield Processes()
         return
     if device.type == "cuda":
@@ -100,6 +100,6 @@ def processes(device: torch.device) -> Iterator[Processes]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Processes(dist.get_rank(), world)
+        yield Processes(dist.get_rank(), world_size)
     finally:
         dist.destroy_process_group()

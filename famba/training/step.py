@@ -29,7 +29,7 @@ class Step:
         model, optimizer, ema: what the step updates.
         settings: `global_batch` weighs each micro-batch's loss.
         autocast: the precision of the forward pass.
-        company: the processes that share the global batch.
+        world: the processes that share the global batch.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class Step:
         ema: ema.Ema,
         settings: Recipe,
         autocast: Autocast,
-        company: Processes,
+        world: Processes,
     ) -> None:
         self.model, self.optimizer, self.ema = model, optimizer, ema
-        self.autocast, self.company = autocast, company
+        self.autocast, self.world = autocast, world
         self.global_batch = settings.global_batch
         keep_freed_memory()
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -58,7 +58,7 @@ class Step:
         loss = torch.zeros((), device=batches[0][0].device)
         for images, targets in batches:
             loss += self.backward(images, targets)
-        self.company.sum_([loss, *(p.grad for p in self.parameters if p.grad is not None)])
+        self.world.all_sum_([loss, *(p.grad for p in self.parameters if p.grad is not None)])
         return loss
 
     def backward(self, images: Tensor, targets: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class CapturedStep(Step):
             self._images.copy_(images)
             self._targets.copy_(targets)
             self._backward_graph.replay()
-        self.company.sum_([self._loss, *self._grads])
+        self.world.all_sum_([self._loss, *self._grads])
         return self._loss.clone()
 
     def update(self) -> None:

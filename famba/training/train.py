@@ -54,7 +54,7 @@ class Training:
         folder: of the row, the checkpoint and the weights.
         data_root: where the data sets are.
         log: file that gets the progress, too.
-        company: the processes that train the cell together.
+        world: the processes that train the cell together.
         init: checkpoint to start from; None: the seed's own weights.
         stop: asked for by whoever sets its signal.
     """
@@ -65,15 +65,15 @@ class Training:
         folder: Path,
         data_root: Path,
         log: Path | None = None,
-        company: Processes = Processes(),  # noqa: B008 (frozen)
+        world: Processes = Processes(),  # noqa: B008 (frozen)
         init: Path | None = None,
         stop: StopRequest | None = None,
     ) -> None:
         self.cell = cell
         self.folder = folder
-        self.company = company
+        self.world = world
         self.stop = StopRequest() if stop is None else stop
-        self.progress = Progress(cell.id, cell.recipe.epochs, log, silent=not company.first)
+        self.progress = Progress(cell.id, cell.recipe.epochs, log, silent=not world.is_main)
         self.device = pick_device(cell.device)
         if cell.threads is not None:
             torch.set_num_threads(cell.threads)
@@ -96,10 +96,10 @@ class Training:
         self.optimizer = optim.optimizer(self.model, cell.recipe)
         captured = cell.recipe.cuda_graphs and self.device.type == "cuda"
         self.step = (CapturedStep if captured else Step)(
-            self.model, self.optimizer, self.ema, cell.recipe, self._autocast, company
+            self.model, self.optimizer, self.ema, cell.recipe, self._autocast, world
         )
         self.forward = (CapturedForward if captured else Forward)(self.model, self._autocast)
-        size, share = architecture.img_size, (company.rank, company.world)
+        size, share = architecture.img_size, (world.rank, world.world_size)
         self.train_images = TrainLoader(self.dataset, cell.recipe, size, cell.seed, self.device, *share)
         self.test_images = EvalLoader(self.dataset, cell.recipe, size, self.device, *share)
         self.history = History(started=_now(), init=self.init.model_dump())
@@ -122,7 +122,7 @@ class Training:
         epochs = self.cell.recipe.epochs
         done, steps = len(self.history.epochs), self.train_images.steps
         steps_done = done * steps + self.history.epoch_so_far.steps
-        if self.company.largest(steps_done, self.device) != steps_done:  # file systems may show a new file late
+        if self.world.all_max(steps_done, self.device) != steps_done:  # file systems may show a new file late
             raise CheckFailed(
                 f"{self.cell.id}: another node found a later checkpoint than {self._position()}; start anew"
             )
@@ -143,7 +143,7 @@ class Training:
         self._account()
         row = self._row()
         made = self._predict()  # after the clock has stopped: what follows is no part of a cell
-        if not self.company.first:
+        if not self.world.is_main:
             return row
         write_epochs(self.history.epochs, self.folder / "epochs.csv")
         write_steps(self._steps(), self.folder / "steps.csv")
@@ -222,7 +222,7 @@ class Training:
     def _wish(self) -> int:
         """What any of the processes wants before the next step: `_STOP`, a checkpoint (1), nothing (0)."""
         due = time.perf_counter() - self._saved > SAVE_S
-        return self.company.largest(_STOP if self.stop.signal else int(due), self.device)
+        return self.world.all_max(_STOP if self.stop.signal else int(due), self.device)
 
     def _stopped(self) -> tuple[str, signal.Signals]:
         by = self.stop.signal or signal.SIGTERM  # another process's
@@ -241,9 +241,9 @@ class Training:
             logits = self.forward(images)
             hits = _top5(logits) == labels[:, None]  # (B, 5)
             counts += torch.stack([hits[:, 0].sum(), hits.sum(), (~logits.isfinite()).any(dim=1).sum()])
-            if self.stop.signal and self.company.world == 1:  # several processes have not as many batches each
+            if self.stop.signal and self.world.world_size == 1:  # several processes have not as many batches each
                 raise _Interrupted
-        self.company.sum_([counts])
+        self.world.all_sum_([counts])
         if broken := int(counts[2]):
             where = checks.first_not_finite(self.model, next(iter(self.test_images))[0], self._autocast)
             raise CheckFailed(
@@ -258,7 +258,7 @@ class Training:
         top5 = torch.zeros(len(self.test_images), min(5, len(self.dataset.classes)), device=self.device).long()
         for places, (images, _) in zip(self.test_images.places, self.test_images, strict=True):
             top5[places] = _top5(self.forward(images))
-        self.company.sum_([top5])
+        self.world.all_sum_([top5])
         return Predictions(top5.cpu().numpy(), self.dataset.test_labels)
 
     def _autocast(self) -> torch.autocast:
@@ -298,7 +298,7 @@ class Training:
     def _of_all(self, seconds: float) -> float:
         """The sum over all processes."""
         held = torch.tensor(seconds, dtype=torch.float64, device=self.device)
-        self.company.sum_([held])
+        self.world.all_sum_([held])
         return held.item()
 
     def _account(self) -> None:
@@ -314,7 +314,7 @@ class Training:
         self._lap, self._cpu_lap, self._joules = now, cpu_now, joules
         history.host_peak = max(history.host_peak, host_peak_bytes())
         if self.device.type == "cuda":
-            peak = self.company.largest(torch.cuda.max_memory_allocated(self.device), self.device)
+            peak = self.world.all_max(torch.cuda.max_memory_allocated(self.device), self.device)
             history.device_peak = max(history.device_peak, peak)
 
     def _state_tensors(self) -> dict[str, Tensor]:
@@ -334,7 +334,7 @@ class Training:
         if not math.isfinite(checks.largest_magnitude(self._state_tensors().values())):
             name = next(name for name, tensor in self._state_tensors().items() if not tensor.isfinite().all())
             raise CheckFailed(f"{self.cell.id}: {name} is not finite after {self._position()} (lr {self._lr():.3g})")
-        if self.company.first:
+        if self.world.is_main:
             data_identity = self.dataset.identity.sequence
             checkpoint.write(self.folder, self.cell, data_identity, self.history, self._states())
         self._saved = time.perf_counter()
@@ -365,8 +365,8 @@ class Training:
                 self.history = History.from_dict(state["history"])
                 break
             rejected.append((path, "other-settings", f"{path} is a checkpoint of {other}"))
-        self.company.largest(0, self.device)  # by now every process has read them
-        if self.company.first:
+        self.world.all_max(0, self.device)  # by now every process has read them
+        if self.world.is_main:
             checkpoint.remove_partial(self.folder)
             for path, why, reason in rejected:
                 self.progress.say(f"{self.cell.id}: {reason}; it is now {checkpoint.archive(path, why).name}")
@@ -376,7 +376,7 @@ class Training:
             self.progress.say(f"{self.cell.id}: starting anew")
 
     def _step_ratio(self) -> float | None:
-        if self.device.type == "cuda" or self.company.world > 1:
+        if self.device.type == "cuda" or self.world.world_size > 1:
             return None
         return step_ratio(self.cell, self.choice.name, len(self.dataset.classes))
 
@@ -428,11 +428,11 @@ class Training:
                 parameters=sum(p.numel() for p in self.model.parameters()),
                 forward_flops=forward_flops(self.cell.architecture, self.cell.schedule, len(self.dataset.classes)),
                 # the counter of one of several GPUs is not the training's
-                energy_joules=history.energy_joules if self.company.world == 1 else None,
+                energy_joules=history.energy_joules if self.world.world_size == 1 else None,
             ),
             data=Data(**identity),
             scan=Scan(backend=self.choice.name, reason=self.choice.reason),
-            environment=environment(self.device, self.company.world),
+            environment=environment(self.device, self.world.world_size),
             started=history.started,
             finished=_now(),
         )

@@ -119,7 +119,7 @@ def audit(rows: Sequence[PublishedRow], source: str) -> Document:
                 id=one.id,
                 statement=one.statement,
                 where=one.where,
-                interpretation=one.reads,
+                interpretation=one.interpretation,
                 borne_out=one.borne_out,
                 exceptions=one.exceptions,
                 remarks=list(one.remarks),

@@ -31,14 +31,14 @@ class Comparison:
 class Claim:
     """A statement, in words of this project, and what the tables say of it.
 
-    where: place in the paper. reads: how its words became comparisons. remarks: what else the same rows show. A
-    statement of this project (`claimed` False) has no comparisons and is neither borne out nor refuted.
+    where: place in the paper. interpretation: how its words became comparisons. remarks: what else the same rows show.
+    A statement of this project (`claimed` False) has no comparisons and is neither borne out nor refuted.
     """
 
     id: str
     statement: str
     where: str
-    reads: str
+    interpretation: str
     comparisons: Sequence[Comparison]
     remarks: Sequence[str] = ()
     claimed: bool = True

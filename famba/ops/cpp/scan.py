@@ -29,7 +29,7 @@ class _ScanArgs(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("directions", "batch", "length", "dim", "state")),
         *((name, ctypes.c_int64) for name in ("bf16", "softplus", "threads")),
-        *((name, _Stream) for name in ("u", "delta", "B", "C", "z", "out", "y", "again")),
+        *((name, _Stream) for name in ("u", "delta", "B", "C", "z", "out", "y", "recomputed_out")),
         *((name, ctypes.c_void_p) for name in ("A", "D", "bias", "checkpoints", "partial")),
         *((name, _Stream) for name in ("du", "ddelta", "dB", "dC", "dz")),
         *((name, ctypes.c_void_p) for name in ("dA", "dD", "dbias")),
@@ -49,7 +49,7 @@ class _ConvArgs(ctypes.Structure):
 
 
 def _scan_args(
-    inputs: ScanTensors, softplus: bool, out: Tensor, total: Tensor | None, again: Tensor | None = None
+    inputs: ScanTensors, softplus: bool, out: Tensor, total: Tensor | None, recomputed_out: Tensor | None = None
 ) -> _ScanArgs:
     u, delta, A, B, C, D, z, bias = inputs
     (directions, batch, length, dim), (_, _, state), kind = sizes(u, 4), sizes(A, 3), _kind(u)
@@ -59,7 +59,7 @@ def _scan_args(
     shapes = (full, full, of_state, of_state, gated, gated, gated, gated)
     streams = (
         _Stream(*stream(x, kind, shape))
-        for x, shape in zip((u, delta, B, C, z, out, total, again), shapes, strict=True)
+        for x, shape in zip((u, delta, B, C, z, out, total, recomputed_out), shapes, strict=True)
     )
     parameters = (
         address(A, torch.float32, (directions, dim, state)),
@@ -99,13 +99,20 @@ def scan_forward(inputs: ScanTensors, softplus: bool) -> tuple[Tensor, Kept]:
 
 
 def scan_backward(
-    dout: Tensor, inputs: ScanTensors, kept: Kept, softplus: bool, grads: StreamGrads, again: Tensor | None = None
+    dout: Tensor,
+    inputs: ScanTensors,
+    kept: Kept,
+    softplus: bool,
+    grads: StreamGrads,
+    recomputed_out: Tensor | None = None,
 ) -> ParameterGrads:
     """See `types.Kernels`."""
     total, states = kept
-    if not (inputs.z is None) == (total is None) == (grads.z is None) or (inputs.z is None and again is not None):
+    if not (inputs.z is None) == (total is None) == (grads.z is None) or (
+        inputs.z is None and recomputed_out is not None
+    ):
         raise TypeError("a C++ kernel needs z, the sum before the gate and the gradient of z together, or none of them")
-    args = _scan_args(inputs, softplus, dout, total, again)
+    args = _scan_args(inputs, softplus, dout, total, recomputed_out)
     checkpoints, floats = _room(args)
     partial = states.new_empty(floats)
     args.checkpoints = address(states, torch.float32, (checkpoints,))

@@ -48,25 +48,25 @@ struct Backward {
     }
 
     ALWAYS_INLINE void operator()(const Block<T>& block, const Block<T>& next) {
-        if (block.k == 0) open_gate(block);
+        if (block.k == 0) gate_forward(block);
         std::memset(carry, 0, plan.states * W * sizeof(float));
         for (int64_t c = plan.chunks - 1; c >= 0; c--) {
             const int64_t start = c * plan.chunk, stop = std::min(start + plan.chunk, s.length);
             const vec largest = prepare(block, start, stop);
             for (int64_t n0 = 0; n0 < plan.states; n0 += NB) {
-                const Rows<T> soon = next.rows(n0 == 0 ? s.u : s.z), soon_too = next.rows(n0 == 0 ? s.delta : s.out);
-                block.moderate(largest) ? way_there<true>(block, c, start, stop, n0, soon, soon_too)
-                                        : way_there<false>(block, c, start, stop, n0, soon, soon_too);
-                n0 == 0 ? way_back(block, start, stop, n0, block.rows(s.du), block.rows(s.ddelta))
-                        : way_back(block, start, stop, n0, block.rows(s.dz), block.rows(s.u));
+                const Rows<T> prefetch_a = next.rows(n0 == 0 ? s.u : s.z), prefetch_b = next.rows(n0 == 0 ? s.delta : s.out);
+                block.moderate(largest) ? recompute_states<true>(block, c, start, stop, n0, prefetch_a, prefetch_b)
+                                        : recompute_states<false>(block, c, start, stop, n0, prefetch_a, prefetch_b);
+                n0 == 0 ? backward_pass(block, start, stop, n0, block.rows(s.du), block.rows(s.ddelta))
+                        : backward_pass(block, start, stop, n0, block.rows(s.dz), block.rows(s.u));
             }
             finish(block, start, stop);
         }
-        if (s.z.data && block.k + 1 == s.directions) close_gate(block);
+        if (s.z.data && block.k + 1 == s.directions) gate_backward(block);
     }
 
     // dy = dout SiLU(z), the same for every direction: the gate follows their sum.
-    ALWAYS_INLINE void open_gate(const Block<T>& block) {
+    ALWAYS_INLINE void gate_forward(const Block<T>& block) {
         const Rows<T> dout_rows = block.rows(s.out), z_rows = block.rows(s.z);
         const Rows<float> dy_rows = block.rows(dy), gate_rows = block.rows(gate);
         by_fours(0, s.length, [&](int64_t t, auto kind) ALWAYS_INLINE {
@@ -92,15 +92,15 @@ struct Backward {
             store(kept(DELTA, start), t, delta, W);
             store(kept(X, start), t, delta * load<V>(u_rows, t, block.lanes), W);
             store(kept(SLOPE, start), t, slope, W);
-            largest = larger(largest, largest_of(magnitude(delta)));
+            largest = max(largest, largest_of(abs(delta)));
         });
         return largest;
     }
 
     // Rebuilds the states n0 … n0 + NB of a chunk; leaves the path behind, adds to dC.
     template <bool MODERATE>
-    ALWAYS_INLINE void way_there(const Block<T>& block, int64_t c, int64_t start, int64_t stop, int64_t n0,
-                                 Rows<T> soon, Rows<T> soon_too) {
+    ALWAYS_INLINE void recompute_states(const Block<T>& block, int64_t c, int64_t start, int64_t stop, int64_t n0,
+                                 Rows<T> prefetch_a, Rows<T> prefetch_b) {
         const Rows<float> dy_rows = block.rows(dy);
         const float *A = block.A + n0 * W, *BC = reads + block.k * plan.reads + n0;
         float* dC = dread(block, n0) + plan.states;
@@ -126,11 +126,11 @@ struct Backward {
                     h[n] = passed + x * B[n];
                     product[i] = h[n] * dy_t;
                 }
-                folded[first / 4] = fold(product);
+                folded[first / 4] = transpose_add(product);
             }
             add_lane_sums(folded, dC + t * 2 * plan.states);
-            soon.prefetch(t);
-            soon_too.prefetch(t);
+            prefetch_a.prefetch(t);
+            prefetch_b.prefetch(t);
         }
     }
 
@@ -143,8 +143,8 @@ struct Backward {
     }
 
     // From the last step of a chunk to its first; adds to dB, dx, dΔ and dA.
-    ALWAYS_INLINE void way_back(const Block<T>& block, int64_t start, int64_t stop, int64_t n0, Rows<T> soon,
-                                Rows<T> soon_too) {
+    ALWAYS_INLINE void backward_pass(const Block<T>& block, int64_t start, int64_t stop, int64_t n0, Rows<T> prefetch_a,
+                                Rows<T> prefetch_b) {
         const Rows<float> dy_rows = block.rows(dy);
         const float *A = block.A + n0 * W, *BC = reads + block.k * plan.reads + n0;
         float* dB = dread(block, n0);
@@ -171,13 +171,13 @@ struct Backward {
                     dA[n] += q * delta;
                     carried[n] = g * get(path_t + 2 * n * W);
                 }
-                folded[first / 4] = fold(product);
+                folded[first / 4] = transpose_add(product);
             }
             put(step + DDELTA * W, ddelta);
             put(step + DX * W, dx);
             add_lane_sums(folded, dB + t * 2 * plan.states);
-            soon.prefetch(t);
-            soon_too.prefetch(t);
+            prefetch_a.prefetch(t);
+            prefetch_b.prefetch(t);
         }
         for (int n = 0; n < NB; n++) {
             float* sum = sums_of(block) + (n0 + n) * W;
@@ -206,16 +206,16 @@ struct Backward {
         put(sum + W, get(sum + W) + dbias);
     }
 
-    ALWAYS_INLINE void close_gate(const Block<T>& block) {
+    ALWAYS_INLINE void gate_backward(const Block<T>& block) {
         const Rows<T> dout_rows = block.rows(s.out), z_rows = block.rows(s.z), dz_rows = block.rows(s.dz);
-        const Rows<T> y_rows = block.rows(s.y), again_rows = block.rows(s.again);
+        const Rows<T> y_rows = block.rows(s.y), recomputed_rows = block.rows(s.recomputed_out);
         const Rows<float> gate_rows = block.rows(gate);
         for (int64_t t = 0; t < s.length; t++) {
             const vec dout = load(dout_rows[t], block.lanes), z = load(z_rows[t], block.lanes);
             const vec open = get(gate_rows[t]), y = load(y_rows[t], block.lanes);
             // SiLU'(z) = σ(z) (1 + z (1 - σ(z)))
             store(dz_rows[t], dout * y * open * (1.0f + z * (1.0f - open)), block.lanes);
-            if (s.again.data) store(again_rows[t], y * (z * open), block.lanes);
+            if (s.recomputed_out.data) store(recomputed_rows[t], y * (z * open), block.lanes);
         }
     }
 

@@ -39,10 +39,10 @@ struct Forward {
                             plan.states * W * sizeof(float));
             const vec largest = prepare(block, start, stop);
             for (int64_t n0 = 0; n0 < plan.states; n0 += NB) {
-                const Rows<T> soon = n0 == 0 ? next.rows(s.u) : block.rows(s.z);
-                const Rows<T> soon_too = n0 == 0 ? next.rows(s.delta) : block.rows(s.out);
-                block.moderate(largest) ? walk<true>(block, start, stop, n0, soon, soon_too)
-                                        : walk<false>(block, start, stop, n0, soon, soon_too);
+                const Rows<T> prefetch_a = n0 == 0 ? next.rows(s.u) : block.rows(s.z);
+                const Rows<T> prefetch_b = n0 == 0 ? next.rows(s.delta) : block.rows(s.out);
+                block.moderate(largest) ? walk<true>(block, start, stop, n0, prefetch_a, prefetch_b)
+                                        : walk<false>(block, start, stop, n0, prefetch_a, prefetch_b);
             }
         }
         if (block.k + 1 == s.directions) finish(block);
@@ -62,15 +62,15 @@ struct Forward {
             store(delta_kept, t, delta, W);
             store(x_kept, t, delta * u, W);
             store(y_rows, t, block.k == 0 ? skipped : load<V>(y_rows, t, W) + skipped, W);
-            largest = larger(largest, largest_of(magnitude(delta)));
+            largest = max(largest, largest_of(abs(delta)));
         });
         return largest;
     }
 
     // The states n0 … n0 + NB of a chunk; adds to y.
     template <bool MODERATE>
-    ALWAYS_INLINE void walk(const Block<T>& block, int64_t start, int64_t stop, int64_t n0, Rows<T> soon,
-                            Rows<T> soon_too) {
+    ALWAYS_INLINE void walk(const Block<T>& block, int64_t start, int64_t stop, int64_t n0, Rows<T> prefetch_a,
+                            Rows<T> prefetch_b) {
         const Rows<float> y_rows = block.rows(y);
         const float *A = block.A + n0 * W, *BC = reads + block.k * plan.reads + n0;
         vec state[NB];
@@ -90,8 +90,8 @@ struct Forward {
                 }
             }
             put(y_rows[t], even + odd);
-            soon.prefetch(t);
-            soon_too.prefetch(t);
+            prefetch_a.prefetch(t);
+            prefetch_b.prefetch(t);
         }
         for (int n = 0; n < NB; n++) put(h + (n0 + n) * W, state[n]);
     }

@@ -55,17 +55,17 @@ inline const Roots roots;
 
 // The larger and the smaller of two lanes; y where x is no number, so a y that is none stays none.
 #if defined(__AVX512F__)
-inline vec larger(vec x, vec y) { return (vec)_mm512_max_ps((__m512)x, (__m512)y); }
-inline vec smaller(vec x, vec y) { return (vec)_mm512_min_ps((__m512)x, (__m512)y); }
+inline vec max(vec x, vec y) { return (vec)_mm512_max_ps((__m512)x, (__m512)y); }
+inline vec min(vec x, vec y) { return (vec)_mm512_min_ps((__m512)x, (__m512)y); }
 #elif defined(__AVX2__)
-inline vec larger(vec x, vec y) { return (vec)_mm256_max_ps((__m256)x, (__m256)y); }
-inline vec smaller(vec x, vec y) { return (vec)_mm256_min_ps((__m256)x, (__m256)y); }
+inline vec max(vec x, vec y) { return (vec)_mm256_max_ps((__m256)x, (__m256)y); }
+inline vec min(vec x, vec y) { return (vec)_mm256_min_ps((__m256)x, (__m256)y); }
 #else
-inline vec larger(vec x, vec y) { return x > y ? x : y; }
-inline vec smaller(vec x, vec y) { return x < y ? x : y; }
+inline vec max(vec x, vec y) { return x > y ? x : y; }
+inline vec min(vec x, vec y) { return x < y ? x : y; }
 #endif
 
-inline vec magnitude(vec x) { return (vec)((ivec)x & 0x7fffffff); }
+inline vec abs(vec x) { return (vec)((ivec)x & 0x7fffffff); }
 inline vec where_negative(vec x, vec then, vec otherwise) { return x < 0.0f ? then : otherwise; }
 
 // Four vectors that take every step of a formula side by side. One alone waits four or five cycles for a multiply-add,
@@ -89,16 +89,16 @@ ALWAYS_INLINE inline four operator-(four x, four y) { return each([&](int i) { r
 ALWAYS_INLINE inline four operator*(four x, four y) { return each([&](int i) { return x.of[i] * y.of[i]; }); }
 ALWAYS_INLINE inline four operator/(four x, four y) { return each([&](int i) { return x.of[i] / y.of[i]; }); }
 ALWAYS_INLINE inline four operator-(four x) { return each([&](int i) { return -x.of[i]; }); }
-ALWAYS_INLINE inline four larger(four x, four y) { return each([&](int i) { return larger(x.of[i], y.of[i]); }); }
-ALWAYS_INLINE inline four smaller(four x, four y) { return each([&](int i) { return smaller(x.of[i], y.of[i]); }); }
-ALWAYS_INLINE inline four magnitude(four x) { return each([&](int i) { return magnitude(x.of[i]); }); }
+ALWAYS_INLINE inline four max(four x, four y) { return each([&](int i) { return max(x.of[i], y.of[i]); }); }
+ALWAYS_INLINE inline four min(four x, four y) { return each([&](int i) { return min(x.of[i], y.of[i]); }); }
+ALWAYS_INLINE inline four abs(four x) { return each([&](int i) { return abs(x.of[i]); }); }
 ALWAYS_INLINE inline four where_negative(four x, four then, four otherwise) {
     return each([&](int i) { return where_negative(x.of[i], then.of[i], otherwise.of[i]); });
 }
 
 // The largest of the four, lane by lane.
 ALWAYS_INLINE inline vec largest_of(four x) {
-    return larger(larger(x.of[0], x.of[1]), larger(x.of[2], x.of[3]));
+    return max(max(x.of[0], x.of[1]), max(x.of[2], x.of[3]));
 }
 inline vec largest_of(vec x) { return x; }
 
@@ -139,7 +139,7 @@ ALWAYS_INLINE inline V power(V shifted, V r) {
 // 2^x for finite x, as above.
 template <typename V>
 ALWAYS_INLINE inline V exp2(V x) {
-    x = smaller(V{} + LARGEST_POWER, larger(V{} - LARGEST_POWER, x));
+    x = min(V{} + LARGEST_POWER, max(V{} - LARGEST_POWER, x));
     const V shifted = x + TO_INTEGER;
     return power(shifted, x - (shifted - TO_INTEGER));
 }
@@ -173,7 +173,7 @@ ALWAYS_INLINE inline V sigmoid(V x) {
 // log(1 + e^x) with a small relative error on both sides, and its slope, the sigmoid.
 template <typename V>
 ALWAYS_INLINE inline void softplus(V x, V& value, V& slope) {
-    const V e = exp(-magnitude(x));  // in (0, 1]
+    const V e = exp(-abs(x));  // in (0, 1]
     const V inverse = 1.0f / ((2.0f + e) * (1.0f + e));  // one division for the two quotients
     const V s = e * (1.0f + e) * inverse;
     const V s2 = s * s;
@@ -186,14 +186,14 @@ ALWAYS_INLINE inline void softplus(V x, V& value, V& slope) {
     slope = where_negative(x, e, V{} + 1.0f) * (2.0f + e) * inverse;
 }
 
-// The sums over the lanes of NB vectors: `fold` makes one vector of four as soon as they are there, so that few are
+// The sums over the lanes of NB vectors: `transpose_add` makes one vector of four as soon as they are there, so that few are
 // alive at once, and `add_lane_sums` adds all NB sums to acc. The order of the additions is fixed.
 
 // Not an intrinsic's store, which could alias anything: the compiler would reload every pointer in a hot loop.
-typedef float loose_sums __attribute__((vector_size(NB * sizeof(float)), aligned(alignof(float))));
+typedef float unaligned_sums __attribute__((vector_size(NB * sizeof(float)), aligned(alignof(float))));
 
 #if defined(__AVX512F__)
-inline vec fold(const vec (&p)[4]) {  // the lanes of each 128-bit part: the sums of the four in that part
+inline vec transpose_add(const vec (&p)[4]) {  // the lanes of each 128-bit part: the sums of the four in that part
     const __m512 a = (__m512)p[0], b = (__m512)p[1], c = (__m512)p[2], d = (__m512)p[3];
     const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
     const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
@@ -205,10 +205,10 @@ inline void add_lane_sums(const vec (&folded)[NB / 4], float* acc) {
         _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x44), _mm512_shuffle_f32x4(low, high, 0xee));
     const __m512 sums = _mm512_add_ps(halves, _mm512_shuffle_f32x4(halves, halves, 0xb1));  // parts 0 and 2
     const __m256 eight = _mm512_castps512_ps256(_mm512_shuffle_f32x4(sums, sums, 0x08));
-    *reinterpret_cast<loose_sums*>(acc) += (loose_sums)eight;
+    *reinterpret_cast<unaligned_sums*>(acc) += (unaligned_sums)eight;
 }
 #elif defined(__AVX2__)
-inline vec fold(const vec (&p)[4]) {  // as above; a blend runs where a shuffle cannot
+inline vec transpose_add(const vec (&p)[4]) {  // as above; a blend runs where a shuffle cannot
     const __m256 a = (__m256)p[0], b = (__m256)p[1], c = (__m256)p[2], d = (__m256)p[3];
     const __m256 ab = _mm256_add_ps(_mm256_blend_ps(a, b, 0xcc), _mm256_shuffle_ps(a, b, 0x4e));
     const __m256 cd = _mm256_add_ps(_mm256_blend_ps(c, d, 0xcc), _mm256_shuffle_ps(c, d, 0x4e));
@@ -217,23 +217,23 @@ inline vec fold(const vec (&p)[4]) {  // as above; a blend runs where a shuffle 
 inline void add_lane_sums(const vec (&folded)[NB / 4], float* acc) {
     const __m256 parts = (__m256)folded[0];
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(parts), _mm256_extractf128_ps(parts, 1));
-    *reinterpret_cast<loose_sums*>(acc) += (loose_sums)four;
+    *reinterpret_cast<unaligned_sums*>(acc) += (unaligned_sums)four;
 }
 #else
-inline vec fold(const vec (&p)[4]) {
+inline vec transpose_add(const vec (&p)[4]) {
     vec sums;
     for (int i = 0; i < 4; i++) sums[i] = (p[i][0] + p[i][2]) + (p[i][1] + p[i][3]);
     return sums;
 }
 inline void add_lane_sums(const vec (&folded)[NB / 4], float* acc) {
-    *reinterpret_cast<loose_sums*>(acc) += (loose_sums)folded[0];
+    *reinterpret_cast<unaligned_sums*>(acc) += (unaligned_sums)folded[0];
 }
 #endif
 
 // `lanes` of W values from or to memory; the other lanes are 0 and are not touched.
 
-typedef float loose_vec __attribute__((vector_size(W * sizeof(float)), aligned(alignof(float))));
-typedef uint16_t loose_hvec __attribute__((vector_size(W * sizeof(uint16_t)), aligned(alignof(uint16_t))));
+typedef float unaligned_vec __attribute__((vector_size(W * sizeof(float)), aligned(alignof(float))));
+typedef uint16_t unaligned_hvec __attribute__((vector_size(W * sizeof(uint16_t)), aligned(alignof(uint16_t))));
 
 inline vec widen(hvec h) { return (vec)(__builtin_convertvector(h, uvec) << 16); }
 
@@ -249,7 +249,7 @@ inline hvec narrow(vec x) {  // round to nearest even
 }
 
 inline vec load(const float* p, int lanes) {
-    if (lanes == W) return *reinterpret_cast<const loose_vec*>(p);
+    if (lanes == W) return *reinterpret_cast<const unaligned_vec*>(p);
 #if defined(__AVX512F__)
     return (vec)_mm512_maskz_loadu_ps(__mmask16((1u << lanes) - 1), p);
 #else
@@ -261,7 +261,7 @@ inline vec load(const float* p, int lanes) {
 
 inline void store(float* p, vec x, int lanes) {
     if (lanes == W) {
-        *reinterpret_cast<loose_vec*>(p) = x;
+        *reinterpret_cast<unaligned_vec*>(p) = x;
         return;
     }
 #if defined(__AVX512F__)
@@ -273,7 +273,7 @@ inline void store(float* p, vec x, int lanes) {
 
 inline vec load(const bfloat16* from, int lanes) {
     const uint16_t* p = &from->bits;
-    if (lanes == W) return widen(*reinterpret_cast<const loose_hvec*>(p));
+    if (lanes == W) return widen(*reinterpret_cast<const unaligned_hvec*>(p));
 #if defined(__AVX512F__)
     return widen((hvec)_mm256_maskz_loadu_epi16(__mmask16((1u << lanes) - 1), p));
 #else
@@ -287,7 +287,7 @@ inline void store(bfloat16* to, vec x, int lanes) {
     uint16_t* p = &to->bits;
     const hvec h = narrow(x);
     if (lanes == W) {
-        *reinterpret_cast<loose_hvec*>(p) = h;
+        *reinterpret_cast<unaligned_hvec*>(p) = h;
         return;
     }
 #if defined(__AVX512F__)

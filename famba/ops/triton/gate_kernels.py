@@ -51,21 +51,23 @@ def gate_backward(
     dout,  # (B, L, D), as z and dz: strides over sample and position
     dout_b,
     dout_l,
-    total,  # (B, L, D), as again
+    total,  # (B, L, D), as recomputed_out
     z,
     z_b,
     z_l,
     dz,
     dz_b,
     dz_l,
-    again,
+    recomputed_out,
     L,
     dim,
-    AGAIN: tl.constexpr,
+    RECOMPUTED: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """dz = dout total SiLU'(z), with SiLU'(z) = σ(z) (1 + z (1 - σ(z))); again = total SiLU(z), as `gate_forward`."""
+    """dz = dout total SiLU'(z), with SiLU'(z) = σ(z) (1 + z (1 - σ(z))); recomputed_out = total SiLU(z), as
+    `gate_forward`.
+    """
     b, position, d, ok = _tile(L, dim, BLOCK_L, BLOCK_D)
     at = (b * L + position) * dim + d
     x = tl.load(total + at, mask=ok, other=0.0).to(tl.float32)
@@ -73,5 +75,5 @@ def gate_backward(
     g = tl.load(dout + b * dout_b + position * dout_l + d, mask=ok, other=0.0).to(tl.float32)
     sigma = sigmoid(gate)
     tl.store(dz + b * dz_b + position * dz_l + d, g * x * sigma * (1.0 + gate * (1.0 - sigma)), mask=ok)
-    if AGAIN:
-        tl.store(again + at, x * silu(gate), mask=ok)
+    if RECOMPUTED:
+        tl.store(recomputed_out + at, x * silu(gate), mask=ok)

@@ -63,7 +63,12 @@ def scan_forward(inputs: ScanTensors, softplus: bool) -> tuple[Tensor, Kept]:
 
 
 def scan_backward(
-    dout: Tensor, inputs: ScanTensors, kept: Kept, softplus: bool, grads: StreamGrads, again: Tensor | None = None
+    dout: Tensor,
+    inputs: ScanTensors,
+    kept: Kept,
+    softplus: bool,
+    grads: StreamGrads,
+    recomputed_out: Tensor | None = None,
 ) -> ParameterGrads:
     """See `types.Kernels`."""
     from famba.ops.triton import gate_kernels as gates  # noqa: PLC0415
@@ -77,9 +82,9 @@ def scan_backward(
     _expect_scan(inputs)
     kind, full, gated = u.dtype, u.shape, u.shape[1:]
     shape = ((length - 1) // CHUNK, directions, batch, dim, blocks["BLOCK_N"])
-    if not (z is None) == (total is None) == (grads.z is None) or (z is None and again is not None):
+    if not (z is None) == (total is None) == (grads.z is None) or (z is None and recomputed_out is not None):
         raise TypeError("a Triton kernel needs z, the sum before the gate and the gradient of z, or none of them")
-    expect(u.device, (dout, kind, gated), (total, kind, gated), (again, kind, gated), (grads.z, kind, gated))
+    expect(u.device, (dout, kind, gated), (total, kind, gated), (recomputed_out, kind, gated), (grads.z, kind, gated))
     expect(u.device, (grads.u, kind, full), (grads.delta, kind, full), (grads.B, kind, B.shape))
     expect(u.device, (grads.C, kind, C.shape), (states, torch.float32, shape))
     for x in (grads.u, grads.delta):
@@ -116,8 +121,8 @@ def scan_backward(
         if z is not None:
             grid, blocks = grid_and_blocks(GATED, batch, length, dim)
             gates.gate_backward[grid](
-                *(*strided(dout), total, *strided(z), *strided_or_none(grads.z), again, length, dim),
-                AGAIN=again is not None,
+                *(*strided(dout), total, *strided(z), *strided_or_none(grads.z), recomputed_out, length, dim),
+                RECOMPUTED=recomputed_out is not None,
                 **blocks,
                 **OPTIONS,
             )
