@@ -31,6 +31,7 @@ test: $(INSTALLED)
 	ruff check
 	ruff format --check
 	mypy
+	lint-imports --no-logo --no-cache
 	snakefmt --check Snakefile rules
 	python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 

@@ -100,7 +100,7 @@ struct Backward {
     // Rebuilds the states n0 … n0 + NB of a chunk; leaves the path behind, adds to dC.
     template <bool MODERATE>
     ALWAYS_INLINE void recompute_states(const Block<T>& block, int64_t c, int64_t start, int64_t stop, int64_t n0,
-                                 Rows<T> prefetch_a, Rows<T> prefetch_b) {
+                                        Rows<T> prefetch_a, Rows<T> prefetch_b) {
         const Rows<float> dy_rows = block.rows(dy);
         const float *A = block.A + n0 * W, *BC = reads + block.k * plan.reads + n0;
         float* dC = dread(block, n0) + plan.states;
@@ -144,7 +144,7 @@ struct Backward {
 
     // From the last step of a chunk to its first; adds to dB, dx, dΔ and dA.
     ALWAYS_INLINE void backward_pass(const Block<T>& block, int64_t start, int64_t stop, int64_t n0, Rows<T> prefetch_a,
-                                Rows<T> prefetch_b) {
+                                     Rows<T> prefetch_b) {
         const Rows<float> dy_rows = block.rows(dy);
         const float *A = block.A + n0 * W, *BC = reads + block.k * plan.reads + n0;
         float* dB = dread(block, n0);
