@@ -2,7 +2,7 @@
 
 Everything is counted for the algorithm as the mixer runs it (convolution, delta and gate made again in the backward
 pass, the scan's states rebuilt), each operator reading its inputs and writing its outputs once. What a device makes of
-the counts is roofline.py's business.
+the counts is cost/roofline.py's business.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ def _layer(a: Architecture, entering: int, tokens: int, precision: str, device: 
         + Work(gemm_flops=2 * inner * read, moved=e * (k * inner + read))
         + Work(gemm_flops=2 * inner * d, moved=e * (inner + d))
     )
-    # two gradients of u are added, those of x and z laid side by side; mixer_fused makes them where they belong
+    # two gradients of u are added, those of x and z laid side by side; fused_mixer makes them where they belong
     adding = Work(moved=e * inner * (k if scan in ("cpu", "triton") else 3 * k + 4), other_flops=k * inner)
     # each product's two gradients, delta made again
     gemms = Pass(products * tokens, (products * 2 + delta + adding) * tokens)

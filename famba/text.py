@@ -1,4 +1,4 @@
-"""Words for people that several places say alike."""
+"""Text that several commands and tables write alike: counts, names of models, durations, LaTeX, SMOKE_NOTE."""
 
 _TEX = str.maketrans(
     {
@@ -7,8 +7,6 @@ _TEX = str.maketrans(
         "×": r"$\times$", "–": "--", "−": "$-$",
     }
 )  # fmt: skip
-
-
 SMOKE_NOTE = "SMOKE: not evidence about the paper"
 _MODELS = {"vim_tiny": "Vim-Ti", "vim_small": "Vim-S"}
 

@@ -19,7 +19,7 @@ from famba.model import VisionMamba
 from famba.ops.cpp import tokens as cpp_tokens
 from famba.ops.memory import address, stream
 from famba.ops.triton import scan as triton_scan
-from famba.ops.triton import tokens as triton_rows
+from famba.ops.triton import tokens as triton_tokens
 from famba.ops.types import ScanTensors
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -306,13 +306,13 @@ def test_triton_s_kernels_refuse_what_they_cannot_read():
     group, size = torch.zeros(18, dtype=torch.long), torch.ones(12, 1)
     kept = torch.zeros(2, 6, dtype=torch.long)
     for call in (
-        lambda: triton_rows.norm(x, x.double(), torch.ones(4), 1e-5, torch.float32),
-        lambda: triton_rows.match(x.half(), 3, None),
-        lambda: triton_rows.match(x, 3, torch.zeros(2, dtype=torch.int32)),
-        lambda: triton_rows.groups(kept.int(), index, index, None, 9),
-        lambda: triton_rows.merge(x, kept, index, group[:-1], size),
-        lambda: triton_rows.merge(x, kept.to("meta"), index, group, size),
-        lambda: triton_rows.merge_backward(x[:, :6].double(), group, size, 9),
+        lambda: triton_tokens.norm(x, x.double(), torch.ones(4), 1e-5, torch.float32),
+        lambda: triton_tokens.match(x.half(), 3, None),
+        lambda: triton_tokens.match(x, 3, torch.zeros(2, dtype=torch.int32)),
+        lambda: triton_tokens.groups(kept.int(), index, index, None, 9),
+        lambda: triton_tokens.merge(x, kept, index, group[:-1], size),
+        lambda: triton_tokens.merge(x, kept.to("meta"), index, group, size),
+        lambda: triton_tokens.merge_backward(x[:, :6].double(), group, size, 9),
         lambda: triton_scan.conv_forward(x, torch.ones(2, 4, 4).double(), torch.ones(2, 4)),
         lambda: triton_scan.conv_forward(x, torch.ones(2, 4, 4), torch.ones(2, 5)),
         lambda: triton_scan.scan_forward(

@@ -21,7 +21,7 @@ def test_a_wrong_shape_names_the_tensor_and_both_shapes() -> None:
         selective_scan(u, u, torch.zeros(5, 2), torch.zeros(1, 2, 2, 4), torch.zeros(1, 2, 2, 4))
 
 
-# the chooser
+# the choice of a backend
 
 
 def test_auto_takes_the_first_that_runs_and_says_why_not_the_others() -> None:

@@ -52,8 +52,7 @@ def read_archive(file: IO[bytes], path: Path, records: Mapping[str, int]) -> Con
 
 
 def read_folder(path: Path, form: str) -> Contents:
-    """Read an extracted folder of the format that `form` (BINARY_FOLDER or PYTHON_FOLDER) names. Raises IntegrityError.
-    """
+    """Read an extracted folder of the format `form`, BINARY_FOLDER or PYTHON_FOLDER. Raises IntegrityError."""
     names, read = _FORMATS[form]
     return read(_folder_members(path, names), path, None)
 

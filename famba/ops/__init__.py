@@ -4,7 +4,16 @@
 
 `interface`: the selective scan and its convolution. `selective_scan` has mamba-ssm's axis order and is for outside
 users; the mixer calls `causal_conv` and `directional_scan`, which take channels-last tensors and run both directions of
-Vision Mamba in one call. `norm`, `merging`: the rest of a block. `dispatch` chooses a backend and says why.
+Vision Mamba in one call. `dispatch` chooses a backend and says why; `types`: what a backend offers.
+
+Backends of the scan: `reference`, the oracle, also of matching and merging; `chunked`, in torch; `cpp/`, `triton/`;
+`mamba_ssm`. `autograd` wraps the kernels of `cpp/` and `triton/`. `fused_mixer`: a whole mixer over those kernels;
+`recompute`: the same saving of memory over any other backend.
+
+`norm`, `merging`: the rest of a block, over the kernels of `cpp/tokens.py` and `triton/tokens.py`, one pass each. torch
+composes each of three to twenty operators; that stays for other devices, types and machines without a compiler.
+
+`precision`: the dtype that an operator runs in. `memory`: what kernels check of tensors before they touch them.
 """
 
 from famba.ops.autograd import AutogradBackend

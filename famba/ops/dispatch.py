@@ -1,4 +1,7 @@
-"""Which backend runs, and why. `auto` explains itself, a request is met or refused; nothing falls back silently."""
+"""Which backend of the scan runs, and why; and which kernels of norm, matching and merging (`kernels`).
+
+`auto` explains itself, a request is met or refused; nothing falls back silently.
+"""
 
 import difflib
 import functools
@@ -102,7 +105,10 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def kernels(device: torch.device, dtype: torch.dtype = torch.float32, merging: bool = False) -> Rows | None:
-    """The kernels that run here, if any do. They take float32; merging also takes what the scan does."""
+    """The kernels of norm, matching and merging that run here; None: torch's own operators do.
+
+    They take float32; merging also takes what the scan does.
+    """
     if torch.compiler.is_compiling() or not (merging or dtype == torch.float32):
         return None
     module = cpp_tokens if device.type == "cpu" else triton_tokens

@@ -1,4 +1,4 @@
-"""The merging of tokens as one autograd function over the kernels or torch."""
+"""The merging of tokens as one autograd function: over the kernels, or `reference` where none run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RMS norm, with or without an addition before it, as one autograd function over the kernels or torch."""
+"""RMS norm, with or without an addition before it, as one autograd function: over the kernels, or in torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""The oracle: the equations of the paper, one time step after the other, gradients by plain autograd.
+"""The oracle, in plain torch: scan and convolution, matching and merging.
 
-Any floating type; the state is float64 for float64 inputs and float32 for narrower ones. It is slow and stores every
-state.
+The scan is the equations of the paper, one time step after the other, gradients by plain autograd. Any floating type;
+the state is float64 for float64 inputs and float32 for narrower ones. It is slow and stores every state.
+
+`match`, `groups`, `merge` and `merge_backward` are `types.Rows` in torch. They also run wherever no kernels do.
 """
 
 from collections.abc import Callable
@@ -86,7 +88,7 @@ def _one_direction(
 def groups(
     places: Tensor, source: Tensor, target: Tensor, cls: Tensor | None, tokens: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """See `Match._rows`."""
+    """See `types.Rows.groups`, and `famba.fusion.Match._rows`."""
     batch, remaining = places.shape
     group = torch.empty(batch, tokens, dtype=torch.long, device=places.device)
     group.scatter_(1, places, torch.arange(remaining, device=places.device).expand(batch, -1))
@@ -117,7 +119,7 @@ def merge_backward(grad: Tensor, group: Tensor, size: Tensor, tokens: int) -> Te
 
 @torch.no_grad()
 def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """source, target, kept and tome of `Match`, for a metric in at least float32 and an r that fits."""
+    """source, target, kept and tome of `famba.fusion.Match`, for a metric in at least float32 and an r that fits."""
     batch, tokens, _ = metric.shape
     position = torch.arange(tokens, device=metric.device).expand(batch, -1)  # (B, T)
     with without_autocast(metric.device.type):

@@ -1,4 +1,4 @@
-"""What the operators take and return, and what a module of kernels offers."""
+"""The types of the operators: tensors of a scan and its gradients, and what a module of kernels offers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 class Rows(Protocol):
-    """What a module of kernels offers.
+    """What a module of kernels for norm, matching and merging offers: `cpp.tokens`, `triton.tokens`.
 
     Each checks type, device and size of its tensors and raises TypeError or ValueError for what it does not take.
     """
@@ -85,7 +85,10 @@ ParameterGrads = tuple[Tensor, Tensor | None, Tensor | None]  # of A, D and delt
 
 
 class Kernels(Protocol):
-    """What such a backend module offers. Streams have contiguous features; A, D, weight and biases are contiguous."""
+    """What a module of kernels for scan and convolution offers: `cpp.scan`, `triton.scan`.
+
+    Streams have contiguous features; A, D, weight and biases are contiguous.
+    """
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """See `dispatch.Backend`."""

@@ -2,6 +2,9 @@
 and the paper's tables as CSV.
 
 Its numbers are those of `famba judge` and `famba figures`. Identical rows give identical files.
-"""
 
-from __future__ import annotations
+`page`: reads everything and writes the files, with templates/. `sections`: the page's tables; `paper_tables`,
+`recipes`, `cost`: further ones. `evidence`: the verdicts. `provenance`: where the rows were made. `prose`: text from
+Markdown files. `figures`: the page's charts, made of `charts` and `drawing`; `pictures`: figures as `famba figures`
+drew them.
+"""

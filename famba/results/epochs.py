@@ -9,6 +9,22 @@ from pathlib import Path
 from famba.errors import InputError
 from famba.files import atomic_file
 
+EPOCH_FIELDS = (
+    "epoch", "lr", "train_loss", "top1", "top5", "ema_top1", "ema_top5", "train_s", "evaluation_s", "ema_evaluation_s",
+    "data_wait_s", "cpu_s", "images_per_s",
+)  # fmt: skip
+STEP_FIELDS = ("epoch", "step", "lr", "loss")
+
+
+def write_epochs(epochs: Iterable[Mapping[str, float]], path: Path) -> None:
+    """The per-epoch metrics beside a row, as CSV."""
+    _write_csv(EPOCH_FIELDS, epochs, path)
+
+
+def write_steps(steps: Iterable[Mapping[str, float]], path: Path) -> None:
+    """The learning rate and the loss of every optimiser step beside a row, as CSV."""
+    _write_csv(STEP_FIELDS, steps, path)
+
 
 def read_epochs(path: Path) -> list[dict[str, float]]:
     """The metrics per epoch that stand beside a row. Raises InputError."""
@@ -24,25 +40,6 @@ def read_epochs(path: Path) -> list[dict[str, float]]:
         ) from None
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a CSV of metrics per epoch ({type(error).__name__}: {error})") from None
-
-
-EPOCH_FIELDS = (
-    "epoch", "lr", "train_loss", "top1", "top5", "ema_top1", "ema_top5", "train_s", "evaluation_s", "ema_evaluation_s",
-    "data_wait_s", "cpu_s", "images_per_s",
-)  # fmt: skip
-
-
-STEP_FIELDS = ("epoch", "step", "lr", "loss")
-
-
-def write_epochs(epochs: Iterable[Mapping[str, float]], path: Path) -> None:
-    """The per-epoch metrics beside a row, as CSV."""
-    _write_csv(EPOCH_FIELDS, epochs, path)
-
-
-def write_steps(steps: Iterable[Mapping[str, float]], path: Path) -> None:
-    """The learning rate and the loss of every optimiser step beside a row, as CSV."""
-    _write_csv(STEP_FIELDS, steps, path)
 
 
 def _write_csv(fields: Sequence[str], lines: Iterable[Mapping[str, float]], path: Path) -> None:

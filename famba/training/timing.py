@@ -22,31 +22,6 @@ from famba.training.evaluate import CapturedForward, Forward
 from famba.training.step import CapturedStep, Step
 
 
-def running(
-    cell: Cell, device: torch.device, scan: str, classes: int
-) -> tuple[StepCost, Callable[[], Any], Callable[[], Any]]:
-    """A cell's cost by count, its training step and an evaluation's forward pass, ready to be called on random images.
-
-    They run as in `famba train`, in one process; the step takes a single micro-batch.
-    """
-    settings, size = cell.recipe, cell.architecture.img_size
-    model = VisionMamba(
-        **cell.architecture.model_dump(), num_classes=classes, fusion=cell.schedule, order=cell.fusion.order, scan=scan
-    ).to(device)
-    captured = settings.cuda_graphs and device.type == "cuda"
-
-    def autocast() -> AbstractContextManager[Any]:
-        return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
-
-    optimizer, ema = optim.optimizer(model, settings), Ema(model, settings.ema_decay)
-    step = (CapturedStep if captured else Step)(model, optimizer, ema, settings, autocast, Processes())
-    forward = (CapturedForward if captured else Forward)(model, autocast)
-    images = torch.randn(settings.micro_batch, 3, size, size, device=device)
-    targets = torch.full((len(images), classes), 1 / classes, device=device)
-    counted = step_cost(cell.model_copy(update={"recipe": settings}), classes, device.type, scan)
-    return counted, partial(step, [(images, targets)]), partial(forward, images)
-
-
 @dataclass(frozen=True)
 class StepTimes:
     """Milliseconds of each step: by the wall clock, of CPU time in this process, of CPU time in the main thread."""
@@ -90,3 +65,28 @@ class StepClock:
 def _differences(seconds: list[float]) -> list[float]:
     """In milliseconds."""
     return [(b - a) * 1e3 for a, b in pairwise(seconds)]
+
+
+def running(
+    cell: Cell, device: torch.device, scan: str, classes: int
+) -> tuple[StepCost, Callable[[], Any], Callable[[], Any]]:
+    """A cell's cost by count, its training step and an evaluation's forward pass, ready to be called on random images.
+
+    They run as in `famba train`, in one process; the step takes a single micro-batch.
+    """
+    settings, size = cell.recipe, cell.architecture.img_size
+    model = VisionMamba(
+        **cell.architecture.model_dump(), num_classes=classes, fusion=cell.schedule, order=cell.fusion.order, scan=scan
+    ).to(device)
+    captured = settings.cuda_graphs and device.type == "cuda"
+
+    def autocast() -> AbstractContextManager[Any]:
+        return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+
+    optimizer, ema = optim.optimizer(model, settings), Ema(model, settings.ema_decay)
+    step = (CapturedStep if captured else Step)(model, optimizer, ema, settings, autocast, Processes())
+    forward = (CapturedForward if captured else Forward)(model, autocast)
+    images = torch.randn(settings.micro_batch, 3, size, size, device=device)
+    targets = torch.full((len(images), classes), 1 / classes, device=device)
+    counted = step_cost(cell.model_copy(update={"recipe": settings}), classes, device.type, scan)
+    return counted, partial(step, [(images, targets)]), partial(forward, images)

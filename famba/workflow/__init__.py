@@ -1,1 +1,5 @@
-"""What Snakefile, rules and profiles ask: the experiment, what its jobs want of a cluster, its RO-Crate."""
+"""What the Snakefile, rules and profiles ask, and the RO-Crate of a finished experiment.
+
+`experiment`: the experiment, or a refusal. `cluster`: what one training asks of a cluster. `crate`: writes the
+RO-Crate; `rocrate`: its JSON-LD.
+"""

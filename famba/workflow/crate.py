@@ -21,14 +21,8 @@ from famba.results.row import Row, read_row
 from famba.workflow.rocrate import File, document
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
 METADATA = "ro-crate-metadata.json"
-
-
 LEFT_OUT = (".pt", ".log", ".part")  # weights and logs stay where they were made
-
-
 REQUIRED = ("summary.csv", "claims.json")
 
 

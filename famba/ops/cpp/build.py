@@ -20,8 +20,6 @@ from pathlib import Path
 import torch
 
 DTYPES = (torch.float32, torch.bfloat16)
-
-
 SOURCES = (
     "scan_forward.cpp",
     "scan_backward.cpp",

@@ -12,7 +12,7 @@ struct ScanArgs {
     int64_t bf16, softplus, threads;
     Stream u, delta, B, C, z, out;  // forward: `out` is written; backward: it is the gradient that arrives
     Stream y;                       // Σ_k y_k before the gate, written by the forward pass and read by the backward one
-    Stream recomputed_out;                   // backward: `out` as the forward pass has written it, or null
+    Stream recomputed_out;          // backward: `out` as the forward pass has written it, or null
     const float *A, *D, *bias;      // (K, D, N), (K, D) or null, (K, D) or null
     float* checkpoints;             // see scan_sizes; null where no gradient will be asked for
     float* partial;                 // backward: see scan_sizes

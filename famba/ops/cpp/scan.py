@@ -18,7 +18,7 @@ __all__ = ["conv_backward", "conv_forward", "scan_backward", "scan_forward", "un
 
 
 class _Stream(ctypes.Structure):
-    """`Stream` of simd.h."""
+    """`Stream` of tensors.h."""
 
     _fields_ = (("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("k", "b", "l")))
 

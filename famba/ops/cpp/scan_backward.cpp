@@ -12,7 +12,7 @@
 // at 256 (4 and 7 for a_t, 3 + 7 for the formulae), 5 and 2 operations on adders for a_t, and 3 + 3 on adders, shuffles
 // and blends for the sums over d. A core starts one of the first kind per cycle at best. Measured, softplus, gate and
 // memory included: on Zen 4 25 cycles, 20 of them in the walks, when these also rebuilt y; on Zen 1, where an addition
-// beside multiply-adds costs nearly a cycle of theirs, 41: 13 for a_t, 6 for the rest of the way there, 12 back.
+// beside multiply-adds costs nearly a cycle of theirs, 41: 13 for a_t, 6 for the rest of the first walk, 12 for the second.
 
 #include "scan.h"
 
@@ -21,7 +21,7 @@ namespace {
 // Steps whose a_t are made in one go, before the states: sixteen registers are too few for both side by side.
 constexpr int64_t AHEAD = W < 16 ? 16 : 1;
 
-// What the way back needs to know of each step, and what it finds out.
+// What the second walk needs to know of each step, and what it finds out.
 enum { DELTA, X, SLOPE, DDELTA, DX, STEP };
 
 // The backward pass of one image and one group of blocks, block by block and direction by direction.
@@ -54,7 +54,8 @@ struct Backward {
             const int64_t start = c * plan.chunk, stop = std::min(start + plan.chunk, s.length);
             const vec largest = prepare(block, start, stop);
             for (int64_t n0 = 0; n0 < plan.states; n0 += NB) {
-                const Rows<T> prefetch_a = next.rows(n0 == 0 ? s.u : s.z), prefetch_b = next.rows(n0 == 0 ? s.delta : s.out);
+                const Rows<T> prefetch_a = next.rows(n0 == 0 ? s.u : s.z);
+                const Rows<T> prefetch_b = next.rows(n0 == 0 ? s.delta : s.out);
                 block.moderate(largest) ? recompute_states<true>(block, c, start, stop, n0, prefetch_a, prefetch_b)
                                         : recompute_states<false>(block, c, start, stop, n0, prefetch_a, prefetch_b);
                 n0 == 0 ? backward_pass(block, start, stop, n0, block.rows(s.du), block.rows(s.ddelta))

@@ -1,5 +1,5 @@
 // Vectors of W floats, W = 16, 8 or 4 as the compiler's flags allow (AVX-512, AVX2, anything else), and the few
-// operations on them that the scan needs. Everything is float32 inside; bfloat16 exists only at loads and stores.
+// operations on them that the kernels need. Everything is float32 inside; bfloat16 exists only at loads and stores.
 #pragma once
 
 #include <cmath>
@@ -186,8 +186,8 @@ ALWAYS_INLINE inline void softplus(V x, V& value, V& slope) {
     slope = where_negative(x, e, V{} + 1.0f) * (2.0f + e) * inverse;
 }
 
-// The sums over the lanes of NB vectors: `transpose_add` makes one vector of four as soon as they are there, so that few are
-// alive at once, and `add_lane_sums` adds all NB sums to acc. The order of the additions is fixed.
+// The sums over the lanes of NB vectors: `transpose_add` makes one vector of four as soon as they are there, so that few
+// are alive at once, and `add_lane_sums` adds all NB sums to acc. The order of the additions is fixed.
 
 // Not an intrinsic's store, which could alias anything: the compiler would reload every pointer in a hot loop.
 typedef float unaligned_sums __attribute__((vector_size(NB * sizeof(float)), aligned(alignof(float))));

@@ -1,10 +1,16 @@
-"""Functions of several Triton kernels: how a tile lies in the lanes of a warp, sums over lanes, sigmoid, softplus."""
+"""Functions that Triton kernels share: a tile of whole rows, how a tile lies in the lanes of a warp, sums over lanes,
+sigmoid, SiLU, softplus.
+"""
 
 # mypy: allow-untyped-defs, disable-error-code=assignment
 # an annotation of a kernel's parameter is an instruction to Triton's compiler; a tuple grows as a loop is unrolled
 
 import triton
 import triton.language as tl
+
+ADJOINING = tl.constexpr(4)  # float32s of one load: the states, and the channels, that adjoin in a lane
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
@@ -13,15 +19,6 @@ def tile_of_rows(block, count, channels, BLOCK_R: tl.constexpr, BLOCK_C: tl.cons
     r = block * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
     c = tl.arange(0, BLOCK_C)[None, :]
     return r, c, (r < count) & (c < channels)
-
-
-ADJOINING = tl.constexpr(4)  # float32s of one load: the states, and the channels, that adjoin in a lane
-
-
-LOG2_E = tl.constexpr(1.4426950408889634)
-
-
-LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
@@ -128,11 +125,11 @@ def _sum_of_lanes(x):
 
 @triton.jit
 def over_states(parts):
-    """The sums that `_sum_of_states` began, of SEGMENT steps: (BLOCK_D, SEGMENT) in the order of the channels."""
+    """The sums that `sum_of_states` began, of SEGMENT steps: (BLOCK_D, SEGMENT) in the order of the channels."""
     return by_channel(_sum_of_lanes(tl.permute(_stack(parts), (0, 2, 1))))
 
 
 @triton.jit
 def over_channels(parts):
-    """The sums that `_sum_of_channels` began, of SEGMENT steps: (BLOCK_N, SEGMENT)."""
+    """The sums that `sum_of_channels` began, of SEGMENT steps: (BLOCK_N, SEGMENT)."""
     return _sum_of_lanes(tl.permute(_stack(parts), (1, 2, 0)))

@@ -11,8 +11,6 @@ from torch import Tensor
 from famba.errors import InputError
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
 OPTIONS = {"enable_fp_fusion": True}  # Triton 3.10 turns fused multiply-adds off unless asked for
 
 

@@ -1,7 +1,7 @@
 """The Triton kernels of the RMS norm. A tile is some whole rows, (BLOCK_R, BLOCK_C)."""
 
 # mypy: allow-untyped-defs, disable-error-code=assignment
-# an annotation of a kernel's parameter is an instruction to Triton's compiler; a tuple grows as a loop is unrolled
+# an annotation of a kernel's parameter is an instruction to Triton's compiler
 
 import triton
 import triton.language as tl

@@ -77,7 +77,7 @@ def _inputs(u_t, x_t, bias, SOFTPLUS: tl.constexpr):
 
 @triton.jit
 def _rows(BLOCK_D: tl.constexpr):
-    """The channels of a state tile's rows, (BLOCK_D, 1): the order that `_by_row` brings a tile into."""
+    """The channels of a state tile's rows, (BLOCK_D, 1): the order that `by_row` brings a tile into."""
     row = tl.arange(0, BLOCK_D)[:, None]
     channel = row % (BLOCK_D // ADJOINING) * ADJOINING + row // (BLOCK_D // ADJOINING)
     return tl.program_id(0) * BLOCK_D + channel
