@@ -161,9 +161,7 @@ class StepCost:
 
 def scheduled_tokens(architecture: Architecture, schedule: Sequence[int]) -> tuple[int, ...]:
     """Tokens that each layer's mixer is to see, then the final count."""
-    patches = architecture.tokens - 1
-    cls = patches // 2 if architecture.cls_position == "middle" else 0
-    return tokens_per_layer(schedule, architecture.tokens, cls)
+    return tokens_per_layer(schedule, architecture.tokens, architecture.cls_index)
 
 
 def forward_flops(architecture: Architecture, schedule: Sequence[int], classes: int, channels: int = 3) -> int:

@@ -18,6 +18,7 @@ from famba.mixer import Mixer
 from famba.ops import dispatch
 from famba.ops.norm import RMSNormFn
 from famba.ops.precision import autocast_dtype, without_autocast
+from famba.strategies import cls_index
 
 
 class RMSNorm(nn.Module):
@@ -167,7 +168,7 @@ class VisionMamba(nn.Module):
         if len(self.schedule) != depth or any(r != int(r) or r < 0 for r in self.schedule):
             raise InputError(f"fusion needs {depth} whole numbers, one per layer, none below 0; found {self.schedule}")
         patches = ((img_size - patch_size) // stride + 1) ** 2
-        self.cls_index = patches // 2 if cls_position == "middle" else 0
+        self.cls_index = cls_index(patches, cls_position)
         self.patch_embed = PatchEmbed(img_size, patch_size, stride, channels, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, patches + 1, embed_dim))

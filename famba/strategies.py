@@ -61,6 +61,11 @@ def strategy(name: str, depth: int = _PAPER_DEPTH, tokens: int | None = None) ->
     return tuple(schedule)
 
 
+def cls_index(patches: int, position: str) -> int:
+    """Where the class token enters a sequence of patches: between the halves ("middle", Vim's), or first ("head")."""
+    return patches // 2 if position == "middle" else 0
+
+
 def tokens_per_layer(schedule: Sequence[int], tokens: int, cls_index: int | None = None) -> tuple[int, ...]:
     """Tokens that the mixer of each layer sees under a schedule, then the final count: `len(schedule) + 1` integers.
 

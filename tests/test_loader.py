@@ -148,7 +148,7 @@ def test_an_error_in_a_worker_surfaces(few, workers):
 
 
 def test_workers_are_no_more_than_cpus(few, monkeypatch):
-    monkeypatch.setattr("famba.data.loader._usable_cpus", lambda: 1)
+    monkeypatch.setattr("famba.data.loader.usable_cpus", lambda: 1)
     assert TrainLoader(few, TIMM.model_copy(update={"workers": 25}), 16, 0, "cpu").workers == 1
 
 

@@ -9,7 +9,6 @@ import argparse
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module, metadata
@@ -19,7 +18,7 @@ from typing import Any
 from famba.config.datasets import DATA_HELP, data_folder
 from famba.errors import InputError
 from famba.system import container
-from famba.system.host import cpu_name, nvidia_driver, nvidia_gpus, require_gpu
+from famba.system.host import cpu_name, nvidia_driver, nvidia_gpus, output_of, require_gpu, usable_cpus
 from famba.text import count, install
 
 PACKAGES = {  # what each is for, and how to get it where it is missing
@@ -54,7 +53,7 @@ def report(data_root: Path) -> dict[str, list[Finding]]:
 
 
 def _machine() -> Iterator[Finding]:
-    yield Finding("cpu", f"{cpu_name()}, {_usable_cores()} of {os.cpu_count()} cores usable")
+    yield Finding("cpu", f"{cpu_name()}, {usable_cpus()} of {os.cpu_count()} cores usable")
     gpus = nvidia_gpus()
     for index, gpu in enumerate(gpus):
         yield Finding(f"gpu {index}", f"{gpu}, driver {nvidia_driver()}")
@@ -128,16 +127,8 @@ def _data(root: Path) -> Iterator[Finding]:
             yield Finding(name, f"{standing}: {found.train:,} + {found.test:,} images from {found.source}")
 
 
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _first_line(*command: str) -> str | None:
-    try:
-        text = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return text.strip().partition("\n")[0] or None
+    return (output_of(*command) or "").partition("\n")[0] or None
 
 
 def _require_cuda() -> None:

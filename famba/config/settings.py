@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from famba.config.presets import FREE, PRESETS, SCRIPTS, Preset, preset_of
+from famba.strategies import cls_index
 
 ClsPosition = Literal["middle", "head"]  # Vim's and Famba-V's place of the class token in the sequence
 Protocol = Literal["paper", "fast", "smoke", "custom"]  # custom: an experiment of your own, no claim about the paper
@@ -64,7 +65,7 @@ class Architecture(Settings):
     @property
     def cls_index(self) -> int:
         """Where the class token enters the sequence."""
-        return (self.tokens - 1) // 2 if self.cls_position == "middle" else 0
+        return cls_index(self.tokens - 1, self.cls_position)
 
 
 ARCHITECTURES = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from famba.cost.roofline import PROFILES
 from famba.data.sampling import steps_per_epoch
 from famba.flops import StepCost, step_cost
 from famba.system.device import pick_device
+from famba.system.host import usable_cpus
 from famba.text import install
 from famba.training.optim import rates
 
@@ -140,7 +140,7 @@ def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
     if any_of_them.data_s is None:
         notes.append(f"data: timm is not installed, so loading it is left out; {install('paper')}")
     on_each_node = experiment.processes // experiment.nodes
-    most = max(1, len(os.sched_getaffinity(0)) // on_each_node)
+    most = max(1, usable_cpus() // on_each_node)
     predictions = [
         predict(
             cell, step_cost(cell, sizes.classes, device.type, choice.name), found[cell.model],

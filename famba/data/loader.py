@@ -6,7 +6,6 @@ is cut into micro-batches or how many processes load it.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -24,6 +23,7 @@ from famba.data.mixup import draw_mix, soft_targets
 from famba.data.sampling import epoch_order, steps_per_epoch
 from famba.data.seeds import derived_seed
 from famba.errors import InputError
+from famba.system.host import usable_cpus
 
 Batch = tuple[Tensor, Tensor]
 PREFETCHED = 2  # groups per loading process: at 224 pixels and groups of 128 each takes 77 MB
@@ -102,7 +102,7 @@ class TrainLoader:
         if recipe.augmentation == "tensor":
             self._augmented = _OnDevice(dataset.train_images, recipe, img_size, seed, self.device)
         else:
-            self.workers = min(recipe.workers, _usable_cpus())
+            self.workers = min(recipe.workers, usable_cpus())
             one_by_one = _PerImage(dataset.train_images, recipe, img_size, seed)
             self._augmented = _InWorkers(one_by_one, self.workers, self.device) if self.workers else one_by_one.groups
 
@@ -267,8 +267,3 @@ class _Tasks(data.Sampler):
 
     def __len__(self) -> int:
         return len(self.groups)
-
-
-def _usable_cpus() -> int:
-    """CPUs that this process may run on, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,7 +6,6 @@ import hashlib
 import os
 import platform
 import resource
-import subprocess
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from famba.errors import InputError
 from famba.results.row import Environment
 from famba.system import container
-from famba.system.host import cpu_name
+from famba.system.host import cpu_name, nvidia_smi, output_of
 
 PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d", "timm", "torchvision", "numpy", "scikit-learn", "pillow")
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +36,7 @@ def pick_device(requested: str) -> torch.device:
 def environment(device: torch.device, world_size: int) -> Environment:
     """Everything about machine and software that a row records; null where it cannot be told."""
     cuda = device.type == "cuda"
-    gpu = _nvidia_smi(device) if cuda else {}
+    gpu = _gpu_facts(device) if cuda else {}
     commit, dirty = _git()
     lock = Path(os.environ.get("FAMBA_LOCK", ROOT / "envs" / "requirements.txt"))  # an image names its own
     return Environment(
@@ -72,10 +71,15 @@ def energy_joules(device: torch.device) -> float | None:
         import pynvml  # noqa: PLC0415 (comes with CUDA environments only)
 
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        handle = pynvml.nvmlDeviceGetHandleByUUID(_uuid(device))
         return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
     except Exception:  # whatever the driver's library says: no counter
         return None
+
+
+def _uuid(device: torch.device) -> str:
+    """As the driver names a GPU."""
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
 
 
 def _version(package: str) -> str | None:
@@ -84,33 +88,23 @@ def _version(package: str) -> str | None:
     return None
 
 
-def _run(*command: str) -> str | None:
-    """Output of a short command run in the checkout; None if it fails or is not there."""
-    try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def _git() -> tuple[str | None, bool | None]:
     """Commit of the checkout and whether tracked files differ from it; (None, None) outside a checkout."""
-    commit = _run("git", "rev-parse", "HEAD")
+    commit = output_of("git", "rev-parse", "HEAD", folder=ROOT)
     if commit is None:
         return None, None
-    status = _run("git", "status", "--porcelain", "--untracked-files=no")
+    status = output_of("git", "status", "--porcelain", "--untracked-files=no", folder=ROOT)
     return commit, None if status is None else status != ""
 
 
-def _nvidia_smi(device: torch.device) -> dict[str, str]:
+def _gpu_facts(device: torch.device) -> dict[str, str]:
     fields = ("driver_version", "clocks.sm", "clocks.mem")
-    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    line = _run("nvidia-smi", f"--id={uuid}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits")
+    line = nvidia_smi(f"--id={_uuid(device)}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits")
     return dict(zip(fields, (part.strip() for part in line.split(",")), strict=False)) if line else {}
 
 
 def _other_gpu_processes(device: torch.device) -> int | None:
-    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    lines = _run("nvidia-smi", f"--id={uuid}", "--query-compute-apps=pid", "--format=csv,noheader")
+    lines = nvidia_smi(f"--id={_uuid(device)}", "--query-compute-apps=pid", "--format=csv,noheader")
     if lines is None:
         return None
     return sum(pid.strip() != str(os.getpid()) for pid in lines.splitlines())

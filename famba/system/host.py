@@ -1,10 +1,11 @@
-"""This machine without torch: its CPU's name, and its GPUs as the driver tells them.
+"""This machine without torch: its CPUs, and its NVIDIA GPUs as nvidia-smi reports them.
 
 torch is not asked because it may be a CPU build on a host with GPUs.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -23,14 +24,19 @@ def cpu_name() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
+def usable_cpus() -> int:
+    """CPUs that this process may run on; all of the machine's where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def nvidia_gpus() -> list[str]:
     """Names of the NVIDIA GPUs that the driver lists; empty without a GPU, without a driver, and with a broken one."""
-    return re.findall(r"^GPU \d+: (.+?) \(UUID", _nvidia_smi("-L"), flags=re.MULTILINE)
+    return re.findall(r"^GPU \d+: (.+?) \(UUID", nvidia_smi("-L") or "", flags=re.MULTILINE)
 
 
 def nvidia_driver() -> str | None:
     """Version of the driver, None without one."""
-    return _nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0] or None
+    return (nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader") or "").partition("\n")[0] or None
 
 
 def require_gpu() -> None:
@@ -42,10 +48,15 @@ def require_gpu() -> None:
         )
 
 
-def _nvidia_smi(*options: str) -> str:
+def nvidia_smi(*options: str) -> str | None:
+    """What nvidia-smi prints; None where it is missing or fails."""
+    return output_of("nvidia-smi", *options)
+
+
+def output_of(*command: str, folder: Path | None = None) -> str | None:
+    """What a short command prints, run in `folder`; None if it is missing or fails."""
     try:
-        return subprocess.run(
-            ["nvidia-smi", *options], capture_output=True, text=True, timeout=30, check=True
-        ).stdout.strip()
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
-        return ""
+        return None
+    return done.stdout.strip()
