@@ -88,9 +88,8 @@ def load_form(form: Form) -> Dataset:
         raise InputError(str(error)) from error
     except OSError as error:
         raise InputError(f"{form.path}: cannot be read: {error.strerror or error}") from error
-    official = cifar_content.expected().official
     source = form.kind if form.kind in (IMAGES, PARQUET) else f"{form.kind}/"
-    return describe(NAME, source, canonical_digest(arrays), arrays, contents.names, official, found)
+    return describe(NAME, source, canonical_digest(arrays), arrays, contents.names, _official(), found)
 
 
 _READERS: dict[str, Callable[[Path], Contents]] = {
@@ -104,11 +103,11 @@ _READERS: dict[str, Callable[[Path], Contents]] = {
 def findings(identity: Identity) -> list[str]:
     """What is worth a word about data that has been verified: content that is not the one pinned here."""
     archived = identity.source in (BINARY, PYTHON)
-    if archived and identity.official != cifar_content.expected().official:
+    if archived and identity.official != _official():
         return []  # FAMBA_SOURCES describes the one and not the other
     found = Content(identity.train_digest, identity.test_digest, identity.order_digest)
     return [
-        f"finding: the {split} digest is not {cifar_content.expected().digests[split]}, computed from the images of "
+        f"finding: the {split} digest is not {sources.expected().digests[split]}, computed from the images of "
         "another source; the files have their published hashes, and are taken"
         for split in cifar_content.differences(found)
     ]
@@ -124,6 +123,11 @@ def _load_archive(path: Path) -> Dataset:
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     return describe(NAME, path.name, (archive.sha256, size), _arrays(contents), contents.names, archive.official)
+
+
+def _official() -> bool:
+    """Whether the content that is expected is the published one."""
+    return sources.expected() is sources.CONTENT
 
 
 def _arrays(contents: Contents) -> tuple[np.ndarray, ...]:

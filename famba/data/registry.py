@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from famba.config.datasets import data_folder
 from famba.data import cifar100, digits, fashion_mnist
 from famba.data.dataset import Dataset, Identity
 from famba.errors import InputError
+from famba.text import nearest
 
 NAMES = (cifar100.NAME, fashion_mnist.NAME, digits.NAME)
 
@@ -16,8 +16,7 @@ NAMES = (cifar100.NAME, fashion_mnist.NAME, digits.NAME)
 def check_name(name: str) -> None:
     """InputError, with the nearest known name, unless `name` is one of NAMES."""
     if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0)[0]
-        raise InputError(f"unknown data set {name!r}; the nearest known one is {near!r}, known are {', '.join(NAMES)}")
+        raise InputError(f"unknown data set {name!r}{nearest(name, NAMES)}")
 
 
 def load(name: str, root: str | Path | None = None) -> Dataset:

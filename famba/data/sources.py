@@ -9,12 +9,12 @@ A `url` alone is a mirror: the content is still held to the published identity. 
 test's generated archive for example; `bytes`, `md5` and `records` (images per split) then describe that one, its
 `Identity` says `official: false`, and no row made from it can pass for the published images.
 
-A row `cifar100` does the same for the forms that are no archive and are known by their content: see cifar_content.py.
+A row `cifar100` does the same for the forms that are no archive and are known by their content: `digests`, `records`
+and, optional, `unlabelled` and `repeated`, each with `train` and `test`.
 """
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import hashlib
 import os
@@ -22,15 +22,19 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
-import yaml
+from pydantic import Field, model_validator
 
 from famba.config import yaml_file
+from famba.config.settings import Count, Whole
+from famba.config.validation import Strict, validated
 from famba.errors import InputError, IntegrityError
-from famba.text import one_line
+from famba.text import nearest
 
 _CHUNK = 1 << 20
+_Split = Annotated[str, Field(pattern="^(train|test)$")]
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -51,127 +55,130 @@ class Archive:
     official: bool = True
 
 
+class _Override(Strict):
+    """A row of the FAMBA_SOURCES file."""
+
+    url: str | None = None
+    sha256: _Sha256 | None = None
+    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
+    bytes: Count | None = None
+    records: dict[_Split, Count] = Field(default={})
+
+    @model_validator(mode="after")
+    def _has_its_sha256(self) -> _Override:
+        if self.sha256 is None and (loose := self.model_fields_set - {"url"}):
+            raise ValueError(f"{', '.join(sorted(loose))} without sha256: another content needs its own sha256")
+        return self
+
+
+class Expected(Strict):
+    """What CIFAR-100 holds in the forms that are no archive; each mapping is by split.
+
+    `digests`: `content.split_digest` of images and labels. `unlabelled`: the same with every label 0. `repeated`:
+    records that are there a second time. The last two only serve to say what is wrong, and an override may leave them
+    open.
+    """
+
+    digests: Annotated[dict[_Split, _Sha256], Field(min_length=2)]
+    records: Annotated[dict[_Split, Count], Field(min_length=2)]
+    unlabelled: dict[_Split, _Sha256] = Field(default={})
+    repeated: dict[_Split, Whole] = Field(default={})
+
+
+_CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
+_CIFAR_RECORDS = {"train": 50_000, "test": 10_000}
 _FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+
+
+def _cifar(name: str, sha256: str, size: int, md5: str) -> Archive:
+    return Archive(name, _CIFAR_URL + name, sha256, size, md5, _CIFAR_RECORDS)
 
 
 def _fashion(split: str, name: str, sha256: str, size: int, records: int) -> Archive:
     return Archive(f"fashion-mnist/{name}", _FASHION_URL + name, sha256, size, records={split: records}, packed=True)
 
 
+# CIFAR-100: sizes and digests as in docs/paper-facts.md section 6. Fashion-MNIST: digests of the content of Debian's
+# files. Put back under the published gzip headers (file name and time stamp), that content gives the four md5 sums
+# which the authors' README publishes for the .gz files.
 _TABLE = (
-    # CIFAR-100: sizes and digests as in docs/paper-facts.md section 6
-    Archive(
-        "cifar-100-binary.tar.gz",
-        "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-        "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-        168_513_733,
+    _cifar(
+        "cifar-100-binary.tar.gz", "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec", 168_513_733,
         "03b5dce01913d631647c71ecec9e9cb8",
-        {"train": 50_000, "test": 10_000},
     ),
-    Archive(
-        "cifar-100-python.tar.gz",
-        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-        "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
-        169_001_437,
+    _cifar(
+        "cifar-100-python.tar.gz", "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7", 169_001_437,
         "eb9058c3a382ffc7106e4002c42a8d85",
-        {"train": 50_000, "test": 10_000},
-    ),
-    # Fashion-MNIST: digests of the content of Debian's files. Put back under the published gzip headers (file name and
-    # time stamp), that content gives the four md5 sums which the authors' README publishes for the .gz files.
-    _fashion(
-        "train",
-        "train-images-idx3-ubyte.gz",
-        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        47_040_016,
-        60_000,
     ),
     _fashion(
-        "train",
-        "train-labels-idx1-ubyte.gz",
-        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        60_008,
-        60_000,
+        "train", "train-images-idx3-ubyte.gz",
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888", 47_040_016, 60_000,
     ),
     _fashion(
-        "test",
-        "t10k-images-idx3-ubyte.gz",
-        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        7_840_016,
-        10_000,
+        "train", "train-labels-idx1-ubyte.gz",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9", 60_008, 60_000,
     ),
     _fashion(
-        "test",
-        "t10k-labels-idx1-ubyte.gz",
-        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-        10_008,
-        10_000,
+        "test", "t10k-images-idx3-ubyte.gz",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b", 7_840_016, 10_000,
     ),
-)
+    _fashion(
+        "test", "t10k-labels-idx1-ubyte.gz",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34", 10_008, 10_000,
+    ),
+)  # fmt: skip
 PUBLISHED = {Path(archive.file).name: archive for archive in _TABLE}
-CONTENT_ROW = "cifar100"  # of a FAMBA_SOURCES file: the content of the forms that are no archive
+# Computed from the PNG files of github.com/cyizhuo/CIFAR-100-dataset at b105b30e: 500 and 100 images of each class,
+# under their original names, whose channel means are the published ones. The official archives are held to their own
+# published sha256; a difference from these digests would be reported as a finding.
+CONTENT = Expected(
+    digests={
+        "train": "37a2b72bd30f9438ff20798c661450f58f138c034f556846cd744a56bbb09967",
+        "test": "b9ad4d741ee82873becf8846c246715e789a57766586a9677a8bbe26c8b30279",
+    },
+    records={"train": 50_000, "test": 10_000},
+    unlabelled={
+        "train": "038da1f5920a7abed053cd5465bf55f874c057c7cc3af8f6a242d8c07d047974",
+        "test": "0989954aec96ae14b94d1b97de0421d213dedbf0136ac997fa64310c9a78c366",
+    },
+    repeated={"train": 5, "test": 0},
+)
+_CONTENT_ROW = "cifar100"  # of a FAMBA_SOURCES file
 
 
 def archive(name: str) -> Archive:
-    """The archive with file name `name`, after FAMBA_SOURCES has had its say."""
-    path, rows = overrides()
-    return {row: _override(row, rows[row], path) for row in rows if row != CONTENT_ROW}.get(name, PUBLISHED[name])
-
-
-def overrides() -> tuple[Path, dict[str, dict[str, Any]]]:
-    """The file that FAMBA_SOURCES names, and its rows by name: none where it is not set. Raises InputError."""
-    listed = os.environ.get("FAMBA_SOURCES")
-    return (Path(listed), _rows(Path(listed))) if listed else (Path(), {})
-
-
-def _rows(path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        rows = yaml_file.read(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"FAMBA_SOURCES={path}: cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from error
-    except yaml.YAMLError as error:
-        raise InputError(one_line(f"FAMBA_SOURCES={path}: not YAML: {error}")) from error
-    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
-        raise InputError(f"FAMBA_SOURCES={path}: expected a mapping of archive names to mappings with a url")
-    return rows
-
-
-_KINDS: dict[str, tuple[type, str]] = {
-    "url": (str, "a URL"),
-    "sha256": (str, "64 hexadecimal digits in quotes"),
-    "md5": (str, "32 hexadecimal digits in quotes"),
-    "bytes": (int, "a number"),
-    "records": (dict, "a mapping of split to number of images"),
-}
-
-
-def _override(name: str, row: dict[str, Any], path: Path) -> Archive:
-    where = f"FAMBA_SOURCES={path}: {name}"
-    known(str(name), PUBLISHED, f"FAMBA_SOURCES={path}", "archive")
-    for key, value in row.items():
-        known(str(key), _KINDS, where, "key")
-        kind, wanted = _KINDS[key]
-        if not isinstance(value, kind):
-            raise InputError(f"{where}: {key} is {value!r}, expected {wanted}")
-    if "sha256" not in row:
-        if loose := row.keys() - {"url"}:
-            raise InputError(
-                f"{where}: {', '.join(sorted(loose))} without sha256: another content needs its own sha256"
-            )
-        return replace(PUBLISHED[name], **row)
-    other = row["sha256"].lower() != PUBLISHED[name].sha256
+    """The archive with file name `name`, or what FAMBA_SOURCES makes of it. Raises InputError."""
+    row, published = _overrides().get(name), PUBLISHED[name]
+    if row is None:
+        return published
+    given = row.model_dump(exclude_unset=True)
+    if row.sha256 is None:
+        return replace(published, **given)
+    sha256 = row.sha256.lower()
     # the published size and md5 say nothing of another content
-    defaults: dict[str, Any] = {"bytes": None, "md5": None, "official": False} if other else {}
-    records = {**PUBLISHED[name].records, **row.get("records", {})}
-    return replace(PUBLISHED[name], **{**defaults, **row, "sha256": row["sha256"].lower(), "records": records})
+    other: dict[str, Any] = {} if sha256 == published.sha256 else {"bytes": None, "md5": None, "official": False}
+    return replace(published, **{**other, **given, "sha256": sha256, "records": {**published.records, **row.records}})
 
 
-def known(word: str, words: Mapping[str, Any], where: str, what: str) -> None:
-    """InputError, with the nearest known word, unless `word` is one of `words`."""
-    if word not in words:
-        near = difflib.get_close_matches(word, words, n=1, cutoff=0)[0]
-        raise InputError(f"{where}: unknown {what} {word!r}; the nearest known one is {near!r}")
+def expected() -> Expected:
+    """The content of CIFAR-100: `CONTENT`, or what FAMBA_SOURCES puts in its place. Raises InputError."""
+    found: Expected = _overrides().get(_CONTENT_ROW, CONTENT)
+    return found
+
+
+def _overrides() -> dict[str, Any]:
+    """The rows of the file that FAMBA_SOURCES names, by name: none where it is not set. Raises InputError."""
+    listed = os.environ.get("FAMBA_SOURCES")
+    if not listed:
+        return {}
+    source = f"FAMBA_SOURCES={listed}"
+    rows = yaml_file.read(Path(listed), "the sources", source)
+    if not isinstance(rows, dict):
+        raise InputError(f"{source}: expected a mapping of archive names to mappings with a url")
+    kinds = {**dict.fromkeys(PUBLISHED, _Override), _CONTENT_ROW: Expected}
+    if unknown := [str(name) for name in rows if name not in kinds]:
+        raise InputError(f"{source}: unknown archive {unknown[0]!r}{nearest(unknown[0], kinds)}")
+    return {name: validated(kinds[name], row, f"{source}: {name}") for name, row in rows.items()}
 
 
 def check_file(path: Path, archive: Archive, with_md5: bool = False) -> None:
