@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from famba.errors import InputError
+from famba.text import nearest
 
 STRATEGIES = ("baseline", "all", "interleaved", "lower", "upper")
 READINGS = ("lower_18", "upper_18")  # `lower` and `upper` of the released scripts, which fuse in one layer less
@@ -38,9 +38,7 @@ def strategy(name: str, depth: int = _PAPER_DEPTH, tokens: int | None = None) ->
         InputError: unknown name, or a depth or token count below 1.
     """
     if name not in NAMED:
-        close = difflib.get_close_matches(name, NAMED, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(NAMED)}"
-        raise InputError(f"unknown fusion strategy {name!r}; {hint}")
+        raise InputError(f"unknown fusion strategy {name!r}{nearest(name, NAMED)}")
     if depth < 1 or (tokens is not None and tokens < 1):
         raise InputError(f"a fusion strategy needs depth and tokens of at least 1, found {depth} and {tokens}")
     number = round(depth * _PAPER_LAYERS[name] / _PAPER_DEPTH)

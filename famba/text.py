@@ -1,5 +1,9 @@
 """Text that several commands and tables write alike: counts, names of models, durations, LaTeX, SMOKE_NOTE."""
 
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
 _TEX = str.maketrans(
     {
         "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
@@ -20,6 +24,19 @@ def one_line(text: str) -> str:
     """The text on one line of a terminal: no line breaks or control characters, and none that cannot be printed."""
     encodable = " ".join(text.split()).encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in encodable)
+
+
+def nearest(name: str, known: Iterable[str], others: str | None = None) -> str:
+    """`; did you mean 'x'?`, or the list of what there is; `others` in its place where that has been said."""
+    known = list(known)
+    if close := difflib.get_close_matches(name, known, n=1):
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(known)}" if others is None else others
+
+
+def six_digits(value: Any) -> Any:
+    """A float rounded to six significant digits, as files for people have it; any other value as it is."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def install(extra: str) -> str:

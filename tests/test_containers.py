@@ -156,10 +156,14 @@ def test_any_change_of_what_an_image_is_made_from_makes_its_record_outdated(tmp_
 def test_a_record_that_is_none_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "envs").mkdir()
     path = tmp_path / "envs" / "famba-cpu.built.json"
-    with pytest.raises(InputError, match=r"^envs/famba-cpu\.built\.json: No such file or directory: envs/record\.py"):
+    with pytest.raises(
+        InputError, match=r"^envs/famba-cpu\.built\.json: cannot .*No such file or directory.*; envs/record\.py"
+    ):
         built.read("cpu", tmp_path)
     path.write_text((ENVS / "famba-cpu.built.json").read_text().replace('"bytes"', '"octets"', 1))
-    with pytest.raises(InputError, match=r"^envs/famba-cpu\.built\.json: file\.bytes: Field required: envs/record\.py"):
+    with pytest.raises(
+        InputError, match=r"^envs/famba-cpu\.built\.json: .*: file\.octets: unknown key; .*; envs/record\.py"
+    ):
         built.read("cpu", tmp_path)
 
 

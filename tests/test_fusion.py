@@ -72,7 +72,7 @@ def test_a_scaled_schedule_removes_the_paper_s_share(depth, tokens):
 @pytest.mark.parametrize("name", ["uper", "none"])
 def test_unknown_strategy_is_one_clear_error(name):
     with pytest.raises(
-        InputError, match=f"unknown fusion strategy '{name}'; (did you mean 'upper'|there are baseline)"
+        InputError, match=f"unknown fusion strategy '{name}'; (did you mean 'upper'|known: baseline, all)"
     ):
         strategy(name)
 

@@ -94,7 +94,7 @@ def test_time_is_a_ratio_to_the_same_runs_baseline(grid):
 def test_a_baseline_of_an_earlier_format_is_one_line(grid):
     _, frozen = grid
     frozen.write_text(frozen.read_text().replace('"version":2', '"version":1'))
-    with pytest.raises(InputError, match="a baseline of version 1, and this famba reads version 2; freeze it anew"):
+    with pytest.raises(InputError, match="version 1 of the format, and this famba reads version 2; `famba"):
         baseline.read(frozen)
 
 
@@ -197,7 +197,7 @@ def test_a_damaged_baseline_is_one_line(grid, tmp_path, capsys, text):
     frozen.write_text(text)
     assert main(["check", "--against", str(frozen), *map(str, paths)]) == 2
     error = capsys.readouterr().err
-    assert f"{frozen}: not a frozen baseline" in error
+    assert f"{frozen}: not a valid baseline" in error
     assert error.count("\n") == 1
 
 

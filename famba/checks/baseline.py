@@ -7,12 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from famba.config import Fusion, Model, Recipe
+from famba.config.validation import Strict, read_json
 from famba.errors import InputError
 from famba.results.epochs import read_epochs
-from famba.results.row import Bytes, Percent, Record, Row, Sha256
+from famba.results.row import Bytes, Percent, Row, Sha256
 from famba.text import count
 
 VERSION: Literal[2] = 2  # of the baseline's format
@@ -23,7 +24,7 @@ def _is_empty(values: tuple[float, ...]) -> bool:
     return not values
 
 
-class FrozenCell(Record):
+class FrozenCell(Strict):
     """One model and strategy. What depends on chance is there per seed, in the order of `seeds`."""
 
     model: str
@@ -40,7 +41,7 @@ class FrozenCell(Record):
     learning_rates: Annotated[tuple[float, ...], Field(exclude_if=_is_empty)] = ()
 
 
-class Frozen(Record):
+class Frozen(Strict):
     """results/baselines/<experiment>.json."""
 
     version: Literal[2] = VERSION
@@ -124,18 +125,9 @@ def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
 
 def read(path: Path) -> Frozen:
     """Read a frozen baseline. Raises InputError."""
-    try:
-        return Frozen.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
-        raise InputError(f"{path}: cannot read the baseline ({reason}); `famba check --freeze` writes one") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        problem = f"not a frozen baseline: {where + ': ' if where else ''}{first['msg']}"
-        if where == "version":
-            problem = f"a baseline of version {first['input']}, and this famba reads version {VERSION}; freeze it anew"
-        raise InputError(f"{path}: {problem}") from None
+    advice = "; `famba check --freeze` writes one"
+    frozen: Frozen = read_json(Frozen, path, "baseline", advice, advice)
+    return frozen
 
 
 def require_same_settings(frozen: Frozen, path: Path, rows: Mapping[Path, Row]) -> None:

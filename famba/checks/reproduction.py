@@ -23,6 +23,7 @@ import torch
 from famba import data, ops
 from famba.checks.gate import ALPHA
 from famba.config import Cell
+from famba.config.validation import flat
 from famba.errors import InputError
 from famba.results.epochs import read_epochs
 from famba.results.row import Environment, Row, read_row
@@ -206,14 +207,7 @@ def _numbers(result: Result) -> dict[str, list[float]]:
 def _leaves(result: Result) -> dict[str, Any]:
     """Every field of a row by its dotted name, and the two columns of epochs.csv that leave nothing to chance."""
     exact = {f"epochs.{name}": [epoch[name] for epoch in result.epochs] for name in ("epoch", "lr")}
-    return {**_flat(result.row.model_dump(mode="json")), **exact}
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return flat
+    return {**flat(result.row.model_dump(mode="json")), **exact}
 
 
 def shown(value: Any) -> str:

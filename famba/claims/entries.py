@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from famba.config.settings import DatasetName, Name, Protocol, Settings
+from famba.config.settings import DatasetName, Name, Protocol
+from famba.config.validation import Strict
 
 Relation = Literal["equal", "at_least", "at_most", "above", "below"]
 Quantity = Literal[
@@ -31,7 +32,7 @@ MEANS = {
 RELATIVE = {"top1_difference", "time_reduction", "memory_reduction", "activations_reduction"}
 
 
-class Published(Settings):
+class Published(Strict):
     """One published number. `value` is None where the sources we have give none."""
 
     id: str
@@ -53,7 +54,7 @@ class Published(Settings):
         return self.value
 
 
-class Needs(Settings):
+class Needs(Strict):
     """What rows must be for a claim to be tested on them."""
 
     dataset: DatasetName = "cifar100"
@@ -65,7 +66,7 @@ class Needs(Settings):
     images_per_gpu: int | None = None  # of a backward pass: peak memory follows it
 
 
-class Hypothesis(Settings):
+class Hypothesis(Strict):
     """One mean of each of the named cells, held against a reference.
 
     The reference is the published number, or the first of two less the second; without one it is zero. `rounding` is
@@ -89,7 +90,7 @@ class Hypothesis(Settings):
         return self
 
 
-class TradeOff(Settings):
+class TradeOff(Strict):
     """Pareto dominance of a strategy over each of its rivals, in every objective, for each model."""
 
     models: Annotated[list[Name], Field(min_length=1)]
@@ -98,7 +99,7 @@ class TradeOff(Settings):
     objectives: Annotated[list[Objective], Field(min_length=2)]
 
 
-class Claim(Settings):
+class Claim(Strict):
     """One published claim. `interpretation`: how its words were made a test, where they leave a choice."""
 
     id: str

@@ -7,15 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from famba.claims import cells
 from famba.claims.entries import MEANS, Claim, Hypothesis, Published
 from famba.claims.published import PublishedRow, PublishedTable
 from famba.config import Experiment, yaml_file
-from famba.config.settings import Settings
-from famba.config.validation import short, validated
+from famba.config.validation import Strict, short, validated
 from famba.errors import InputError
 from famba.results.row import read_row
 from famba.text import one_line
@@ -23,7 +21,7 @@ from famba.text import one_line
 PUBLISHED = Path("config/claims.yaml")  # of the paper
 
 
-class Ledger(Settings):
+class Ledger(Strict):
     """config/claims.yaml. `accuracy`: the epoch whose top-1 is judged; the paper's is the best one on the test set.
 
     `tables`: published tables, or the file beside this one whose ledger has them. `table_cells`: those whose every cell
@@ -118,7 +116,7 @@ def _load(path: Path, takers: tuple[Path, ...] = ()) -> tuple[Ledger, list[Path]
     """A ledger and its files; `takers`: the ledgers that take tables from this one, directly or through others."""
     if path in takers:
         raise InputError(f"{path}: tables: it takes its own tables; name the ledger that lists them")
-    data, own = _read(path), [path]
+    data, own = yaml_file.read(path, "the claims", hint="; name the file: --claims"), [path]
     if isinstance(data, dict) and isinstance(data.get("tables"), str):
         name = data["tables"]
         if name in ("", ".", "..") or Path(name).name != name or len(name) > 255:
@@ -126,16 +124,6 @@ def _load(path: Path, takers: tuple[Path, ...] = ()) -> tuple[Ledger, list[Path]
         other, more = _load(path.with_name(name), (*takers, path))
         data, own = _with_tables_of(other, data), own + more
     return validated(Ledger, data, str(path)), own
-
-
-def _read(path: Path) -> Any:
-    try:
-        return yaml_file.read(path)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
-        raise InputError(one_line(f"{path}: cannot read the claims ({reason}); name the file: --claims")) from None
-    except yaml.YAMLError as error:
-        raise InputError(one_line(f"{path}: not valid YAML ({error})")) from None
 
 
 def _with_tables_of(other: Ledger, data: dict[str, Any]) -> dict[str, Any]:

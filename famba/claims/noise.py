@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from famba.config.validation import Strict
 from famba.errors import InputError
-from famba.results.row import Record, Row, read_row, rows_of
+from famba.results.row import Row, read_row, rows_of
 from famba.results.statistics import pooled_spread
 
 QUANTITIES: dict[str, Callable[[Row], float]] = {
@@ -21,14 +22,14 @@ QUANTITIES: dict[str, Callable[[Row], float]] = {
 }
 
 
-class Scatter(Record):
+class Scatter(Strict):
     """Standard deviation of one training and the degrees of freedom it is known with; null without two trainings."""
 
     sd: float | None
     df: int
 
 
-class Noise(Record):
+class Noise(Strict):
     """Of one model and quantity: between seeds, pooled over strategies, and between repeats of the same seed."""
 
     model: str

@@ -8,9 +8,10 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from famba.config.settings import DatasetName, Name, Settings
-from famba.config.validation import nearest
+from famba.config.settings import DatasetName, Name
+from famba.config.validation import Strict
 from famba.strategies import NAMED, strategy
+from famba.text import nearest
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -39,7 +40,7 @@ class PublishedRow:
         return _schedule(self.strategy, self.r, self.start)
 
 
-class TableRow(Settings):
+class TableRow(Strict):
     """A row of a published table as it is printed. `time`: h:mm:ss of the whole training."""
 
     model: Name
@@ -79,7 +80,7 @@ class TableRow(Settings):
         return _schedule(self.strategy, self.r, self.start)
 
 
-class PublishedTable(Settings):
+class PublishedTable(Strict):
     """A published table. `page`: of the source."""
 
     table: Annotated[int, Field(ge=1)]

@@ -11,8 +11,9 @@ from famba.claims.entries import Claim
 from famba.claims.ledger import Ledger
 from famba.claims.noise import Noise
 from famba.config.protocol import FREE_OF, deviation
+from famba.config.validation import Strict
 from famba.results.recipes import Difference, by_recipe, differences
-from famba.results.row import Record, Row
+from famba.results.row import Row
 from famba.results.statistics import ALPHA, Evidence, dominates, interval
 from famba.text import model_name
 
@@ -23,7 +24,7 @@ _UNITS = {
 }  # fmt: skip
 
 
-class Part(Record):
+class Part(Strict):
     """One of the comparisons that a claim is made of. The interval is Student's, 95 %, of the mean over seeds."""
 
     model: str
@@ -42,7 +43,7 @@ class Part(Record):
     bootstrap: float | None  # share of resampled seeds in which the strategy dominates
 
 
-class Verdict(Record):
+class Verdict(Strict):
     """A claim and what the rows of one recipe say about it. The numbers are those of the part on which the verdict
     turns. `recipe`: the preset of these rows, `custom` for a recipe that is none; see `SameRecipe.name`."""
 
@@ -62,7 +63,7 @@ class Verdict(Record):
     parts: list[Part]
 
 
-class Verdicts(Record):
+class Verdicts(Strict):
     """claims.json."""
 
     version: Literal[1] = 1

@@ -14,7 +14,7 @@ from famba.commands.options import add_ledger, add_repeats
 from famba.files import atomic_file
 from famba.results.summary import compared, described, read_rows, shared_note, summarise
 from famba.results.tables import latex, markdown
-from famba.text import count
+from famba.text import count, six_digits
 
 
 def add_parser(commands: Any) -> None:
@@ -38,11 +38,11 @@ def _main(args: argparse.Namespace) -> int:
     lines = summarise(rows)
     floor = noise.noise_floor(list(rows.values()), noise.read_repeats(args.repeats, rows))
     judged = verdicts.judge(ledger.load(args.claims or ledger.of_rows(args.rows)), list(rows.values()), floor)
+    rounded = [{key: six_digits(value) for key, value in line.items()} for line in lines]
     with atomic_file(args.out / "summary.csv") as file:
         writer = csv.DictWriter(file, lines[0], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: _short(value) for key, value in line.items()} for line in lines)
-    rounded = [{key: _short(value) for key, value in line.items()} for line in lines]
+        writer.writerows(rounded)
     for name, text in (
         ("summary.json", json.dumps(compared(rounded), indent=1) + "\n"),
         ("tables/summary.md", markdown(lines, described(rows))),
@@ -58,7 +58,3 @@ def _main(args: argparse.Namespace) -> int:
     if shared := shared_note(lines):
         print(shared)
     return 0
-
-
-def _short(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -14,6 +14,7 @@ import torch
 
 from famba.config import Cell, Experiment
 from famba.config.datasets import DATA_HELP, data_folder
+from famba.config.validation import flat
 from famba.errors import InputError
 from famba.results.row import read_row
 from famba.system.device import pick_device
@@ -110,17 +111,9 @@ def _is_finished(cell: Cell, path: Path, init: Path | None, silent: bool) -> boo
 
 def _difference(recorded: Cell, cell: Cell) -> str:
     """The first setting in which they differ: `recipe.epochs 10, now 300`."""
-    then, now = (dict(_leaves(one.model_dump())) for one in (recorded, cell))
+    then, now = (flat(one.model_dump()) for one in (recorded, cell))
     name = next(name for name in then | now if then.get(name) != now.get(name))
     return f"{name} {then.get(name)}, now {now.get(name)}"
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import Field, model_validator
 
 from famba.config import protocol, yaml_file
@@ -28,14 +27,13 @@ from famba.config.settings import (
     Protocol,
     Recipe,
     Seed,
-    Settings,
     Whole,
 )
 from famba.config.trainable import unmet
-from famba.config.validation import from_json, nearest, short, validated
+from famba.config.validation import Strict, from_json, short, validated
 from famba.errors import InputError
 from famba.strategies import NAMED, STRATEGIES, strategy
-from famba.text import one_line
+from famba.text import nearest, one_line
 
 # famba.scan's, which has torch to import
 ScanName = Literal["auto", "mamba_ssm", "cpu", "triton", "chunked", "reference"]
@@ -62,7 +60,7 @@ class Model(Architecture):
         return Architecture.model_validate(self.model_dump(exclude={"recipe"}))
 
 
-class Cell(Settings):
+class Cell(Strict):
     """One training: a model, a fusion schedule and a seed, with all that they need."""
 
     experiment: FolderName
@@ -100,7 +98,7 @@ class Cell(Settings):
         return cell
 
 
-class Experiment(Settings):
+class Experiment(Strict):
     """A grid of trainings, as one YAML file describes it."""
 
     experiment: FolderName
@@ -185,13 +183,7 @@ class Experiment(Settings):
     @staticmethod
     def read(path: str | Path) -> Any:
         """What an experiment file says, not validated. Raises InputError if it is not YAML, or has a key twice."""
-        try:
-            return yaml_file.read(Path(path))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
-            raise InputError(one_line(f"{path}: cannot read the experiment file ({reason})")) from None
-        except yaml.YAMLError as error:
-            raise InputError(one_line(f"{path}: not valid YAML ({error})")) from None
+        return yaml_file.read(Path(path), "the experiment file")
 
     @classmethod
     def from_config(cls, data: Any, source: str = "configuration") -> Experiment:

@@ -6,15 +6,15 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, WrapValidator, model_validator
 
-from famba.config.settings import Count, Settings, Whole
-from famba.config.validation import short
+from famba.config.settings import Count, Whole
+from famba.config.validation import Strict, short
 from famba.text import count
 
 _Numbers = tuple[Whole, ...]
 _NUMBERS = TypeAdapter(_Numbers)
 
 
-class Layers(Settings):
+class Layers(Strict):
     """`r` tokens in each of these layers, none in the others. Layers are counted from 0, `from` and `to` included.
 
     Without `from` they begin at the first layer, without `to` they end with the model's last. Unlike a list, it fits

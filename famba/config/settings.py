@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from famba.config.presets import FREE, PRESETS, SCRIPTS, Preset, preset_of
+from famba.config.validation import Strict
 from famba.strategies import cls_index
 
 ClsPosition = Literal["middle", "head"]  # Vim's and Famba-V's place of the class token in the sequence
@@ -18,7 +19,7 @@ Protocol = Literal["paper", "fast", "smoke", "custom"]  # custom: an experiment 
 DatasetName = Literal["cifar100", "fashion-mnist", "digits"]
 
 
-# strict: neither a text nor `true` is a number, and neither a number nor a text is a truth value
+# strict: pydantic would accept the string '3' and the boolean true as numbers, and 1 as a boolean
 Positive = Annotated[float, Field(gt=0, strict=True)]
 NonNegative = Annotated[float, Field(ge=0, strict=True)]
 Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
@@ -32,13 +33,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # no hyphen: cell ids are
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 
 
-class Settings(BaseModel):
-    """Base of all settings: frozen, an unknown key is an error, and so is a number that is not finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-
-class Architecture(Settings):
+class Architecture(Strict):
     """A Vision Mamba (paper-facts §3). `embed_dim` in channels, `img_size` and `patch_size` in pixels."""
 
     embed_dim: Size
@@ -74,7 +69,7 @@ ARCHITECTURES = {
 }
 
 
-class Fusion(Settings):
+class Fusion(Strict):
     """How tokens are fused (paper-facts §2).
 
     `budget: paper` takes the paper's tokens per layer as they are; `proportional` removes the same share of the tokens
@@ -86,7 +81,7 @@ class Fusion(Settings):
     budget: Literal["paper", "proportional"] = "paper"
 
 
-class Recipe(Settings):
+class Recipe(Strict):
     """The training recipe; the defaults are the released scripts' (paper-facts §4).
 
     Built from a preset's name, or from a mapping whose `preset` gives the settings that it does not name. `preset` then

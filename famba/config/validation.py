@@ -1,19 +1,25 @@
-"""One line about the first thing that is wrong with settings, with the nearest name where one is misspelt."""
+"""One line about the first thing that is wrong with settings or a file, with the nearest name where one is misspelt."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from famba.errors import InputError
-from famba.text import one_line
+from famba.text import nearest, one_line
 
 _SHOWN = 100  # characters of a wrong value that are shown
+
+
+class Strict(BaseModel):
+    """Base of all settings and records: frozen; an unknown key is an error, and so is a number that is not finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 def validated(cls: type[Any], data: Any, source: str) -> Any:
@@ -21,21 +27,44 @@ def validated(cls: type[Any], data: Any, source: str) -> Any:
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        # a misspelt key before the required one that it leaves missing: its nearest name says both
-        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        where = ".".join(str(part)[:_SHOWN] for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            key = str(first["loc"][-1])[:_SHOWN]
-            message = f"unknown key{nearest(key, _fields_at(cls, first['loc'][:-1]))}"
-        else:
-            message = re.sub(
-                r"\S{200,}", lambda word: f"{word[0][:_SHOWN]}…", first["msg"].removeprefix("Value error, ")
-            )
-            if first["type"] != "value_error" and first["type"] != "missing":
-                message += f", found {short(first['input'])}"
-            if first["type"] == "literal_error":
-                message += nearest(short(first["input"]), re.findall(r"'([^']+)'", first["ctx"]["expected"]), others="")
-        raise InputError(one_line(f"{source}: {where + ': ' if where else ''}{message}")) from None
+        raise InputError(one_line(f"{source}: {_first(error, cls)}")) from None
+
+
+def read_json(cls: type[Any], path: Path, what: str, absent: str = "", invalid: str = "", root: Path = Path()) -> Any:
+    """Read and validate the JSON file `root / path`.
+
+    For messages: `what` it is, and what to do where it is `absent` or `invalid`.
+
+    Raises InputError, one line naming file and field.
+    """
+    try:
+        return cls.model_validate_json((root / path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the {what} ({error.strerror}){absent}") from None
+    except UnicodeDecodeError:
+        problem = "not UTF-8 text"
+    except ValidationError as error:
+        problem = _first(error, cls)
+        if other := next((e["input"] for e in error.errors() if e["loc"] == ("version",)), None):
+            known = cls.model_fields["version"].default
+            problem = f"version {other} of the format, and this famba reads version {known}"
+    raise InputError(one_line(f"{path}: not a valid {what}: {problem}{invalid}"))
+
+
+def _first(error: ValidationError, cls: type[BaseModel]) -> str:
+    """The first thing that is wrong, beginning with its place."""
+    # a misspelt key before the required one that it leaves missing: its nearest name says both
+    first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    where = ".".join(str(part)[:_SHOWN] for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        message = f"unknown key{nearest(str(first['loc'][-1])[:_SHOWN], _fields_at(cls, first['loc'][:-1]))}"
+    else:
+        message = re.sub(r"\S{200,}", lambda word: f"{word[0][:_SHOWN]}…", first["msg"].removeprefix("Value error, "))
+        if first["type"] not in ("value_error", "missing", "json_invalid"):
+            message += f", found {short(first['input'])}"
+        if first["type"] == "literal_error":
+            message += nearest(short(first["input"]), re.findall(r"'([^']+)'", first["ctx"]["expected"]), others="")
+    return f"{where + ': ' if where else ''}{message}"
 
 
 def from_json(text: str, source: str) -> Any:
@@ -53,12 +82,19 @@ def short(value: Any) -> str:
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by their dotted names."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return leaves
+
+
 def _fields_at(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """Names of the keys allowed at a location inside a settings class."""
     for part in loc:
         field = cls.model_fields.get(str(part))
-        found = _settings_in(field.annotation) if field else None
-        cls = found or cls
+        cls = (_settings_in(field.annotation) if field else None) or cls
     return [field.alias or name for name, field in cls.model_fields.items()]
 
 
@@ -67,12 +103,3 @@ def _settings_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for a in get_args(annotation) if (found := _settings_in(a))), None)
-
-
-def nearest(name: str, known: Iterable[str], others: str | None = None) -> str:
-    """`; did you mean 'x'?`, or the list of what there is; `others` in its place where that has been told."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(known)}" if others is None else others

@@ -12,6 +12,9 @@ from typing import Any
 
 import yaml
 
+from famba.errors import InputError
+from famba.text import one_line
+
 _LARGEST, _DEEPEST = 2**20, 64  # bytes, levels: far beyond any experiment or ledger
 _MOST = 2**20  # values, those behind an alias counted each time: a few aliases of aliases can stand for billions
 _LONGEST = 40  # characters of an integer
@@ -98,26 +101,31 @@ _Loader.add_constructor(f"{_TAG}int", _Loader.construct_integer)
 _Loader.add_constructor(f"{_TAG}str", _Loader.construct_text)
 
 
-def read(path: Path) -> Any:
-    """What a YAML file holds.
+def read(path: Path, what: str = "the file", source: str | None = None, hint: str = "") -> Any:
+    """What a YAML file holds; `what` it is and where it is named, for messages, and a hint where it cannot be read.
 
-    Raises:
-        OSError, UnicodeDecodeError: it cannot be read.
-        yaml.YAMLError: it is no YAML, has a key twice or a tag, or is larger or deeper than settings can be.
+    Raises InputError: it cannot be read, is no YAML, has a key twice or a tag, or is larger or deeper than settings
+    can be.
     """
-    with path.open("rb") as file:
-        content = file.read(_LARGEST + 1)
-    if len(content) > _LARGEST:
-        raise yaml.YAMLError(f"larger than {_LARGEST:,} bytes")
-    text = content.decode("utf-8-sig")
+    source = source or str(path)
     try:
-        return yaml.load(text, _Loader)
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise yaml.YAMLError(f"larger than {_LARGEST:,} bytes")
+        return yaml.load(content.decode("utf-8-sig"), _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
+        raise InputError(one_line(f"{source}: cannot read {what} ({reason}){hint}")) from None
     except yaml.MarkedYAMLError as error:  # of several lines, with a part of the file
-        words = ", ".join(part for part in (error.context, error.problem) if part)
-        mark = error.problem_mark or error.context_mark
-        raise yaml.YAMLError(f"line {mark.line + 1}: {words}" if mark else words) from None
+        problem = ", ".join(part for part in (error.context, error.problem) if part)
+        if mark := error.problem_mark or error.context_mark:
+            problem = f"line {mark.line + 1}: {problem}"
+    except yaml.YAMLError as error:
+        problem = str(error)
     except (ValueError, OverflowError) as error:
-        raise yaml.YAMLError(f"a value that cannot be read: {error}") from None  # such as "\UFFFFFFFF"
+        problem = f"a value that cannot be read: {error}"  # such as "\UFFFFFFFF"
+    raise InputError(one_line(f"{source}: not valid YAML ({problem})"))
 
 
 def scalar(text: str) -> Any:

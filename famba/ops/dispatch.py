@@ -3,7 +3,6 @@
 `auto` explains itself, a request is met or refused; nothing falls back silently.
 """
 
-import difflib
 import functools
 import importlib
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from famba.ops.autograd import AutogradBackend
 from famba.ops.cpp import tokens as cpp_tokens
 from famba.ops.triton import tokens as triton_tokens
 from famba.ops.types import Kernels, Rows, ScanTensors
+from famba.text import nearest
 
 # Fastest first, as far as measured: `triton` has not run on a GPU yet, so mamba-ssm's kernels go before it.
 BACKENDS = ("mamba_ssm", "cpu", "triton", "chunked", "reference")
@@ -86,9 +86,8 @@ def _choose(device: torch.device, dtype: torch.dtype, requested: str) -> Selecti
 
 def _requested(device: torch.device, dtype: torch.dtype, name: str) -> Selection:
     if name not in BACKENDS:
-        near = difflib.get_close_matches(name, ("auto", *BACKENDS), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"scan backend {name!r} is unknown: expected auto, {', '.join(BACKENDS)}{hint}")
+        known = ("auto", *BACKENDS)
+        raise InputError(f"scan backend {name!r} is unknown: expected {', '.join(known)}{nearest(name, known, '')}")
     reason = load(name).unavailable(device, dtype)
     if reason is not None:
         runs = ", ".join(other for other, ok, _ in available(device, dtype) if ok)

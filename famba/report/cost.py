@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from famba.errors import InputError
+from famba.config.validation import read_json
 from famba.flops import step_cost
 from famba.results.row import Row
 from famba.results.summary import MIB, Line
@@ -37,14 +37,8 @@ class Plan(BaseModel):
 
 def read_plan(path: Path) -> Plan:
     """Raises InputError, one line naming file and field."""
-    try:
-        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
-        raise InputError(f"{path}: cannot read the plan ({reason})") from None
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise InputError(f"{path}: not a file of famba plan --json: {where}: {error.errors()[0]['msg']}") from None
+    plan: Plan = read_json(Plan, path, "plan of famba plan --json")
+    return plan
 
 
 def cost_table(lines: Sequence[Line], by_line: Mapping[tuple[str, str], Sequence[Row]], plan: Plan | None) -> Table:

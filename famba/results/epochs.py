@@ -8,6 +8,7 @@ from pathlib import Path
 
 from famba.errors import InputError
 from famba.files import atomic_file
+from famba.text import six_digits
 
 EPOCH_FIELDS = (
     "epoch", "lr", "train_loss", "top1", "top5", "ema_top1", "ema_top5", "train_s", "evaluation_s", "ema_evaluation_s",
@@ -46,8 +47,4 @@ def _write_csv(fields: Sequence[str], lines: Iterable[Mapping[str, float]], path
     with atomic_file(path) as file:
         writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: _short(value) for key, value in line.items()} for line in lines)
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+        writer.writerows({key: six_digits(value) for key, value in line.items()} for line in lines)

@@ -13,7 +13,8 @@ from itertools import combinations
 
 from famba.config import Architecture
 from famba.config.protocol import published_model
-from famba.results.row import Record, Row
+from famba.config.validation import Strict
+from famba.results.row import Row
 from famba.results.statistics import interval
 from famba.results.summary import measures
 
@@ -56,7 +57,7 @@ def by_recipe(rows: Sequence[Row]) -> list[SameRecipe]:
     return found
 
 
-class Difference(Record):
+class Difference(Strict):
     """A measure of one cell under two recipes: the means over the seeds that both have, and the second less the first.
 
     `models`: the model's names under the first recipe and the second. `low`, `high`: of the difference's 95 % interval,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from famba.config import Cell
+from famba.config.validation import Strict, read_json
 from famba.errors import InputError
 from famba.files import atomic_file
 from famba.results import consistency
@@ -23,13 +24,7 @@ Count = Annotated[int, Field(ge=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Record(BaseModel):
-    """Base of all parts of a row. NaN is not JSON and never a result: it is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-
-class Accuracy(Record):
+class Accuracy(Strict):
     """Top-1 and top-5 on the test set, in percent, after epoch `epoch` (0-based)."""
 
     epoch: Annotated[int, Field(ge=0)]
@@ -37,7 +32,7 @@ class Accuracy(Record):
     top5: Percent
 
 
-class Metrics(Record):
+class Metrics(Strict):
     """Accuracies of the trained weights and of their moving average (EMA).
 
     `best` is chosen on the test set, as the paper's number is; `last` is free of that choice. `largest_weight` is the
@@ -53,7 +48,7 @@ class Metrics(Record):
     images_seen: Count
 
 
-class Time(Record):
+class Time(Strict):
     """Seconds of the whole training, summed over resumed runs: wall clock, and CPU time of all threads and processes.
 
     `total` = `train` + `evaluation` + `ema_evaluation` + the rest (checkpoints, logs). `data_wait` is the part of
@@ -100,7 +95,7 @@ class Time(Record):
         return self.train - self.warmup if self.step_cpu_ms is None else self.cpu
 
 
-class Memory(Record):
+class Memory(Strict):
     """Bytes. `device_peak`: largest allocation of the GPU (null on a CPU); `host_peak`: resident set of the process;
     `saved_activations`: what the forward pass keeps for the backward one, per image."""
 
@@ -114,14 +109,14 @@ class Memory(Record):
         return self.host_peak if self.device_peak is None else self.device_peak
 
 
-class Tokens(Record):
+class Tokens(Strict):
     """Tokens seen by each layer's mixer, then the final count: by the schedule, and measured in a forward pass."""
 
     scheduled: tuple[Count, ...]
     measured: tuple[Count, ...]
 
 
-class Cost(Record):
+class Cost(Strict):
     """Size of the model and work of one image: multiply-adds count as two, forward pass only."""
 
     parameters: Count
@@ -130,7 +125,7 @@ class Cost(Record):
     energy_joules: Annotated[float, Field(ge=0)] | None
 
 
-class Data(Record):
+class Data(Strict):
     """Which data, by content.
 
     `sha256` and `bytes` are of the file or files read. `train_digest` and `test_digest` are over the sorted records
@@ -153,21 +148,21 @@ class Data(Record):
     order_digest: Sha256
 
 
-class Scan(Record):
+class Scan(Strict):
     """The selective-scan backend and why it was chosen."""
 
     backend: str
     reason: str
 
 
-class Initial(Record):
+class Initial(Strict):
     """The weights that the training started from: `scratch`, or the name and sha256 of a checkpoint's file."""
 
     weights: str
     sha256: Sha256 | None  # null from scratch
 
 
-class Arithmetic(Record):
+class Arithmetic(Strict):
     """How float32 matrices are multiplied: torch's matmul precision, and whether TF32 may stand in on a GPU.
 
     The precision under autocast is the recipe's `precision`.
@@ -177,7 +172,7 @@ class Arithmetic(Record):
     tf32: bool  # in cuBLAS or cuDNN
 
 
-class Environment(Record):
+class Environment(Strict):
     """Where and with what the row was made."""
 
     device: str
@@ -197,7 +192,7 @@ class Environment(Record):
     git_dirty: bool | None
 
 
-class Row(Record):
+class Row(Strict):
     """The result of one cell."""
 
     version: Literal[2] = VERSION
@@ -233,19 +228,8 @@ def write_row(row: Row, path: Path) -> None:
 
 def read_row(path: Path) -> Row:
     """Read and validate a row. Raises InputError, one line naming file and field, and what to do."""
-    try:
-        return Row.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the row ({error.strerror})") from None
-    except UnicodeDecodeError:
-        problem = "not UTF-8 text"
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        problem = f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
-        if where == "version":
-            problem = f"version {first['input']} of the format, and this famba reads version {VERSION}"
-    raise InputError(f"{path}: not a valid row: {problem}; delete it and run again, which trains its cell anew")
+    row: Row = read_json(Row, path, "row", invalid="; delete it and run again, which trains its cell anew")
+    return row
 
 
 def rows_of(folder: Path) -> list[Path]:

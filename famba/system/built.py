@@ -11,9 +11,9 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from famba.errors import InputError
+from famba.config.validation import Strict, read_json
 
 # what envs/build.sh takes, in its order, besides the lock
 DEFINITIONS = {
@@ -25,18 +25,14 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(gt=0)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class File(_Part):
+class File(Strict):
     """The image file, or the installed library of an extension."""
 
     bytes: Count
     sha256: Sha256
 
 
-class Extension(_Part):
+class Extension(Strict):
     """A CUDA extension: the architectures of its machine code and of its PTX, and how long it compiled."""
 
     library: File
@@ -45,7 +41,7 @@ class Extension(_Part):
     compile_seconds: Count
 
 
-class Build(_Part):
+class Build(Strict):
     """When, with what, and how long: downloads, compilation and compression included.
 
     `seconds` passed on a machine that may have had more to do; `cpu_seconds` are those of the build on all its cores.
@@ -58,7 +54,7 @@ class Build(_Part):
     cpu_seconds: Count
 
 
-class Contents(_Part):
+class Contents(Strict):
     """Versions that the image reports from inside. `bytes` of its files, uncompressed. No `cuda` in the CPU image."""
 
     debian: str
@@ -70,7 +66,7 @@ class Contents(_Part):
     bytes: Count
 
 
-class Built(_Part):
+class Built(Strict):
     """One image. `inputs`: sha256 of every file that it was made from, by path."""
 
     image: Literal["cpu", "cuda"]
@@ -94,15 +90,9 @@ def record_path(image: str) -> Path:
 
 def read(image: str, root: Path) -> Built:
     """Raises InputError where the record is missing or is none."""
-    path = record_path(image)
-    try:
-        return Built.model_validate_json((root / path).read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}: envs/record.py writes it") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(f"{path}: {where}: {first['msg']}: envs/record.py writes it") from None
+    advice = "; envs/record.py writes it"
+    record: Built = read_json(Built, record_path(image), "record of an image", advice, advice, root)
+    return record
 
 
 def outdated(record: Built, root: Path) -> list[str]:

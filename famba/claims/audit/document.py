@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from famba.claims.audit import epoch_time, memory, saved
 from famba.claims.audit.readings import Reading, Training, trainings
 from famba.claims.audit.statements import MODELS, claims
 from famba.claims.published import PublishedRow
 from famba.config.protocol import MODELS as ARCHITECTURES
+from famba.config.validation import Strict
 
 TOLD = Reading()  # the paper's text
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class MemoryReading(_Part):
+class MemoryReading(Strict):
     """A fit of peak memory under one reading of the method. MiB; residuals are measured less fitted, by training."""
 
     placement: Literal["before", "after"]
@@ -32,14 +27,14 @@ class MemoryReading(_Part):
     mib_per_fusing_token: float
 
 
-class Support(_Part):
+class Support(Strict):
     """How many refits without one training, and which share of bootstrap resamples, choose as the best reading does."""
 
     left_out: tuple[int, int]
     resampled: float
 
 
-class Memory(_Part):
+class Memory(Strict):
     """Peak memory of one model's distinct trainings, every reading of the method, best first."""
 
     trainings: int
@@ -53,7 +48,7 @@ class Memory(_Part):
     floats_per_channel_this_project: float
 
 
-class Split(_Part):
+class Split(Strict):
     """Seconds per epoch = fixed + token * (mean share of tokens) + fusing * (mean share that enters a fusion).
 
     Of every distinct training of a model, under the reading that its memory supports.
@@ -66,7 +61,7 @@ class Split(_Part):
     rms_s: float
 
 
-class EpochTime(_Part):
+class EpochTime(Strict):
     """Seconds per epoch of Table 1 = fixed + token * (mean share of tokens), under the text's reading."""
 
     fixed_s_per_epoch: float
@@ -83,7 +78,7 @@ class EpochTime(_Part):
     with_fusing: Split
 
 
-class ClaimFound(_Part):
+class ClaimFound(Strict):
     """A statement of the paper compared with its tables; `borne_out` is null where the paper makes no claim."""
 
     id: str
@@ -95,7 +90,7 @@ class ClaimFound(_Part):
     remarks: list[str]
 
 
-class Document(_Part):
+class Document(Strict):
     """Everything that an audit finds. `memory` is Vim-Ti's 26 trainings; `memory_vim_small` has five only."""
 
     version: Literal[1] = 1
