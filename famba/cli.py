@@ -17,24 +17,21 @@ from typing import Any, NoReturn
 from famba import __version__
 from famba.errors import CheckFailed, InputError, Stopped
 
-# command: (module with add_parser, one-line help); only the command that is called is imported
+# each is famba/commands/<name>.py, which is only imported where it is called
 COMMANDS = {
-    "train": ("famba.commands.train", "train one cell of an experiment and write its result row"),
-    "judge": ("famba.commands.judge", "summarise result rows and judge the published claims on them"),
-    "audit": ("famba.commands.audit", "compare the paper's published numbers with each other, without any training"),
-    "check": ("famba.commands.check", "hold rows against a frozen baseline, another protocol or the written rules"),
-    "reproduce": (
-        "famba.commands.reproduce",
-        "train rows again from their record and say field by field what agrees",
-    ),
-    "crate": ("famba.commands.crate", "describe a finished experiment as an RO-Crate"),
-    "figures": ("famba.commands.figures", "draw the figures of an experiment from its rows"),
-    "report": ("famba.commands.report", "write the results of an experiment as one page"),
-    "watch": ("famba.commands.watch", "show the progress of all cells of an experiment while they train"),
-    "data": ("famba.commands.data", "fetch, verify or show a data set"),
-    "plan": ("famba.commands.plan", "predict time and memory of an experiment's cells before anything is spent"),
-    "bench": ("famba.commands.bench", "hold each part of a training step against what the device can do at most"),
-    "doctor": ("famba.commands.doctor", "say what this machine has, what is missing, and how to get it"),
+    "train": "train one cell of an experiment and write its result row",
+    "judge": "summarise result rows and judge the published claims on them",
+    "audit": "compare the paper's published numbers with each other, without any training",
+    "check": "hold rows against a frozen baseline, another protocol or the written rules",
+    "reproduce": "train rows again from their record and say field by field what agrees",
+    "crate": "describe a finished experiment as an RO-Crate",
+    "figures": "draw the figures of an experiment from its rows",
+    "report": "write the results of an experiment as one page",
+    "watch": "show the progress of all cells of an experiment while they train",
+    "data": "fetch, verify or show a data set",
+    "plan": "predict time and memory of an experiment's cells before anything is spent",
+    "bench": "hold each part of a training step against what the device can do at most",
+    "doctor": "say what this machine has, what is missing, and how to get it",
 }
 
 
@@ -64,9 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.set_defaults(func=lambda _: parser.print_help())
     commands = parser.add_subparsers(metavar="command")
     if argv and argv[0] in COMMANDS:
-        import_module(COMMANDS[argv[0]][0]).add_parser(commands)
+        command = import_module(f"famba.commands.{argv[0]}")
+        its_parser = commands.add_parser(argv[0])
+        command.add_arguments(its_parser)
+        its_parser.set_defaults(func=command.main)
     else:  # help, or a name that is none: argparse answers both from the names alone
-        for name, (_, line) in COMMANDS.items():
+        for name, line in COMMANDS.items():
             commands.add_parser(name, help=line)
     args = parser.parse_args(argv)
     try:

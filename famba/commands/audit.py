@@ -6,7 +6,6 @@ import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from famba.claims import ledger
 from famba.claims.audit import document, page
@@ -19,14 +18,12 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba audit`."""
-    parser = commands.add_parser(
-        "audit",
-        help="compare the paper's published numbers with each other, without any training",
-        description="Compare the paper's published numbers with each other, without any training: which reading of the "
+    parser.description = (
+        "Compare the paper's published numbers with each other, without any training: which reading of the "
         "method its memory supports, which part of its time depends on tokens, and which of its statements its tables "
-        "bear out. Prints the main findings; --out writes audit.json, audit.md, published.csv and the figures.",
+        "bear out. Prints the main findings; --out writes audit.json, audit.md, published.csv and the figures."
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write everything to")
     parser.add_argument(
@@ -35,10 +32,9 @@ def add_parser(commands: Any) -> None:
         metavar="FILE",
         help=f"ledger that holds the published tables [{ledger.PUBLISHED} here, else the one of the checkout]",
     )
-    parser.set_defaults(func=_main)
 
 
-def _main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
     path = args.claims or _ledger()
     rows = ledger.published_rows(path)
     found = document.audit(rows, ledger.load(path).sources.get("paper", str(path)))

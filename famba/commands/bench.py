@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from famba import ops
 from famba.config import ARCHITECTURES
@@ -34,13 +33,11 @@ def table(rates: Rates, parts: Sequence[Part], what: str) -> str:
     return "\n".join([*lines, "", "bound: matrix products, exponentials and bytes at those rates, one after the other"])
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba bench`."""
-    parser = commands.add_parser(
-        "bench",
-        help="hold each part of a training step against what the device can do at most",
-        description="Measure the parts of a layer and a whole training step, and what the device can do at most in the "
-        "same minutes. Example: famba bench --model vim_tiny --precision bf16 --json bench.json",
+    parser.description = (
+        "Measure the parts of a layer and a whole training step, and what the device can do at most in the "
+        "same minutes. Example: famba bench --model vim_tiny --precision bf16 --json bench.json"
     )
     parser.add_argument("--model", choices=list(ARCHITECTURES), default="vim_tiny")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
@@ -55,7 +52,6 @@ def add_parser(commands: Any) -> None:
         "--rounds", type=_count, default=5, metavar="N", help="repetitions, of which the median counts [5]"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
-    parser.set_defaults(func=_main)
 
 
 def _count(text: str) -> int:
@@ -68,7 +64,7 @@ def _count(text: str) -> int:
 _count.__name__ = "positive integer"  # what argparse calls it in its message
 
 
-def _main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     choice = ops.choose(device, requested=args.scan)
     batch = args.batch or (CUDA_BATCH if device.type == "cuda" else CPU_BATCH)

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 from famba.checks import baseline, equivalence, gate, rules
@@ -33,19 +32,17 @@ class Outcome:
     asked: bool = True  # false where a rule asks nothing, or its file was left out
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba check`."""
-    parser = commands.add_parser(
-        "check",
-        help="hold rows against a frozen baseline, another protocol or the written rules",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Hold result rows against a frozen baseline, another protocol or the written rules. Prints the\n"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        "Hold result rows against a frozen baseline, another protocol or the written rules. Prints the\n"
         "table either way and exits with status 1 if they do not hold. Where GITHUB_STEP_SUMMARY is set, the table\n"
         "goes there, too.\n\n"
         "  famba check --against results/baselines/smoke.json results/smoke/cells/*/row.json\n"
-        "  famba check --equals results/paper results/fast/cells/*/row.json",
-        epilog=f"{gate.__doc__}\n{equivalence.__doc__}\nThe rules:\n{rules.written()}",
+        "  famba check --equals results/paper results/fast/cells/*/row.json"
     )
+    parser.epilog = f"{gate.__doc__}\n{equivalence.__doc__}\nThe rules:\n{rules.written()}"
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--against", type=Path, metavar="FILE", help="frozen baseline to hold the rows against")
     what.add_argument("--rules", action="store_true", help="hold each row against the written rules (below)")
@@ -64,7 +61,6 @@ def add_parser(commands: Any) -> None:
         help=f"how much larger than in the frozen baseline a time ratio may be [{gate.TIME_MARGIN}]",
     )
     parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
-    parser.set_defaults(func=_main)
 
 
 def _share(text: str) -> float:
@@ -88,7 +84,7 @@ def _require_used(args: argparse.Namespace) -> None:
             raise InputError(f"{option} belongs to {of}; leave it out")
 
 
-def _main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
     _require_used(args)
     rows = read_rows(args.rows)
     if args.freeze:

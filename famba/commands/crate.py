@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from famba.config import Experiment
 from famba.config.validation import from_json
 from famba.workflow.crate import write_crate
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba crate`."""
-    parser = commands.add_parser(
-        "crate",
-        help="describe a finished experiment as an RO-Crate",
-        description="Write ro-crate-metadata.json into the folder of a finished experiment: its files with their "
+    parser.description = (
+        "Write ro-crate-metadata.json into the folder of a finished experiment: its files with their "
         "hashes, every training with its software, data and container, the workflow, the paper. "
-        "Example: famba crate results/smoke",
+        "Example: famba crate results/smoke"
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="results of an experiment")
     parser.add_argument("--config", metavar="FILE", help="its file, or its settings as JSON [config/<DIR's name>.yaml]")
-    parser.set_defaults(func=_main)
 
 
-def _main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
     if args.config and args.config.lstrip().startswith("{"):
         experiment = Experiment.from_config(from_json(args.config, "--config"), "--config")
     else:

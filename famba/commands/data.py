@@ -36,13 +36,11 @@ is accepted, and marked as not official wherever its identity is shown or record
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the command `data` to the subparsers of `famba`; each subcommand sets `func`, which returns the exit code."""
-    raw = argparse.RawDescriptionHelpFormatter
-    data = subparsers.add_parser("data", help="fetch, verify or show a data set", description=_DESCRIPTION)
-    data.formatter_class = raw
-    data.set_defaults(func=lambda _: data.print_help())
-    commands = data.add_subparsers(metavar="COMMAND")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`famba data`; each of its commands sets `run`."""
+    parser.formatter_class, parser.description = argparse.RawDescriptionHelpFormatter, _DESCRIPTION
+    parser.set_defaults(run=lambda _: parser.print_help())
+    commands = parser.add_subparsers(metavar="COMMAND")
 
     command = _command(commands, "fetch", _fetch, "download what is missing, verified; resumes a broken transfer")
     command.add_argument(
@@ -69,14 +67,20 @@ def add_parser(subparsers: Any) -> None:
     )
 
 
-def _command(commands: Any, name: str, func: Any, text: str) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text[0].upper() + text[1:] + "."
     )
     command.add_argument("name", metavar="NAME", help=", ".join(NAMES))
     command.add_argument("--root", type=Path, default=data_folder(), metavar="FOLDER", help=DATA_HELP)
-    command.set_defaults(func=func)
+    command.set_defaults(run=run)
     return command
+
+
+def main(args: argparse.Namespace) -> int | None:
+    """Run one of its commands."""
+    result: int | None = args.run(args)
+    return result
 
 
 def _fetch(args: argparse.Namespace) -> int:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
 
 from famba.config.datasets import DATA_HELP, data_folder
 from famba.errors import InputError
@@ -145,19 +144,14 @@ def _require_cuda() -> None:
         )
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba doctor`."""
-    parser = commands.add_parser(
-        "doctor",
-        help="say what this machine has, what is missing, and how to get it",
-        description="What this machine has, what is missing, and how to get it.",
-    )
+    parser.description = "What this machine has, what is missing, and how to get it."
     parser.add_argument("--require", choices=["cuda"], help="check only this, and exit with 2 if it is not there")
     parser.add_argument("--data", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
-    parser.set_defaults(func=_main)
 
 
-def _main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
     if args.require == "cuda":
         _require_cuda()
         print(", ".join(nvidia_gpus()))

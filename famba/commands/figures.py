@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from famba.claims import ledger
 from famba.claims.sweeps import SWEEPS
@@ -14,24 +13,21 @@ from famba.figures import NAMES, TOKEN_NAMES
 from famba.text import count, install
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba figures`."""
-    parser = commands.add_parser(
-        "figures",
-        help="draw the figures of an experiment from its rows",
-        description=f"Draw {', '.join(NAMES + TOKEN_NAMES)}, each as .svg and .png; "
+    parser.description = (
+        f"Draw {', '.join(NAMES + TOKEN_NAMES)}, each as .svg and .png; "
         f"and {' and '.join(sweep.name for sweep in SWEEPS)} where strategies are of the paper's studies "
         "(start_15, tokens_9). epochs.csv and tokens.npz are read "
         "beside each row. "
-        "Example: famba figures --out results/smoke/figures results/smoke/cells/*/row.json",
+        "Example: famba figures --out results/smoke/figures results/smoke/cells/*/row.json"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the figures")
     add_ledger(parser, "published numbers")
     parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
-    parser.set_defaults(func=_main)
 
 
-def _main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
     try:
         from famba.figures.draw import draw  # noqa: PLC0415 (imports matplotlib: a second that --help need not wait)
     except ModuleNotFoundError as error:

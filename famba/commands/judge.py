@@ -6,7 +6,6 @@ import argparse
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 from famba.claims import ledger, noise, verdicts
 from famba.claims import tables as verdict_tables
@@ -17,23 +16,20 @@ from famba.results.tables import latex, markdown
 from famba.text import count, six_digits
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba judge`."""
-    parser = commands.add_parser(
-        "judge",
-        help="summarise result rows and judge the published claims on them",
-        description="Write summary.csv, summary.json, claims.json, and tables/summary and tables/verdicts as .md and "
+    parser.description = (
+        "Write summary.csv, summary.json, claims.json, and tables/summary and tables/verdicts as .md and "
         ".tex. "
-        "Example: famba judge --out results/smoke results/smoke/cells/*/row.json",
+        "Example: famba judge --out results/smoke results/smoke/cells/*/row.json"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the experiment's results")
     add_ledger(parser, "claims and their tests")
     add_repeats(parser)
     parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
-    parser.set_defaults(func=_main)
 
 
-def _main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
     rows = read_rows(args.rows)
     lines = summarise(rows)
     floor = noise.noise_floor(list(rows.values()), noise.read_repeats(args.repeats, rows))

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -61,13 +60,11 @@ def _device_word(notes: Sequence[str]) -> str:
     return notes[0].removeprefix("device: ").partition(",")[0]
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba plan`."""
-    parser = commands.add_parser(
-        "plan",
-        help="predict time and memory of an experiment's cells before anything is spent",
-        description="Predict step time, memory and hours of every cell. Example: famba plan --config config/paper.yaml "
-        "--device a100",
+    parser.description = (
+        "Predict step time, memory and hours of every cell. Example: famba plan --config config/paper.yaml "
+        "--device a100"
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="experiment file")
     parser.add_argument(
@@ -77,10 +74,9 @@ def add_parser(commands: Any) -> None:
         f"{ELSEWHERE} for an experiment that asks for a GPU where there is none]",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the predictions there")
-    parser.set_defaults(func=_main)
 
 
-def _main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
     experiment = Experiment.load(args.config)
     experiment.require_claims()
     elsewhere = args.device is None and experiment.device == "cuda" and not torch.cuda.is_available()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from famba.claims import ledger
 from famba.commands.options import add_ledger, add_repeats
@@ -13,15 +12,13 @@ from famba.files import atomic_file
 from famba.text import count, install
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba report`."""
-    parser = commands.add_parser(
-        "report",
-        help="write the results of an experiment as one page",
-        description="Write the page, beside it the same as .md and .tex, and the paper's tables as .csv: published and "
+    parser.description = (
+        "Write the page, beside it the same as .md and .tex, and the paper's tables as .csv: published and "
         "measured numbers, one a line. epochs.csv is read beside each row, and "
         "figures/ beside the page. "
-        "Example: famba report --out results/smoke/report.html results/smoke/cells/*/row.json",
+        "Example: famba report --out results/smoke/report.html results/smoke/cells/*/row.json"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the page, a .html file")
     add_ledger(parser, "claims and their tests")
@@ -35,10 +32,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--plan", type=Path, metavar="FILE", help="a prediction by famba plan --json, to stand beside")
     add_repeats(parser)
     parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
-    parser.set_defaults(func=_main)
 
 
-def _main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
     if args.out.suffix != ".html":
         raise InputError(f"--out {args.out}: the page is a .html file; .md and .tex are written beside it")
     try:

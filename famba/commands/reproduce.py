@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from famba.checks.reproduction import (
     CURVES,
@@ -64,15 +63,13 @@ def held_by(comparison: Comparison) -> str:
     return f"Held to the scatter between seeds, known with {comparison.floor[METRICS[0]][0].df} degrees of freedom."
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba reproduce`."""
-    parser = commands.add_parser(
-        "reproduce",
-        help="train rows again from their record and say field by field what agrees",
-        description="Train each row again from what it records of itself, and say field by field what agrees: bit for "
+    parser.description = (
+        "Train each row again from what it records of itself, and say field by field what agrees: bit for "
         "bit on the same CPU with the same threads, packages and code, within the noise floor elsewhere. Exit status "
         "1 if something that must agree does not. "
-        "Example: famba reproduce results/smoke/cells/vim_tiny_mini-upper-s0/row.json",
+        "Example: famba reproduce results/smoke/cells/vim_tiny_mini-upper-s0/row.json"
     )
     parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
     parser.add_argument(
@@ -93,10 +90,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep what is trained there, a folder for each row")
     parser.add_argument("--data", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
-    parser.set_defaults(func=_main)
 
 
-def _main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
     if args.others and args.out:
         raise InputError(f"--out {args.out}: with --with nothing is trained, and so nothing to keep; leave it out")
     rows = _by_id(args.rows)

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,13 +24,11 @@ from famba.training.stop import stop_request
 from famba.training.train import Training
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba train`."""
-    parser = commands.add_parser(
-        "train",
-        help="train one cell of an experiment and write its result row",
-        description="Train one cell. It resumes from its checkpoint if it was stopped; a cell that is finished is left "
-        "alone. Example: famba train --config config/smoke.yaml --cell vim_tiny_mini-upper-s0",
+    parser.description = (
+        "Train one cell. It resumes from its checkpoint if it was stopped; a cell that is finished is left "
+        "alone. Example: famba train --config config/smoke.yaml --cell vim_tiny_mini-upper-s0"
     )
     parser.add_argument("--config", metavar="FILE", help="experiment file that the cell belongs to")
     parser.add_argument("--cell", required=True, metavar="ID", help="<model>-<strategy>-s<seed>, or a cell as JSON")
@@ -41,10 +38,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--log", type=Path, metavar="FILE", help="also write the progress there, a line a minute")
     parser.add_argument("--data", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
     parser.add_argument("--rendezvous", metavar="HOST:PORT", help="where the nodes of a cell that takes several meet")
-    parser.set_defaults(func=_main)
 
 
-def _main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
     cell = _named(args)
     row = args.out or Path("results", cell.experiment, "cells", cell.id, "row.json")
     if row.name != "row.json":

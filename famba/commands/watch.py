@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from famba.config import Experiment
 from famba.errors import InputError
@@ -143,14 +142,12 @@ def _live(read: Callable[[], list[CellState]], name: str) -> None:
     print("\n".join(line[: columns - 1] for line in table(states, name)))
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba watch`."""
-    parser = commands.add_parser(
-        "watch",
-        help="show the progress of all cells of an experiment while they train",
-        description="One line per cell, redrawn in place until all are done; Ctrl-C leaves, and stops no training. It "
+    parser.description = (
+        "One line per cell, redrawn in place until all are done; Ctrl-C leaves, and stops no training. It "
         "reads what trainings write, so it may start before, while or after they run. A cell that has written nothing "
-        "for five minutes is quiet: stopped, or in a long evaluation. Example: famba watch results/smoke",
+        "for five minutes is quiet: stopped, or in a long evaluation. Example: famba watch results/smoke"
     )
     parser.add_argument("results", type=Path, metavar="RESULTS", help="folder of an experiment, results/<experiment>")
     parser.add_argument(
@@ -160,10 +157,9 @@ def add_parser(commands: Any) -> None:
         help="experiment file with the cells to expect [config/<experiment>.yaml, else the cells that have a folder]",
     )
     parser.add_argument("--once", action="store_true", help="print once; what happens anyway where no terminal reads")
-    parser.set_defaults(func=_main)
 
 
-def _main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
     results = Path(os.path.abspath(args.results))  # a name even for `.`
     cells = cells_of(results, args.config)
 
