@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
@@ -16,32 +15,12 @@ from famba.text import nearest
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
-@dataclass(frozen=True)
-class PublishedRow:
-    """One row of a published table: what was trained, and the four numbers printed for it.
+class TableRow(Strict):
+    """A row of a published table as it is printed: what was trained, and the four numbers printed for it.
 
     `r`: tokens fused per layer, `start`: the first layer that fuses, counted from 1; None where the table does not list
-    them. Accuracies in percent.
+    them. Accuracies in percent. `time`: h:mm:ss of the whole training.
     """
-
-    table: int
-    model: str
-    strategy: str
-    r: int | None
-    start: int | None
-    top1: float
-    top5: float
-    time_s: int
-    memory_mib: int
-
-    @property
-    def schedule(self) -> tuple[int, ...]:
-        """Tokens that each layer fused."""
-        return _schedule(self.strategy, self.r, self.start)
-
-
-class TableRow(Strict):
-    """A row of a published table as it is printed. `time`: h:mm:ss of the whole training."""
 
     model: Name
     strategy: Name
@@ -76,8 +55,17 @@ class TableRow(Strict):
 
     @property
     def schedule(self) -> tuple[int, ...]:
-        """Tokens that each layer fused."""
-        return _schedule(self.strategy, self.r, self.start)
+        """Tokens that each layer fused: those of the strategy, unless the row lists its own layers and tokens."""
+        whole = strategy(self.strategy)
+        if self.r is None or self.start is None:
+            return whole
+        return (0,) * (self.start - 1) + (self.r,) * (len(whole) - self.start + 1)
+
+
+class PublishedRow(TableRow):
+    """A row with the number of its table."""
+
+    table: int
 
 
 class PublishedTable(Strict):
@@ -99,15 +87,4 @@ class PublishedTable(Strict):
 
     def flat(self) -> list[PublishedRow]:
         """Its rows, each with the number of the table."""
-        return [
-            PublishedRow(self.table, r.model, r.strategy, r.r, r.start, r.top1, r.top5, r.time_s, r.memory_mib)
-            for r in self.rows
-        ]
-
-
-def _schedule(name: str, r: int | None, start: int | None) -> tuple[int, ...]:
-    """That of the strategy, unless the row lists its own layers and tokens."""
-    if r is None or start is None:
-        return strategy(name)
-    depth = len(strategy(name))
-    return (0,) * (start - 1) + (r,) * (depth - start + 1)
+        return [PublishedRow(table=self.table, **dict(row)) for row in self.rows]

@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from famba.claims.audit import epoch_time, memory
-from famba.claims.audit.document import TOLD
 from famba.claims.audit.readings import trainings
 from famba.claims.audit.statements import MODELS
 from famba.claims.published import PublishedRow
@@ -58,7 +57,7 @@ def _time(rows: Sequence[PublishedRow]) -> Figure:
     axes = figure.add_subplot()
     for model in MODELS:
         found = [one for one in trainings(rows, model) if one.row.table == 1]
-        split = epoch_time.split(found, TOLD)
+        split = epoch_time.split(found, epoch_time.TOLD)
         share = np.array((0.0, 1.0))
         axes.plot(100 * share, split.fixed + split.token * share, color=_COLOUR[model], linewidth=0.8)
         label = f"{model_name(model)}: {split.fixed:.0f} s fixed"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -13,6 +14,8 @@ from famba.errors import InputError
 from famba.files import atomic_file
 from famba.results import consistency
 
+T = TypeVar("T")
+K = TypeVar("K")
 VERSION: Literal[2] = 2  # of the row's format
 
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -238,6 +241,14 @@ def rows_of(folder: Path) -> list[Path]:
     if not rows:
         raise InputError(f"{folder}: no cells/*/row.json here; name the folder of an experiment that has been run")
     return rows
+
+
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by their key, in the order in which keys first appear; such as rows by `lambda row: row.cell.line`."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def json_schema() -> dict[str, Any]:

@@ -8,44 +8,92 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from famba.claims.audit.memory import fits
 from famba.claims.audit.readings import DEPTH, TOKENS, Reading, Training, design
+from famba.config.validation import Strict
 
 Array = NDArray[np.float64]
+TOLD = Reading()  # the paper's text
 EPOCHS = 300  # the paper's section 4
 IMAGES_PER_EPOCH = 97 * 4 * 128  # steps of the released scripts: 4 GPUs, 128 images on each
 # images/s of the forward pass on one A100, fp32, batch 128 (NVlabs/MambaVision, issue 13)
 PUBLISHED_INFERENCE = {"vim_tiny": 1854, "vim_small": 782}
 FORWARDS_PER_STEP = 3  # a backward pass costs about two forward passes
-OVERLAPS = tuple(i / 20 for i in range(21))
+OVERLAPS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+class SplitWithFusing(Strict):
+    """Seconds per epoch = fixed + token * (mean share of tokens) + fusing * (mean share that enters a fusion).
+
+    Of every distinct training of a model, under the reading that its memory supports.
+    """
+
+    trainings: int
+    fixed_s_per_epoch: float
+    token_s_per_epoch: float
+    fusing_s_per_epoch: float
+    rms_s: float
+
+
+class EpochTime(Strict):
+    """Seconds per epoch of Table 1 = fixed + token * (mean share of tokens), under the text's reading."""
+
+    fixed_s_per_epoch: float
+    token_s_per_epoch: float
+    rms_s: float
+    fixed_share: float
+    images_per_s_if_fixed_is_loading: float
+    images_per_s_of_the_token_part: float
+    inference_images_per_s_one_a100: int
+    gpus_implied: float
+    upper_saves: float
+    upper_would_save_without_the_fixed_part: float
+    overlap_rms_s: dict[str, float]
+    with_fusing: SplitWithFusing
 
 
 @dataclass(frozen=True)
 class Split:
     """Seconds per epoch = fixed + token * (mean share of tokens) + fusing * (mean share of tokens that enter a fusion).
 
-    `fusing` is None where it is not fitted. `shares`: of tokens, one per training; `residuals`: measured less fitted.
+    `fusing` is 0 where it is not fitted. `shares`: of tokens, one per training; `rms`: of measured less fitted.
     """
 
     fixed: float
     token: float
-    fusing: float | None
+    fusing: float
     shares: Array
     seconds: Array
-    residuals: Array
-
-    @property
-    def rms(self) -> float:
-        return float(np.sqrt(np.mean(self.residuals**2)))
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """seconds = longer + (1 - overlap) * shorter of the fixed part and the token part; 0 is a sum, 1 a maximum."""
-
-    overlap: float
-    fixed: float
-    token: float
     rms: float
+
+
+def time_of(found: Sequence[Training], model: str) -> EpochTime:
+    """All that the trainings of a model say about time."""
+    table1 = [one for one in found if one.row.table == 1]
+    text, every = split(table1, TOLD), split(found, fits(found)[0].reading, fusing=True)
+    rate, inference = IMAGES_PER_EPOCH / text.token, PUBLISHED_INFERENCE[model]
+    by_name = {one.row.strategy: i for i, one in enumerate(table1)}
+    none, upper = by_name["baseline"], by_name["upper"]
+    return EpochTime(
+        fixed_s_per_epoch=text.fixed,
+        token_s_per_epoch=text.token,
+        rms_s=text.rms,
+        fixed_share=text.fixed / float(text.seconds[none]),
+        images_per_s_if_fixed_is_loading=IMAGES_PER_EPOCH / text.fixed,
+        images_per_s_of_the_token_part=rate,
+        inference_images_per_s_one_a100=inference,
+        gpus_implied=rate / (inference / FORWARDS_PER_STEP),
+        upper_saves=float(1 - text.seconds[upper] / text.seconds[none]),
+        upper_would_save_without_the_fixed_part=float(1 - text.shares[upper] / text.shares[none]),
+        overlap_rms_s={f"{overlap:.2f}": overlap_rms(found, overlap) for overlap in OVERLAPS},
+        with_fusing=SplitWithFusing(
+            trainings=len(found),
+            fixed_s_per_epoch=every.fixed,
+            token_s_per_epoch=every.token,
+            fusing_s_per_epoch=every.fusing,
+            rms_s=every.rms,
+        ),
+    )
 
 
 def shares(found: Sequence[Training], reading: Reading) -> Array:
@@ -63,34 +111,38 @@ def split(found: Sequence[Training], reading: Reading, fusing: bool = False) -> 
     share, y = shares(found, reading), seconds_per_epoch(found)
     x = np.column_stack([np.ones(len(y)), share if fusing else share[:, :1]])
     b = np.linalg.lstsq(x, y, rcond=None)[0]
-    return Split(float(b[0]), float(b[1]), float(b[2]) if fusing else None, share[:, 0], y, y - x @ b)
+    return Split(float(b[0]), float(b[1]), float(b[2]) if fusing else 0.0, share[:, 0], y, _rms(y - x @ b))
 
 
-def overlaps(found: Sequence[Training], reading: Reading) -> list[Overlap]:
-    """The best fit for each degree of overlap, from a sum to a maximum."""
-    share, y = shares(found, reading)[:, 0], seconds_per_epoch(found)
-    return [min(_fits(overlap, share, y), key=lambda one: one.rms) for overlap in OVERLAPS]
+def overlap_rms(found: Sequence[Training], overlap: float) -> float:
+    """rms of the best fit of seconds = longer + (1 - overlap) * shorter of the fixed part and the token part.
 
-
-def _fits(overlap: float, share: Array, y: Array) -> Iterator[Overlap]:
-    """Candidates: the function is linear while the same trainings have the longer token part, and bends between.
-
-    The best of them is the least-squares fit: it lies inside one linear piece, or where a training has equal parts.
+    Overlap 0 is their sum, 1 their maximum. The function is linear while the same trainings have the longer token part,
+    and bends between: the least-squares fit lies inside one linear piece, or where a training has equal parts.
     """
+    share, y = shares(found, TOLD)[:, 0], seconds_per_epoch(found)
+
+    def rms(fixed: float, token: float) -> float:
+        work = token * share
+        fitted = np.maximum(fixed, work) + (1 - overlap) * np.minimum(fixed, work)
+        return _rms(y - fitted) if fixed >= 0 and token >= 0 else float("inf")
+
+    return min(rms(fixed, token) for fixed, token in _candidates(overlap, share, y))
+
+
+def _candidates(overlap: float, share: Array, y: Array) -> Iterator[tuple[float, float]]:
+    """Fixed part and token part of the best fit in each linear piece, and at each bend."""
     rest = 1 - overlap
     for border in (np.inf, *np.unique(share)):  # trainings with this share or more have the longer token part
         longer = share >= border
         x = np.column_stack([np.where(longer, rest, 1.0), np.where(longer, 1.0, rest) * share])
         fixed, token = np.linalg.lstsq(x, y, rcond=None)[0]
-        yield _overlap(overlap, float(fixed), float(token), share, y)
+        yield float(fixed), float(token)
         if np.isfinite(border):  # equal parts at this very share
             x = np.maximum(border, share) + rest * np.minimum(border, share)
             token = float(x @ y / (x @ x))
-            yield _overlap(overlap, token * float(border), token, share, y)
+            yield token * float(border), token
 
 
-def _overlap(overlap: float, fixed: float, token: float, share: Array, y: Array) -> Overlap:
-    work = token * share
-    fitted = np.maximum(fixed, work) + (1 - overlap) * np.minimum(fixed, work)
-    rms = float(np.sqrt(np.mean((y - fitted) ** 2))) if fixed >= 0 and token >= 0 else float("inf")
-    return Overlap(overlap, fixed, token, rms)
+def _rms(residuals: Array) -> float:
+    return float(np.sqrt(np.mean(residuals**2)))

@@ -2,18 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from famba.claims.audit.readings import READINGS, Reading, Training, design
+from famba.claims.audit.readings import READINGS, Placement, Reading, Training, design
+from famba.config import Recipe
+from famba.config.protocol import MODELS
+from famba.config.validation import Strict
+from famba.flops import cost
 
 Array = NDArray[np.float64]
 RESAMPLES = 2000
+IMAGES_PER_GPU = 128  # the released scripts' batch on each GPU
 _SEED = 0
 _TIE = 1e-6  # of the squared error: two readings that fit alike
+_MIB, _FLOAT = 2**20, 4
+
+
+class MemoryReading(Strict):
+    """A fit of peak memory under one reading of the method. MiB; residuals are measured less fitted, by training."""
+
+    placement: Placement
+    start_shift: int
+    lower_layers: int
+    rms_mib: float
+    constant_mib: float
+    mib_per_token: float
+    mib_per_fusing_token: float
+
+
+class Support(Strict):
+    """How many refits without one training, and which share of bootstrap resamples, choose as the best reading does.
+
+    Counted are refits that can tell: without the training `lower`, for example, 18 and 19 layers fit alike.
+    """
+
+    left_out: tuple[int, int]
+    resampled: float
+
+
+class Memory(Strict):
+    """Peak memory of one model's distinct trainings, every reading of the method, best first."""
+
+    trainings: int
+    best: MemoryReading
+    readings: list[MemoryReading]
+    residuals_mib: dict[str, float]
+    support: dict[str, Support]
+    mib_per_token_interval: tuple[float, float]
+    floats_per_channel: float
+    floats_per_channel_released: float
+    floats_per_channel_this_project: float
 
 
 @dataclass(frozen=True)
@@ -34,30 +76,34 @@ class Fit:
     def rms(self) -> float:
         return float(np.sqrt(np.mean(self.residuals**2)))
 
-
-@dataclass(frozen=True)
-class Choice:
-    """How often refits choose as the fit on all trainings does, of those that can tell: without the training `lower`,
-    for example, 18 and 19 layers fit alike.
-
-    left_out: refits without one training that agree, and that can tell. resampled: share of the bootstrap resamples.
-    """
-
-    left_out: tuple[int, int]
-    resampled: float
+    @property
+    def described(self) -> MemoryReading:
+        return MemoryReading(
+            **vars(self.reading),
+            rms_mib=self.rms,
+            constant_mib=self.constant,
+            mib_per_token=self.per_token,
+            mib_per_fusing_token=self.per_entering,
+        )
 
 
-@dataclass(frozen=True)
-class Uncertainty:
-    """How far the best reading and its slope depend on single trainings.
-
-    choices: by field of Reading. left_out: least and largest slope per token without one training. interval: 95 %
-    bootstrap interval of the slope.
-    """
-
-    choices: Mapping[str, Choice]
-    left_out: tuple[float, float]
-    interval: tuple[float, float]
+def memory_of(found: Sequence[Training], model: str) -> Memory:
+    """All that the trainings of a model say about memory."""
+    every = fits(found)
+    best, dim = every[0], MODELS[model].embed_dim
+    support, interval = uncertainty(found, best.reading)
+    return Memory(
+        trainings=len(found),
+        best=best.described,
+        readings=[one.described for one in every],
+        residuals_mib={one.name: float(r) for one, r in zip(found, best.residuals, strict=True)},
+        support=support,
+        mib_per_token_interval=interval,
+        # float32 values per token, layer and channel that the slope stands for
+        floats_per_channel=best.per_token * _MIB / _FLOAT / IMAGES_PER_GPU / dim,
+        floats_per_channel_released=sum(released_block(model).values()) / dim,
+        floats_per_channel_this_project=project_count(model) / dim,
+    )
 
 
 def peaks(found: Sequence[Training]) -> Array:
@@ -65,39 +111,37 @@ def peaks(found: Sequence[Training]) -> Array:
     return np.array([one.row.memory_mib for one in found], dtype=np.float64)
 
 
-def fit(found: Sequence[Training], reading: Reading) -> Fit:
-    """Least squares on all trainings under one reading."""
-    x, y = design(found, reading), peaks(found)
-    coefficients = np.linalg.lstsq(x, y, rcond=None)[0]
-    constant, per_token, per_entering = map(float, coefficients)
-    return Fit(reading, constant, per_token, per_entering, residuals=y - x @ coefficients)
+def fits(found: Sequence[Training]) -> list[Fit]:
+    """Least squares on all trainings under each reading, the best first."""
+    y, every = peaks(found), []
+    for reading in READINGS:
+        x = design(found, reading)
+        coefficients = np.linalg.lstsq(x, y, rcond=None)[0]
+        constant, per_token, per_entering = map(float, coefficients)
+        every.append(Fit(reading, constant, per_token, per_entering, y - x @ coefficients))
+    return sorted(every, key=lambda one: one.rms)
 
 
-def fits(found: Sequence[Training], readings: Sequence[Reading] = READINGS) -> list[Fit]:
-    """A fit per reading, the best first."""
-    return sorted((fit(found, reading) for reading in readings), key=lambda one: one.rms)
-
-
-def uncertainty(found: Sequence[Training], best: Reading, readings: Sequence[Reading] = READINGS) -> Uncertainty:
-    """Leave-one-out and bootstrap over the trainings."""
+def uncertainty(found: Sequence[Training], best: Reading) -> tuple[dict[str, Support], tuple[float, float]]:
+    """Leave-one-out and bootstrap over the trainings: support by field of Reading, and the slope's 95 % interval."""
     n = len(found)
     drawn = np.random.default_rng(_SEED).integers(n, size=(RESAMPLES, n))
     counts = np.stack([np.bincount(draw, minlength=n) for draw in drawn]).astype(np.float64)
     weights = np.concatenate([np.ones((n, n)) - np.eye(n), counts])
     y = peaks(found)
-    slopes, errors = zip(*(_weighted(design(found, reading), y, weights) for reading in readings), strict=True)
-    slope = slopes[list(readings).index(best)]
-    choices = {}
+    slopes, errors = zip(*(_weighted(design(found, reading), y, weights) for reading in READINGS), strict=True)
+    support = {}
     for field in ("placement", "start_shift", "lower_layers"):
-        same = np.array([getattr(reading, field) == getattr(best, field) for reading in readings])
+        same = np.array([getattr(reading, field) == getattr(best, field) for reading in READINGS])
         ours, others = np.stack(errors)[same].min(axis=0), np.stack(errors)[~same].min(axis=0)
         tells = np.abs(ours - others) > _TIE * np.maximum(ours, others)
         agrees = tells & (ours < others)
-        choices[field] = Choice(
-            (int(agrees[:n].sum()), int(tells[:n].sum())), float(agrees[n:].sum() / max(1, tells[n:].sum()))
+        support[field] = Support(
+            left_out=(int(agrees[:n].sum()), int(tells[:n].sum())),
+            resampled=float(agrees[n:].sum() / max(1, tells[n:].sum())),
         )
-    low, high = np.quantile(slope[n:], (0.025, 0.975))
-    return Uncertainty(choices, (float(slope[:n].min()), float(slope[:n].max())), (float(low), float(high)))
+    low, high = np.quantile(slopes[READINGS.index(best)][n:], (0.025, 0.975))
+    return support, (float(low), float(high))
 
 
 def _weighted(x: Array, y: Array, weights: Array) -> tuple[Array, Array]:
@@ -110,3 +154,29 @@ def _weighted(x: Array, y: Array, weights: Array) -> tuple[Array, Array]:
     coefficients = np.einsum("mij,mj->mi", np.linalg.pinv(normal, hermitian=True), right)
     residuals = y - coefficients @ scaled.T
     return coefficients[:, 1] / scale[1], (weights * residuals**2).sum(axis=1)
+
+
+def released_block(model: str) -> dict[str, int]:
+    """Float32 values per token that the released block (hustvl/Vim at dd0358a) saves for the backward pass.
+
+    One bidirectional mixer whose fused kernel recomputes convolution and delta; d is the embedding dimension.
+    """
+    architecture = MODELS[model]
+    d, inner = architecture.embed_dim, architecture.expand * architecture.embed_dim
+    rank = -(-d // 16)
+    return {
+        "residual stream": d,
+        "normed input of the mixer": d,
+        "x and z": 2 * inner,
+        "their reversed copy": 2 * inner,
+        "outputs of both directions": 2 * inner,
+        "sum of the outputs": inner,
+        "delta's low rank, B and C, both directions": 2 * (rank + 2 * architecture.d_state),
+    }
+
+
+def project_count(model: str) -> float:
+    """Float32 values per token of one unfused layer, by this project's cost model with the mamba-ssm scan in fp32."""
+    architecture = MODELS[model]
+    layer = cost(architecture, (0,) * architecture.depth, Recipe(precision="fp32"), 100, "cuda", "mamba_ssm").layers[0]
+    return layer.saved / _FLOAT / layer.tokens

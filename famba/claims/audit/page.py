@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from famba.claims.audit.document import ClaimFound, Document, EpochTime, Memory, MemoryReading
+from famba.claims.audit.document import Document
+from famba.claims.audit.epoch_time import EpochTime
+from famba.claims.audit.memory import Memory, MemoryReading
+from famba.claims.audit.statements import Statement
 from famba.text import model_name
 
 SHIFTS = {-1: "one layer earlier", 0: "as printed", 1: "one layer later"}
@@ -99,7 +102,7 @@ def _floats(memory: Memory) -> str:
     )
 
 
-def _counted(claims: list[ClaimFound]) -> str:
+def _counted(claims: list[Statement]) -> str:
     asked = [one for one in claims if one.borne_out is not None]
     held = sum(one.borne_out is True for one in asked)
     return f"Statements: {held} of {len(asked)} agree with the paper's own tables in every row."
@@ -152,7 +155,7 @@ def _time_words(times: dict[str, EpochTime]) -> str:
     )
 
 
-def _claims(claims: list[ClaimFound]) -> list[str]:
+def _claims(claims: list[Statement]) -> list[str]:
     lines = ["| | statement | compared | in the tables |", "|---|---|---|---|"]
     for one in claims:
         said = {True: "yes", False: "not in every row", None: "observation"}[one.borne_out]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import product, starmap
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from famba.claims.published import PublishedRow
 from famba.errors import InputError
+from famba.results.row import grouped
 from famba.strategies import STRATEGIES, strategy, tokens_per_layer
 
-Placement = Literal["before mixer", "after mixer"]
+Placement = Literal["before", "after"]  # the mixer
 DEPTH, TOKENS = 24, 197  # both models at 224 pixels, class token included
 _CLS = 0  # the class token is at the head (the paper's section 3.2)
 _PAPER_LAYERS = 19  # that fuse in `lower` (1st to 19th) and in `upper` (from the 6th), by the paper's text
@@ -27,23 +29,12 @@ class Reading:
     of `upper`; -1 starts one layer earlier. lower_layers: the number of first layers that `lower` fuses in.
     """
 
-    placement: Placement = "before mixer"
+    placement: Placement = "before"
     start_shift: int = 0
     lower_layers: int = _PAPER_LAYERS
 
-    @property
-    def text(self) -> str:
-        shift = {-1: "one layer earlier", 0: "as printed", 1: "one layer later"}[self.start_shift]
-        place = self.placement.replace(" ", " the ")
-        return f"fusion {place}, starting layer {shift}, lower = {self.lower_layers} layers"
 
-
-READINGS = tuple(
-    Reading(placement, shift, lower)
-    for placement in ("before mixer", "after mixer")
-    for shift in (0, -1, 1)
-    for lower in (18, 19)
-)
+READINGS = tuple(starmap(Reading, product(get_args(Placement), (0, -1, 1), (18, 19))))
 
 
 @dataclass(frozen=True)
@@ -67,15 +58,13 @@ def trainings(rows: Sequence[PublishedRow], model: str) -> list[Training]:
     Raises:
         InputError: a strategy that the paper does not have, a starting layer beyond the last, or too few rows to fit.
     """
-    groups: dict[tuple[object, ...], list[PublishedRow]] = {}
-    for row in rows:
-        if row.model != model:
-            continue
+    own = [row for row in rows if row.model == model]
+    for row in own:
         if row.strategy not in STRATEGIES or (row.start or 1) > DEPTH:
             raise InputError(
                 f"table {row.table} of the ledger: no schedule is known for {row.strategy} from layer {row.start or 1}"
             )
-        groups.setdefault((row.top1, row.top5, row.time_s, row.memory_mib), []).append(row)
+    groups = grouped(own, lambda row: (row.top1, row.top5, row.time_s, row.memory_mib))
     found = [Training(group[0], tuple(row.table for row in group)) for group in groups.values()]
     there = {(one.row.table, one.row.strategy) for one in found}
     missing = [name for name in STRATEGIES if (1, name) not in there]
@@ -101,7 +90,7 @@ def token_sums(fused: Sequence[int], placement: Placement) -> tuple[int, int]:
     """Over all layers: tokens seen by the mixers, and tokens that enter a layer that fuses."""
     after = tokens_per_layer(fused, TOKENS, _CLS)[:-1]
     entering = (TOKENS, *after[:-1])
-    seen = after if placement == "before mixer" else entering
+    seen = after if placement == "before" else entering
     return sum(seen), sum(n for n, r in zip(entering, fused, strict=True) if r)
 
 
