@@ -91,7 +91,7 @@ def correctness(suite: Suite, found: Found) -> None:
                 found[f"{name} {precision}"] = _errors(suite, name, precision)
             except Exception as error:  # the other backends are still to be compared
                 found[f"{name} {precision}"] = {"error": f"{type(error).__name__}: {error}", "within": False}
-    if (kernels := dispatch.kernels(suite.device)) is not None:
+    if (kernels := dispatch.token_backend(suite.device)) is not reference:
         try:
             found["norm, matching, merging"] = _row_errors(suite, kernels)
         except Exception as error:
@@ -131,7 +131,7 @@ def _errors(suite: Suite, backend: str, precision: str) -> dict[str, Any]:
     return {"worst": worst, "within": worst <= TOLERANCE[precision], "relative_errors": errors}
 
 
-def _row_errors(suite: Suite, kernels: types.Rows) -> dict[str, Any]:
+def _row_errors(suite: Suite, kernels: types.Backend) -> dict[str, Any]:
     """The kernels of a block against torch in float64: pairs and groups exactly, norm and merging by relative error."""
     generator = torch.Generator().manual_seed(0)
     batch, tokens, dim, r = 8, 197, 192, 14

@@ -36,7 +36,7 @@ from famba.config import ARCHITECTURES
 from famba.mixer import Mixer
 from famba.model import Block
 from famba.ops import dispatch
-from famba.ops.triton import conv_kernels, scan, scan_kernels
+from famba.ops.triton import backend, conv_kernels, scan, scan_kernels
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 IMAGES, R = 128, 7
@@ -81,8 +81,8 @@ def compiled(model: str, precision: str, arch: int) -> dict[str, Any]:
 
     JITFunction.run = compile_only
     driver.set_active(Compiler(arch))
-    scan.unavailable = dispatch.triton_tokens.unavailable = lambda *_: None
-    dispatch.cpp_tokens = dispatch.triton_tokens
+    backend.unavailable = lambda *_: None
+    dispatch.token_backend = lambda _: backend
     a = ARCHITECTURES[model]
     mixer = Mixer(a.embed_dim, a.d_state, a.d_conv, a.expand, backend="triton")
     block = Block(mixer, a.embed_dim, R, "sequence")

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from famba.ops import dispatch, reference
+from famba.ops import dispatch
 from famba.ops.merging import MergeFn
 from famba.strategies import STRATEGIES, capped, strategy, tokens_per_layer
 
@@ -89,7 +89,8 @@ class Match:
         if self.r == 0 and order == "sequence":
             return tuple(xs)
         group, size, _ = self._rows(order)
-        merged: tuple[Tensor, ...] = MergeFn.apply(self._places(order), self.source, group, size, *xs)
+        backend = dispatch.token_backend(self.kept.device)
+        merged: tuple[Tensor, ...] = MergeFn.apply(backend, self._places(order), self.source, group, size, *xs)
         return merged
 
     @cached_property
@@ -103,18 +104,11 @@ class Match:
         return self.kept if order == "sequence" else self.tome
 
     def _rows(self, order: str) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Row arithmetic of a merge, worked out once per order: hidden states and residual share it.
-
-        Returns:
-            group (B * T): the row of the flattened result (B * (T - r), C) that each token goes to; size
-            (B * (T - r), 1): tokens in each group; the class token's index after fusion (B,), or None.
-        """
+        """What `Backend.groups` returns, computed once per order: hidden states and residual share it."""
         if order not in self._row_cache:
             places = self._places(order)
-            rows = dispatch.kernels(places.device)
-            self._row_cache[order] = (rows.groups if rows else reference.groups)(
-                places, self.source, self.target, self.cls, self.tokens
-            )
+            backend = dispatch.token_backend(places.device)
+            self._row_cache[order] = backend.groups(places, self.source, self.target, self.cls, self.tokens)
         return self._row_cache[order]
 
 
@@ -159,8 +153,7 @@ def match(metric: Tensor, r: int, protected: int | Tensor | None = None) -> Matc
         cls = torch.full((batch,), place, dtype=torch.long, device=metric.device)
     # in at least float32, under autocast too: bfloat16 similarities tie and would pair the wrong tokens
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
-    rows = dispatch.kernels(metric.device, metric.dtype)
-    return Match(*(rows.match if rows else reference.match)(metric, r, cls), tokens, cls)
+    return Match(*dispatch.token_backend(metric.device).match(metric, r, cls), tokens, cls)
 
 
 def _class_tokens(protected: Tensor, batch: int, tokens: int) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from famba import ops
-from famba.ops import fused_mixer
+from famba.ops import dispatch, fused_mixer
 from famba.ops.precision import autocast_dtype, without_autocast
-from famba.ops.recompute import Recomputed
+from famba.ops.recompute import Recompute
 
 # What each direction has for itself: forward, backward, forward, ...
 _PAIRS = attrgetter(
@@ -88,21 +88,21 @@ class Mixer(nn.Module):
         pairs = _PAIRS(self)
         stream = autocast_dtype(hidden) or hidden.dtype  # the type that will run decides about the backend
         hidden = hidden.to(stream)
-        backend = ops.load(ops.choose(hidden.device, stream, self.backend).name)
-        if isinstance(backend, ops.AutogradBackend):
-            return fused_mixer.mix(backend.kernels, hidden, self.in_proj.weight, self.out_proj.weight, *pairs)
+        backend = dispatch.scan_backend(hidden.device, stream, self.backend)
+        if backend.passes:
+            return fused_mixer.mix(backend.passes, hidden, self.in_proj.weight, self.out_proj.weight, *pairs)
         # both directions of each, stacked: (2, ...)
         both = list(zip(pairs[::2], pairs[1::2], strict=True))
         with without_autocast(hidden.device.type):
             x_proj, to_dt, dt_bias, conv, conv_bias, A_log, D = map(torch.stack, both)
         x_proj, to_dt = x_proj.to(stream), to_dt.to(stream)
         x, z = F.linear(hidden, self.in_proj.weight.to(stream)).chunk(2, dim=-1)  # (B, T, D) each, D = d_inner
-        with Recomputed() as recomputed:
-            u = recomputed.make(lambda: ops.causal_conv(x, conv.squeeze(2), conv_bias, self.backend))  # (2, B, T, D)
+        with Recompute() as recompute:
+            u = recompute(lambda: ops.causal_conv(x, conv.squeeze(2), conv_bias, backend))  # (2, B, T, D)
             # both directions in one batched product: (2, B T, D) -> (2, B T, dt_rank + 2 N)
             projected = torch.bmm(u.flatten(1, 2), x_proj.mT)
             dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-            delta = recomputed.make(lambda: torch.bmm(dt, to_dt.mT))  # (2, B T, D)
+            delta = recompute(lambda: torch.bmm(dt, to_dt.mT))  # (2, B T, D)
             B, C = (t.unflatten(1, u.shape[1:3]) for t in (B, C))  # (2, B, T, N)
-            y = ops.directional_scan(u, delta.view_as(u), -A_log.exp(), B, C, D, z, dt_bias, self.backend)  # (B, T, D)
+            y = ops.directional_scan(u, delta.view_as(u), -A_log.exp(), B, C, D, z, dt_bias, backend)  # (B, T, D)
         return F.linear(y, (self.out_proj.weight / 2).to(stream))  # the mean of the two directions

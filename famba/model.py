@@ -34,12 +34,9 @@ class RMSNorm(nn.Module):
         return self._of_sum(x, None, self.weight.dtype)[0]
 
     def _of_sum(self, x: Tensor, added: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        weight = self.weight.to(x.dtype)
-        if x.device.type == "cpu" or dispatch.kernels(x.device, x.dtype):
-            normed, total = RMSNormFn.apply(x, added, weight, self.eps, dtype)
-            return normed, x if added is None else total
-        total = x if added is None else x + added
-        return nn.functional.rms_norm(total, total.shape[-1:], weight, self.eps).to(dtype), total
+        backend = dispatch.token_backend(x.device)
+        normed, total = RMSNormFn.apply(backend, x, added, self.weight.to(x.dtype), self.eps, dtype)
+        return normed, x if added is None else total
 
 
 class AddNorm(RMSNorm):

@@ -19,8 +19,8 @@ from torch import Tensor
 from famba import fusion
 from famba.errors import InputError
 from famba.model import AddNorm, VisionMamba
-from famba.ops import causal_conv, directional_scan, dispatch
-from famba.ops.cpp import build
+from famba.ops import causal_conv, directional_scan, dispatch, reference
+from famba.ops.cpp import backend, build
 from famba.ops.cpp import scan as scan_kernels
 from famba.ops.cpp import tokens as row_kernels
 from famba.ops.types import ScanTensors, StreamGrads
@@ -114,7 +114,7 @@ def scan(case: Case) -> None:
 
     found = both(lambda *x: run("cpu", *x), inputs)
     if not special:
-        exact = both(lambda *x: run("chunked", *x), [x.double() for x in inputs])
+        exact = both(lambda *x: run("reference", *x), [x.double() for x in inputs])
         agree(found[:1], exact[:1], NEAR[dtype], "scan")
         agree(found[1:], exact[1:], 2 * NEAR[dtype], "gradients of scan")
 
@@ -127,7 +127,7 @@ def convolution(case: Case) -> None:
     if case.draw.random() < 0.2:
         both(lambda *x: causal_conv(*x, "cpu"), [case.spoilt(x), *inputs[1:]])
         return
-    exact = both(lambda *x: causal_conv(*x, "chunked"), [x.double() for x in inputs])
+    exact = both(lambda *x: causal_conv(*x, "reference"), [x.double() for x in inputs])
     agree(both(lambda *x: causal_conv(*x, "cpu"), inputs), exact, NEAR[dtype], "convolution")
 
 
@@ -163,11 +163,11 @@ def fused(case: Case) -> None:
     r, order = case.draw.randint(0, tokens), case.draw.choice(("sequence", "tome"))
     pairs = fusion.match(metric, r, cls)
     if kind != "normal":
-        kernels, dispatch.kernels = dispatch.kernels, lambda *_, **__: None
+        chosen, dispatch.token_backend = dispatch.token_backend, lambda _: reference
         try:
             other = fusion.match(metric, r, cls)
         finally:
-            dispatch.kernels = kernels
+            dispatch.token_backend = chosen
         if not all(torch.equal(getattr(pairs, n), getattr(other, n)) for n in ("source", "target", "kept", "tome")):
             raise AssertionError(f"C++ and torch match {kind} values differently")
     if cls is not None and pairs.r:
@@ -306,8 +306,8 @@ def main(cases: int, seed: int) -> int:
         command = [sys.executable, __file__, *sys.argv[1:]]
         return subprocess.run(command, env=os.environ | options, check=False).returncode
     build.FLAGS = (*build.FLAGS, "-fsanitize=address", "-fno-omit-frame-pointer", "-g1")
-    if dispatch.kernels(torch.device("cpu")) is None:
-        raise SystemExit(f"the kernels cannot be built: {row_kernels.unavailable(torch.device('cpu'), torch.float32)}")
+    if dispatch.token_backend(torch.device("cpu")) is reference:
+        raise SystemExit(f"the kernels cannot be built: {backend.unavailable(torch.device('cpu'), torch.float32)}")
     torch.set_warn_always(False)
     counts = stress(cases, seed)
     for use, count in sorted(counts.items()):

@@ -11,14 +11,14 @@ from famba.fusion import match
 from famba.mixer import Mixer
 from famba.model import AddNorm, RMSNorm
 from famba.ops import dispatch, reference
-from famba.ops.cpp import build, scan
-from famba.ops.cpp import tokens as kernels
+from famba.ops.cpp import backend as kernels
+from famba.ops.cpp import build, scan, tokens
 from famba.ops.cpp.build import BuildError
 
 CPU = torch.device("cpu")
 LEVELS = ("DEFAULT", "AVX2", "AVX512")
 HERE = torch.backends.cpu.get_cpu_capability()
-REASON = scan.unavailable(CPU, torch.float32)
+REASON = kernels.unavailable(CPU, torch.float32)
 needs_kernels = pytest.mark.skipif(REASON is not None, reason=f"the cpu backend {REASON}")
 
 
@@ -27,7 +27,7 @@ def instruction_set(request, monkeypatch):
     """Runs the test once with the kernels of each level that this machine has."""
     if REASON is not None or HERE not in LEVELS or LEVELS.index(request.param) > LEVELS.index(HERE):
         pytest.skip(f"this processor is {HERE}, the cpu backend {REASON or 'runs'}")
-    for module in (scan, kernels):
+    for module in (scan, tokens):
         monkeypatch.setattr(module, "library", lambda: build.library(request.param))
 
 
@@ -37,7 +37,8 @@ def no_compiler(monkeypatch):
         raise BuildError("needs a C++ compiler")
 
     monkeypatch.setattr(build, "library", library)
-    assert dispatch.kernels(CPU) is None
+    monkeypatch.setattr(dispatch, "_token_backend", dispatch._token_backend.__wrapped__)  # asks again
+    assert dispatch.token_backend(CPU) is reference
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -16,10 +16,11 @@ from torch import nn
 from famba.errors import InputError
 from famba.fusion import match
 from famba.model import VisionMamba
-from famba.ops.cpp import tokens as cpp_tokens
+from famba.ops import reference
+from famba.ops.cpp import backend as cpp
 from famba.ops.memory import address, stream
+from famba.ops.triton import backend as triton
 from famba.ops.triton import scan as triton_scan
-from famba.ops.triton import tokens as triton_tokens
 from famba.ops.types import ScanTensors
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -228,18 +229,41 @@ def test_kernels_refuse_what_they_cannot_read():
     x = torch.randn(2, 9, 4)
     pairs = match(x, 3)
     group, size, _ = pairs._rows("sequence")
-    with pytest.raises(TypeError, match="float64"):
-        cpp_tokens.merge(x.double(), pairs.kept, pairs.source, group, size)
+    with pytest.raises(TypeError, match="on meta"):
+        cpp.merge(x.to("meta"), pairs.kept, pairs.source, group, size)
     with pytest.raises(TypeError, match="bfloat16"):
-        cpp_tokens.merge(x, pairs.kept, pairs.source, group, size.bfloat16())
+        cpp.merge(x, pairs.kept, pairs.source, group, size.bfloat16())
     with pytest.raises(TypeError, match=r"needs a torch.int64 tensor \(18,\)"):
-        cpp_tokens.merge(x, pairs.kept, pairs.source, group[:-1], size)
+        cpp.merge(x, pairs.kept, pairs.source, group[:-1], size)
     with pytest.raises(TypeError, match="int32"):
-        cpp_tokens.groups(pairs.kept.int(), pairs.source, pairs.target, None, 9)
+        cpp.groups(pairs.kept.int(), pairs.source, pairs.target, None, 9)
     with pytest.raises(TypeError, match="float16"):
-        cpp_tokens.match(x.half(), 3, None)
+        cpp.match(x.half(), 3, None)
     with pytest.raises(TypeError, match="float64"):
-        cpp_tokens.norm(x, x.double(), torch.ones(4), 1e-5, torch.float32)
+        cpp.norm(x, x, torch.ones(4).double(), 1e-5, torch.float32)
+
+
+@pytest.mark.parametrize("kernels", [cpp, triton], ids=["cpp", "triton"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_types_that_no_kernel_reads_are_the_reference_s(kernels, dtype):
+    x, weight, added = torch.randn(2, 9, 4).to(dtype), torch.rand(4).to(dtype), torch.randn(2, 9, 4).double()
+    wide = x.double()
+    source, target, kept, _ = reference.match(wide, 3, None)
+    group, size, _ = reference.groups(kept, source, target, None, 9)
+    norms = {"x": (x, None, weight, 1e-5, dtype), "added": (x.float(), added, weight.float(), 1e-5, torch.float32)}
+    _, rstd, total = reference.norm(*norms["x"])
+    calls = [
+        *(("norm", arguments) for arguments in norms.values()),
+        ("norm_backward", (x, x, total, weight, rstd, torch.float32)),
+        ("match", (wide, 3, None)),
+        ("merge", (wide, kept, source, group, size)),
+        ("merge_backward", (wide[:, :6], group, size, 9)),
+    ]
+    for name, arguments in calls:
+        found, expected = (getattr(backend, name)(*arguments) for backend in (kernels, reference))
+        for got, want in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (found, expected)), strict=True):
+            assert got.dtype == want.dtype, name
+            assert torch.equal(got, want), name
 
 
 def test_an_index_that_leads_outside_is_refused():
@@ -248,27 +272,27 @@ def test_an_index_that_leads_outside_is_refused():
     group, size, _ = pairs._rows("sequence")
     for wrong in (-1, 9, 10**12):
         with pytest.raises(ValueError, match="match_tokens: an index lies outside"):
-            cpp_tokens.match(x, 3, torch.tensor([0, wrong]))
+            cpp.match(x, 3, torch.tensor([0, wrong]))
         for which in range(3):
             indices = [pairs.kept.clone(), pairs.source.clone(), pairs.target.clone()]
             indices[which][1, 2] = wrong
             with pytest.raises(ValueError, match="group_tokens: an index lies outside"):
-                cpp_tokens.groups(*indices, None, 9)
+                cpp.groups(*indices, None, 9)
     with pytest.raises(ValueError, match="group_tokens"):  # token 0 goes nowhere
-        cpp_tokens.groups(torch.ones_like(pairs.kept), pairs.source, pairs.target, None, 9)
+        cpp.groups(torch.ones_like(pairs.kept), pairs.source, pairs.target, None, 9)
     for which in range(3):
         indices = [pairs.kept.clone(), pairs.source.clone(), group.clone()]
         indices[which].view(-1)[-1] = 12
         with pytest.raises(ValueError, match="merge_forward: an index lies outside"):
-            cpp_tokens.merge(x, *indices, size)
+            cpp.merge(x, *indices, size)
     group[3] = -1
     with pytest.raises(ValueError, match="merge_backward: an index lies outside"):
-        cpp_tokens.merge_backward(x[:, :6], group, size, 9)
+        cpp.merge_backward(x[:, :6], group, size, 9)
 
 
 def test_more_than_half_cannot_be_fused():
     with pytest.raises(ValueError, match="5 of 9 tokens to fuse, expected 0 to 4"):
-        cpp_tokens.match(torch.randn(2, 9, 4), 5, None)
+        cpp.match(torch.randn(2, 9, 4), 5, None)
 
 
 def test_merging_refuses_another_device_and_whole_numbers():
@@ -306,13 +330,13 @@ def test_triton_s_kernels_refuse_what_they_cannot_read():
     group, size = torch.zeros(18, dtype=torch.long), torch.ones(12, 1)
     kept = torch.zeros(2, 6, dtype=torch.long)
     for call in (
-        lambda: triton_tokens.norm(x, x.double(), torch.ones(4), 1e-5, torch.float32),
-        lambda: triton_tokens.match(x.half(), 3, None),
-        lambda: triton_tokens.match(x, 3, torch.zeros(2, dtype=torch.int32)),
-        lambda: triton_tokens.groups(kept.int(), index, index, None, 9),
-        lambda: triton_tokens.merge(x, kept, index, group[:-1], size),
-        lambda: triton_tokens.merge(x, kept.to("meta"), index, group, size),
-        lambda: triton_tokens.merge_backward(x[:, :6].double(), group, size, 9),
+        lambda: triton.norm(x, x, torch.ones(4).double(), 1e-5, torch.float32),
+        lambda: triton.match(x.half(), 3, None),
+        lambda: triton.match(x, 3, torch.zeros(2, dtype=torch.int32)),
+        lambda: triton.groups(kept.int(), index, index, None, 9),
+        lambda: triton.merge(x, kept, index, group[:-1], size),
+        lambda: triton.merge(x, kept.to("meta"), index, group, size),
+        lambda: triton.merge_backward(x[:, :6], group, size.double(), 9),
         lambda: triton_scan.conv_forward(x, torch.ones(2, 4, 4).double(), torch.ones(2, 4)),
         lambda: triton_scan.conv_forward(x, torch.ones(2, 4, 4), torch.ones(2, 5)),
         lambda: triton_scan.scan_forward(
@@ -324,7 +348,7 @@ def test_triton_s_kernels_refuse_what_they_cannot_read():
 
 
 def test_a_short_stress_of_all_kernels_under_the_address_sanitizer():
-    if not shutil.which("g++") or cpp_tokens.unavailable(torch.device("cpu"), torch.float32):
+    if not shutil.which("g++") or cpp.unavailable(torch.device("cpu"), torch.float32):
         pytest.skip("needs g++")
     command = [sys.executable, str(Path(__file__).parent / "stress_kernels.py"), "120", "7"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

@@ -10,13 +10,13 @@ from triton_cases import DEVICE, run_under_the_interpreter, with_kernels
 
 from famba.model import AddNorm, VisionMamba
 from famba.ops import dispatch, reference
-from famba.ops.triton import tokens as triton
+from famba.ops.triton import backend as triton
 
 
 @pytest.fixture
 def instead_of_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernels of a CPU are asked for, these are."""
-    monkeypatch.setattr(dispatch, "cpp_tokens", triton)
+    monkeypatch.setattr(dispatch, "token_backend", lambda _: triton)
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from famba.ops import causal_conv, directional_scan, dispatch
-from famba.ops.cpp import build, scan
+from famba.ops.cpp import backend, build, scan
 
 LEVELS = ("DEFAULT", "AVX2", "AVX512", "AVX512_BF16")
 HERE = build.instruction_set()
-REASON = scan.unavailable(torch.device("cpu"), torch.float32)
+REASON = backend.unavailable(torch.device("cpu"), torch.float32)
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"the cpu backend {REASON}")
 
 
@@ -136,7 +136,7 @@ def test_the_result_does_not_depend_on_threads() -> None:
 
 
 def test_float64_is_refused_with_a_reason() -> None:
-    assert "not float64" in (scan.unavailable(torch.device("cpu"), torch.float64) or "")
+    assert "not float64" in (backend.unavailable(torch.device("cpu"), torch.float64) or "")
 
 
 # building

@@ -10,7 +10,7 @@ from triton_cases import DEVICE, INTERPRETED, run_under_the_interpreter, with_ke
 from famba.errors import InputError
 from famba.mixer import Mixer
 from famba.ops import available, causal_conv, choose, directional_scan
-from famba.ops.dispatch import load
+from famba.ops.dispatch import BY_NAME
 from famba.ops.triton import launch, scan
 from famba.ops.types import ScanTensors, StreamGrads
 
@@ -125,7 +125,7 @@ def test_without_softplus_delta_is_taken_as_it_is() -> None:
     inputs["delta_bias"] = inputs["delta_bias"].abs()
 
     def raw(backend: str, **inputs: Tensor | None) -> Tensor:
-        return load(backend).scan(ScanTensors(**inputs), softplus=False)
+        return BY_NAME[backend].scan(ScanTensors(**inputs), softplus=False)
 
     expected = with_gradients(raw, inputs, "reference")
     assert_close(with_gradients(raw, inputs, "triton"), expected, TOLERANCE[torch.float32])
@@ -272,20 +272,20 @@ def test_a_cpu_is_refused_with_a_reason() -> None:
 
 
 def test_what_the_kernels_do_not_take() -> None:
-    assert scan.unavailable(torch.device("meta"), torch.float32) == "runs on CUDA devices, not on meta"
+    assert launch.unavailable(torch.device("meta"), torch.float32) == "runs on CUDA devices, not on meta"
     x = torch.zeros(1, 1, 1)
     with pytest.raises(InputError, match=r"spans 2\^31 elements"):
         launch.strided(torch.empty(1, 2**31, 1, device="meta"))
     with pytest.raises(InputError, match="width 9, expected at most 8"):
-        load("triton").conv(x, torch.zeros(1, 1, 9), torch.zeros(1, 1))
+        BY_NAME["triton"].conv(x, torch.zeros(1, 1, 9), torch.zeros(1, 1))
     stream, states = torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 257)
     with pytest.raises(InputError, match="state size 257, expected at most 256"):
-        load("triton").scan(ScanTensors(stream, stream, states[0], states, states, None, None, None), True)
+        BY_NAME["triton"].scan(ScanTensors(stream, stream, states[0], states, states, None, None, None), True)
 
 
 @with_kernels
 def test_float64_is_refused_with_a_reason() -> None:
-    assert "not float64" in (scan.unavailable(DEVICE, torch.float64) or "")
+    assert "not float64" in (launch.unavailable(DEVICE, torch.float64) or "")
 
 
 # on a GPU
@@ -296,7 +296,7 @@ def test_float64_is_refused_with_a_reason() -> None:
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("backend", ["triton", "chunked", "mamba_ssm"])
 def test_backends_agree_at_the_models_size(backend: str, dtype: torch.dtype, relative: float) -> None:
-    reason = load(backend).unavailable(DEVICE, dtype)
+    reason = BY_NAME[backend].unavailable(DEVICE, dtype)
     if reason is not None:
         pytest.skip(f"{backend} {reason}")
     inputs = scan_inputs(2, 4, 197, 384, 16, dtype)

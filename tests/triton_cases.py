@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from famba.ops.triton import scan
+from famba.ops.triton import backend
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu")
@@ -22,7 +22,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() and not INTERPRETED el
 def with_kernels(test: Callable[..., None]) -> Callable[..., None]:
     """A test that runs the kernels, where they run."""
     reason = "runs in test_the_kernels_under_the_interpreter"
-    here = scan.unavailable(DEVICE, torch.float32) is None
+    here = backend.unavailable(DEVICE, torch.float32) is None
     return pytest.mark.kernels(pytest.mark.skipif(not here, reason=reason)(test))
 
 

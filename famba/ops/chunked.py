@@ -1,9 +1,12 @@
-"""Pure torch on any device: all channels of all directions step through time together, a chunk at a time.
+"""The scan in torch, on any device and in any floating type, in O(√L) of the reference's memory.
 
-The decays exp(Δ_t A) and the inputs Δ_t B_t u_t of one chunk are formed at once; only the recurrence itself is a loop,
-two operands per step. The forward pass keeps the state at the start of each chunk; the backward pass visits the chunks
-in reverse and rebuilds each from there, so (B, L, D, N) never exists for the whole sequence. Nothing is computed in log
-space, where long products of small decays overflow.
+All channels of all directions step through time together, a chunk at a time. The decays exp(Δ_t A) and the inputs
+Δ_t B_t u_t of one chunk are formed at once; only the recurrence itself is a loop, two operands per step. The forward
+pass saves the state at the start of each chunk; the backward pass iterates over the chunks in reverse and recomputes
+each from there, so (B, L, D, N) never exists for the whole sequence. Nothing is computed in log space, where long
+products of small decays overflow.
+
+Norm, matching and merging are the reference's.
 
 Inside, tensors are time-first and the channels come last, (T, K, B, N, D): every elementwise operation runs over
 contiguous channels. Time is scan time: step t of direction 1 is position L-1-t.
@@ -17,13 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from famba.ops.types import ScanTensors
+from famba.ops.reference import groups, match, merge, merge_backward, norm, norm_backward, unavailable  # noqa: F401
+from famba.ops.types import Passes, ScanTensors
 
-
-def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    if device.type == "cuda" and not torch.cuda.is_available():
-        return "needs a CUDA device and torch sees none"
-    return None if dtype.is_floating_point else f"takes floating types, not {str(dtype).removeprefix('torch.')}"
+passes: Passes | None = None
 
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def _scan_backward(dout: Tensor, inputs: ScanTensors, checkpoints: Tensor, softp
     du, ddelta, dB, dC = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (u, delta, B, C))
     dA = torch.zeros_like(A_nd)
     dD, dbias = A.new_zeros(directions, dim), A.new_zeros(directions, dim)
-    y = A.new_zeros(batch, length, dim)  # rebuilt for the gate's gradient
+    y = A.new_zeros(batch, length, dim)  # recomputed for the gate's gradient
 
     decay = A.new_empty(chunk, directions, batch, state, dim)
     states, dstates = torch.empty_like(decay), torch.empty_like(decay)
@@ -212,7 +212,7 @@ def _add_directions(y: Tensor, steps: Tensor, start: int, stop: int) -> None:
 
 
 class _Conv(torch.autograd.Function):
-    """Saves only its input; the pre-activation is formed again in the backward pass."""
+    """Saves only its input; the backward pass recomputes the pre-activation."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

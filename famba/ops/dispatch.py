@@ -1,45 +1,35 @@
-"""Which backend of the scan runs, and why; and which kernels of norm, matching and merging (`kernels`).
+"""Which backend runs, and why. `auto` explains itself, a request is met or refused; nothing falls back silently.
 
-`auto` explains itself, a request is met or refused; nothing falls back silently.
+Two questions, each answered once per process and remembered: which backend runs the scan of some type on some device,
+where a user may ask for one (`choose`, `scan_backend`); and which runs norm, matching and merging on that device
+(`token_backend`). A model stores no answer: it would have to be found again after `.to()`, under autocast and under
+torch.compile, and a module of Python can be neither copied nor pickled.
 """
 
 import functools
-import importlib
 from dataclasses import dataclass
-from typing import Protocol, cast
 
 import torch
-from torch import Tensor
 
 from famba.errors import InputError
-from famba.ops.autograd import AutogradBackend
-from famba.ops.cpp import tokens as cpp_tokens
-from famba.ops.triton import tokens as triton_tokens
-from famba.ops.types import Kernels, Rows, ScanTensors
+from famba.ops import chunked, mamba_ssm, reference
+from famba.ops.cpp import backend as cpp
+from famba.ops.triton import backend as triton
+from famba.ops.types import Backend
 from famba.text import nearest
 
-# Fastest first, as far as measured: `triton` has not run on a GPU yet, so mamba-ssm's kernels go before it.
-BACKENDS = ("mamba_ssm", "cpu", "triton", "chunked", "reference")
-AUTOGRAD_BACKENDS = ("cpu", "triton")
-MODULES = {"cpu": "cpp.scan", "triton": "triton.scan"}  # of this package; the others have their name
-
-
-class Backend(Protocol):
-    """What a backend offers.
-
-    `interface` has checked the shapes and settled the types before it calls: `u`, `delta`, `B`, `C`, `z` (and `x` of
-    the convolution) share one floating type; the parameters `A`, `D`, `delta_bias`, `weight`, `bias` are in the state's
-    type, float64 for float64 inputs and float32 for all others. Any tensor may be strided. The result has `u`'s type.
-    """
-
-    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
-        """Why this backend cannot run here, in a few words; None if it can."""
-
-    def conv(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """SiLU of the depthwise causal convolution: (B, L, D), (K, D, W), (K, D) -> (K, B, L, D)."""
-
-    def scan(self, inputs: ScanTensors, softplus: bool) -> Tensor:
-        """The gated sum of the directions, (B, L, D); direction 1 runs from the last step to the first."""
+# In the order of preference. Kernels come first, the fastest of them in front: `triton` has not run on a GPU yet, so
+# mamba-ssm's go before it. The other two run float64, float16 on a CPU, GPUs without kernels, and under torch.compile.
+# `chunked` is there for its memory: per image and layer of Vim-Ti, in float32, it saves 0.7 MiB beyond the scan's
+# inputs, the reference 20.8 MiB. In speed it is now above and now below the reference (benchmarks/results).
+BY_NAME: dict[str, Backend] = {
+    "mamba_ssm": mamba_ssm,
+    "cpu": cpp,
+    "triton": triton,
+    "chunked": chunked,
+    "reference": reference,
+}
+BACKENDS = tuple(BY_NAME)
 
 
 @dataclass(frozen=True)
@@ -50,26 +40,37 @@ class Selection:
     reason: str
 
 
-def load(name: str) -> Backend:
-    """The backend of that name: a module, or what a module of kernels makes."""
-    module = importlib.import_module(f"famba.ops.{MODULES.get(name, name)}")
-    return AutogradBackend(cast(Kernels, module)) if name in AUTOGRAD_BACKENDS else cast(Backend, module)
-
-
 def available(device: torch.device | str, dtype: torch.dtype = torch.float32) -> list[tuple[str, bool, str]]:
-    """(name, can it run, why not) for every backend on `device`, fastest first."""
+    """(name, can it run, why not) for every backend on `device`, in the order of preference."""
     device = torch.device(device)
-    reasons = [(name, load(name).unavailable(device, dtype)) for name in BACKENDS]
+    reasons = [(name, backend.unavailable(device, dtype)) for name, backend in BY_NAME.items()]
     return [(name, reason is None, reason or "ready") for name, reason in reasons]
 
 
 def choose(device: torch.device | str, dtype: torch.dtype = torch.float32, requested: str = "auto") -> Selection:
-    """The backend for tensors of `dtype` on `device`.
+    """The backend of the scan for streams of `dtype` on `device`.
 
-    `auto` takes the fastest that can run. Raises InputError if `requested` is unknown or cannot run here.
+    `auto` takes the first that can run. Raises InputError if `requested` is unknown or cannot run here.
     """
     chosen = _choose.__wrapped__ if torch.compiler.is_compiling() else _choose  # other backends run then
     return chosen(torch.device(device), dtype, requested)
+
+
+def scan_backend(device: torch.device, dtype: torch.dtype, requested: str = "auto") -> Backend:
+    """The backend that `choose` names: for scan, convolution and mixer."""
+    return BY_NAME[choose(device, dtype, requested).name]
+
+
+def token_backend(device: torch.device) -> Backend:
+    """The backend of norm, matching and merging on `device`, whatever runs the scan: its kernels, or the reference."""
+    # torch.compile cannot see into kernels; what the reference does it can fuse
+    return reference if torch.compiler.is_compiling() else _token_backend(device)
+
+
+@functools.cache
+def _token_backend(device: torch.device) -> Backend:
+    kernels: Backend = cpp if device.type == "cpu" else triton
+    return kernels if kernels.unavailable(device, torch.float32) is None else reference
 
 
 @functools.cache
@@ -85,10 +86,10 @@ def _choose(device: torch.device, dtype: torch.dtype, requested: str) -> Selecti
 
 
 def _requested(device: torch.device, dtype: torch.dtype, name: str) -> Selection:
-    if name not in BACKENDS:
+    if name not in BY_NAME:
         known = ("auto", *BACKENDS)
         raise InputError(f"scan backend {name!r} is unknown: expected {', '.join(known)}{nearest(name, known, '')}")
-    reason = load(name).unavailable(device, dtype)
+    reason = BY_NAME[name].unavailable(device, dtype)
     if reason is not None:
         runs = ", ".join(other for other, ok, _ in available(device, dtype) if ok)
         raise InputError(f"scan backend {name!r} {reason}; choose auto or one of: {runs or 'none runs here'}")
@@ -101,14 +102,3 @@ def _because(passed_over: list[str]) -> str:
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def kernels(device: torch.device, dtype: torch.dtype = torch.float32, merging: bool = False) -> Rows | None:
-    """The kernels of norm, matching and merging that run here; None: torch's own operators do.
-
-    They take float32; merging also takes what the scan does.
-    """
-    if torch.compiler.is_compiling() or not (merging or dtype == torch.float32):
-        return None
-    module = cpp_tokens if device.type == "cpu" else triton_tokens
-    return cast(Rows, module) if module.unavailable(device, dtype) is None else None

@@ -1,10 +1,10 @@
-"""The mixer as one autograd function, over the kernels of `cpu` or `triton`.
+"""The mixer as one autograd function, over the passes of `cpu` or `triton`.
 
 The same arithmetic as in `mixer.Mixer.forward`, in the same order. With the backward pass written out, gradients are
-made where they are wanted: those of x and z in one tensor, those of dt, B and C in another, a product added to what is
-there; and a layer is one node of autograd's graph instead of forty. mamba's own `mamba_inner_fn` (state-spaces/mamba,
-selective_scan_interface.py) does the same for one direction. Like there, convolution and delta are made again in the
-backward pass, and so is the gate: what is kept is the sum before it.
+written where they are needed: those of x and z into one tensor, those of dt, B and C into another, and a product is
+added to what is there. A layer is one node of autograd's graph instead of forty. mamba's own `mamba_inner_fn`
+(state-spaces/mamba, selective_scan_interface.py) does the same for one direction. Like it, the backward pass recomputes
+convolution and delta; it also recomputes the gate, so that only the sum before it is saved.
 """
 
 from __future__ import annotations
@@ -16,26 +16,24 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from famba.ops.types import Kernels, ScanTensors, StreamGrads
+from famba.ops.types import Passes, ScanTensors, StreamGrads
 
 
-def mix(kernels: Kernels, hidden: Tensor, in_proj: Tensor, out_proj: Tensor, *pairs: Tensor) -> Tensor:
-    """The mixer's output, (B, T, C) as hidden, whose type the kernels must run.
+def mix(passes: Passes, hidden: Tensor, in_proj: Tensor, out_proj: Tensor, *pairs: Tensor) -> Tensor:
+    """The mixer's output, (B, T, C) as hidden, whose type the passes must take.
 
     in_proj (2 D, C), out_proj (C, D). `pairs` are, of the forward and the backward direction in turn: x_proj (R, D)
     with R = dt_rank + 2 N, dt_proj's weight (D, dt_rank) and bias (D), the convolution's weight (D, 1, d_conv) and bias
     (D), A_log (D, N), D (D).
     """
-    out: Tensor = _Mix.apply(kernels, hidden, in_proj, out_proj, *pairs)
+    out: Tensor = _Mix.apply(passes, hidden, in_proj, out_proj, *pairs)
     return out
 
 
 class _Mix(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, kernels: Kernels, hidden: Tensor, in_proj: Tensor, out_proj: Tensor, *pairs: Tensor
-    ) -> Tensor:
-        ctx.kernels = kernels
+    def forward(ctx: Any, passes: Passes, hidden: Tensor, in_proj: Tensor, out_proj: Tensor, *pairs: Tensor) -> Tensor:
+        ctx.passes = passes
         ctx.types = [parameter.dtype for parameter in (in_proj, out_proj, *pairs[::2])]
         in_proj, out_proj = _as([hidden.dtype] * 2, [in_proj, out_proj])
         x_proj, to_dt = _stacked(pairs[:4], hidden.dtype)
@@ -44,21 +42,21 @@ class _Mix(torch.autograd.Function):
 
         xz = (_rows(hidden) @ in_proj.t()).view(*hidden.shape[:2], -1)  # (B, T, 2 D)
         x, z = xz.chunk(2, dim=-1)
-        u = kernels.conv_forward(x, conv, conv_bias)  # (2, B, T, D)
+        u = passes.conv_forward(x, conv, conv_bias)  # (2, B, T, D)
         projected = torch.bmm(u.flatten(1, 2), x_proj.mT)  # (2, B T, R)
-        gated, kept = kernels.scan_forward(_scanned(u, projected, to_dt, A, D, z, dt_bias), softplus=True)  # (B, T, D)
+        gated, saved = passes.scan_forward(_scanned(u, projected, to_dt, A, D, z, dt_bias), True)  # (B, T, D)
         weights = in_proj, out_proj, conv, conv_bias, x_proj, to_dt, dt_bias, A, D
-        ctx.save_for_backward(hidden, xz, projected, *kept, *weights)
+        ctx.save_for_backward(hidden, xz, projected, *saved, *weights)
         return _half_product(_rows(gated), out_proj.t()).view_as(hidden)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        kernels: Kernels = ctx.kernels
+        passes: Passes = ctx.passes
         hidden, xz, projected, total, states, *weights = ctx.saved_tensors
         in_proj, out_proj, conv, conv_bias, x_proj, to_dt, dt_bias, A, D = weights
         x, z = xz.chunk(2, dim=-1)
-        u = kernels.conv_forward(x, conv, conv_bias)
+        u = passes.conv_forward(x, conv, conv_bias)
         scanned = _scanned(u, projected, to_dt, A, D, z, dt_bias)
 
         dout = _rows(dout)
@@ -68,7 +66,7 @@ class _Mix(torch.autograd.Function):
         ddt, dB, dC = _parts(dprojected, u, A)
         du, ddelta = torch.empty_like(u), torch.empty_like(u)
         grads = StreamGrads(du, ddelta, dB, dC, dz)
-        of_parameters = kernels.scan_backward(dgated, scanned, (total, states), True, grads, recomputed_out=gated)
+        of_parameters = passes.scan_backward(dgated, scanned, (total, states), True, grads, gated)
         dA, dD, ddt_bias = cast("tuple[Tensor, ...]", of_parameters)  # all of them are there
         dout_proj = _half_product(dout.t(), _rows(gated))
 
@@ -79,7 +77,7 @@ class _Mix(torch.autograd.Function):
         dx_proj = torch.bmm(dprojected.mT, u.flatten(1, 2))
         through = du.flatten(1, 2)
         torch.baddbmm(through, dprojected, x_proj, out=through)  # added where it is
-        dconv, dconv_bias = kernels.conv_backward(du, x, conv, conv_bias, dx)
+        dconv, dconv_bias = passes.conv_backward(du, x, conv, conv_bias, dx)
         din_proj = _rows(dxz).t() @ _rows(hidden)
         dhidden = (_rows(dxz) @ in_proj).view_as(hidden)
 

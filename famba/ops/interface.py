@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from famba.ops.dispatch import choose, load
+from famba.ops.dispatch import scan_backend
 from famba.ops.precision import without_autocast
-from famba.ops.types import ScanTensors
+from famba.ops.types import Backend, ScanTensors
 
 
 def selective_scan(
@@ -74,7 +74,7 @@ def selective_scan(
     return outs[0] if groups == 1 else torch.cat(outs, dim=1)  # (B, D, L)
 
 
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, backend: str = "auto") -> Tensor:
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, backend: str | Backend = "auto") -> Tensor:
     """SiLU of a depthwise causal convolution over time, in K directions at once: the mixer's x̃ (paper-facts §3).
 
     x: (batch, length, dim), strided or not. weight: (K, dim, width). bias: (K, dim). Returns (K, batch, length, dim).
@@ -96,9 +96,10 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, backend: str = "auto") 
     _expect("causal_conv", "bias", bias, (directions, dim))
     _expect_numbers("causal_conv", x)
     state = _state_dtype(x.dtype)
-    chosen = load(choose(x.device, x.dtype, backend).name)
+    if isinstance(backend, str):
+        backend = scan_backend(x.device, x.dtype, backend)
     with without_autocast(x.device.type):
-        return chosen.conv(x, weight.to(state), bias.to(state))
+        return backend.conv(x, weight.to(state), bias.to(state))
 
 
 def directional_scan(
@@ -110,7 +111,7 @@ def directional_scan(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
-    backend: str = "auto",
+    backend: str | Backend = "auto",
 ) -> Tensor:
     """The mixer's scan: (Σ_k y_k) ⊙ SiLU(z), one gate for all directions (paper-facts §3, "exact simplification").
 
@@ -135,8 +136,8 @@ def directional_scan(
     return _scan(ScanTensors(u, delta, A, B, C, D, z, delta_bias), True, backend)
 
 
-def _scan(inputs: ScanTensors, softplus: bool, backend: str) -> Tensor:
-    """Settle the types (see `dispatch.Backend`) and run the chosen backend."""
+def _scan(inputs: ScanTensors, softplus: bool, backend: str | Backend) -> Tensor:
+    """Settle the types (see `types.Backend`), then choose the backend by them and run it."""
     u, delta, A, B, C, D, z, delta_bias = inputs
     stream = u.dtype
     for other in (delta, B, C, z):
@@ -155,8 +156,10 @@ def _scan(inputs: ScanTensors, softplus: bool, backend: str) -> Tensor:
         None if z is None else z.to(stream),
         None if delta_bias is None else delta_bias.to(state),
     )
+    if isinstance(backend, str):
+        backend = scan_backend(u.device, stream, backend)
     with without_autocast(u.device.type):  # the state stays wide under autocast
-        y = load(choose(u.device, stream, backend).name).scan(settled, softplus)
+        y = backend.scan(settled, softplus)
     return y.to(u.dtype)
 
 

@@ -1,11 +1,11 @@
-"""mamba-ssm's CUDA kernels, both directions in one call: what the released code uses, kept for comparison.
+"""mamba-ssm's CUDA kernels, both directions in one call: the scan of the released code, for comparison.
 
 The kernels know one direction of time and channels-first tensors. Direction 1 is therefore flipped in memory, and the
 directions lie side by side as channels: dim = K·D in K groups, each with its own B and C. The kernels' backward passes
 add with atomics, so two runs need not agree in the last bits.
 
 Written against mamba-ssm 2.3.2 (`mamba_ssm/ops/selective_scan_interface.py`) and causal-conv1d 1.7.0
-(`causal_conv1d/causal_conv1d_interface.py`).
+(`causal_conv1d/causal_conv1d_interface.py`). Norm, matching and merging are the reference's.
 """
 
 import functools
@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from famba.errors import InputError
-from famba.ops.types import ScanTensors
+from famba.ops.reference import groups, match, merge, merge_backward, norm, norm_backward  # noqa: F401
+from famba.ops.types import Passes, ScanTensors
 
+passes: Passes | None = None  # its kernels come with autograd functions of their own
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -1,6 +1,6 @@
-"""Intermediates that the backward pass makes again instead of keeping.
+"""Intermediates that the backward pass recomputes instead of saving them.
 
-The convolution's output and delta are half of what a Mamba layer would keep, and cheap to make: mamba's fused kernel
+The convolution's output and delta are half of what a Mamba layer would save, and cheap to compute: mamba's fused kernel
 (state-spaces/mamba, selective_scan_interface.py: `checkpoint_lvl=1`) recomputes the same two. Done here with autograd's
 hooks on saved tensors, it serves every scan backend.
 """
@@ -16,30 +16,30 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-Make = Callable[[], Tensor]
+Function = Callable[[], Tensor]
 
 
-class Recomputed:
-    """Within the context, a tensor that `make` returned is not saved for the backward pass but made again there.
+class Recompute:
+    """Within the context, the result of a function is not saved for the backward pass but recomputed there.
 
-        with Recomputed() as recomputed:
-            x = recomputed.make(lambda: conv(...))
+        with Recompute() as recompute:
+            x = recompute(lambda: conv(...))
 
-    Only what the lambda closes over is kept. It must return the same values when it is called again.
+    Only what the lambda closes over is saved. It must return the same values when it is called again.
     """
 
     def __init__(self) -> None:
         self._sources: dict[int, _Source] = {}  # by address of the storage object
         self._hooks = saved_tensors_hooks(self._pack, _unpack)
 
-    def make(self, make: Make) -> Tensor:
-        """make(), to be made again when the backward pass asks for it."""
-        tensor = make()
+    def __call__(self, function: Function) -> Tensor:
+        """function(), which is called again when the backward pass asks for the tensor."""
+        tensor = function()
         if torch.is_grad_enabled():
-            self._sources[tensor.untyped_storage()._cdata] = _Source(make, tensor.device.type)
+            self._sources[tensor.untyped_storage()._cdata] = _Source(function, tensor.device.type)
         return tensor
 
-    def __enter__(self) -> Recomputed:
+    def __enter__(self) -> Recompute:
         self._hooks.__enter__()
         return self
 
@@ -58,10 +58,10 @@ class Recomputed:
 
 
 class _Source:
-    """How to make a tensor again, and the tensor itself between its first and its last use in the backward pass."""
+    """How to recompute a tensor, and the tensor itself between its first and its last use in the backward pass."""
 
-    def __init__(self, make: Make, device: str) -> None:
-        self._make = make
+    def __init__(self, function: Function, device: str) -> None:
+        self._function = function
         # the backward pass runs outside of autocast, but the same values come out of the same types only
         self._autocast = (
             (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
@@ -75,7 +75,7 @@ class _Source:
     def take(self) -> Tensor:
         if self._tensor is None:
             with torch.no_grad(), torch.autocast(*self._autocast) if self._autocast else nullcontext():
-                self._tensor = self._make()
+                self._tensor = self._function()
         tensor = self._tensor
         self._taken += 1
         if self._taken == self.uses:

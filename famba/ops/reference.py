@@ -1,9 +1,7 @@
-"""The oracle, in plain torch: scan and convolution, matching and merging.
+"""The reference: every operator as its equation says, in torch, on any device and in any floating type.
 
-The scan is the equations of the paper, one time step after the other, gradients by plain autograd. Any floating type;
-the state is float64 for float64 inputs and float32 for narrower ones. It is slow and stores every state.
-
-`match`, `groups`, `merge` and `merge_backward` are `types.Rows` in torch. They also run wherever no kernels do.
+The scan takes one time step after the other and stores every state; autograd differentiates it. It is what the other
+backends are compared with, and where they take what they have not got themselves. The symbols are those of `famba.ops`.
 """
 
 from collections.abc import Callable
@@ -13,16 +11,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from famba.ops.precision import without_autocast
-from famba.ops.types import ScanTensors
+from famba.ops.types import Passes, ScanTensors
+
+passes: Passes | None = None
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why it cannot run streams of `dtype` on `device`; None if it can."""
     if device.type == "cuda" and not torch.cuda.is_available():
         return "needs a CUDA device and torch sees none"
     return None if dtype.is_floating_point else f"takes floating types, not {str(dtype).removeprefix('torch.')}"
 
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """SiLU of the depthwise causal convolution, in K directions: out_t = SiLU(Σ_w weight_w x_{t-(W-1)+w} + bias).
+
+    Direction 1 is causal in reversed time: it reads x_{t+(W-1)-w}.
+
+    Args:
+        x: (B, L, D), any floating type. weight: (K, D, W), bias: (K, D), in the type to compute in.
+
+    Returns:
+        (K, B, L, D) in x's type.
+    """
     directions, _, width = weight.shape
     length = x.shape[1]
     past_and_future = F.pad(x.to(weight.dtype), (0, 0, width - 1, width - 1))  # (B, L + 2(W-1), D)
@@ -30,7 +41,6 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     for k in range(directions):
         out = bias[k].expand_as(x)
         for w in range(width):
-            # out_t = Σ_w weight_w x_{t-(W-1)+w}; in reversed time, x_{t+(W-1)-w}
             start = w if k == 0 else 2 * (width - 1) - w
             out = out + weight[k, :, w] * past_and_future[:, start : start + length]
         outs.append(F.silu(out))
@@ -38,6 +48,19 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def scan(inputs: ScanTensors, softplus: bool) -> Tensor:
+    """The selective scan of every direction, their sum, and the gate (Mamba, arXiv 2312.00752, equations 2a, 2b, 4).
+
+        h_t = exp(Δ_t A) ⊙ h_{t-1} + Δ_t B_t u_t,    y_t = C_t · h_t + D u_t,    out = (Σ_k y_k) ⊙ SiLU(z)
+
+    A is discretised by the zero-order hold of equation 4, B by the Euler step Δ_t B_t, as Mamba's code does. With
+    `softplus`, Δ is softplus(delta + delta_bias), else delta + delta_bias.
+
+    Args:
+        inputs: see `ScanTensors`; the state h has the parameters' type.
+
+    Returns:
+        (B, L, D) in u's type; D u and the gate only where D and z are given.
+    """
     u, delta, A, B, C, D, z, delta_bias = inputs
     y = sum(
         _one_direction(
@@ -85,41 +108,55 @@ def _one_direction(
     return y if D is None else y + D * u
 
 
-def groups(
-    places: Tensor, source: Tensor, target: Tensor, cls: Tensor | None, tokens: int
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """See `types.Rows.groups`, and `famba.fusion.Match._rows`."""
-    batch, remaining = places.shape
-    group = torch.empty(batch, tokens, dtype=torch.long, device=places.device)
-    group.scatter_(1, places, torch.arange(remaining, device=places.device).expand(batch, -1))
-    joined = group.gather(1, target)
-    group.scatter_(1, source, joined)
-    size = torch.ones(batch, remaining, dtype=torch.float32, device=places.device)
-    size.scatter_add_(1, joined, torch.ones_like(joined, dtype=size.dtype))
-    after = None if cls is None else group.gather(1, cls[:, None])[:, 0]
-    return _as_rows(group, remaining), size.view(-1, 1), after
+def norm(
+    x: Tensor, added: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The RMS norm (arXiv 1910.07467, equation 4) of s = x + added, or of s = x.
+
+        out = s / rms(s) ⊙ weight,    rms(s) = √(mean(s²) + eps)
+
+    Args:
+        x: (..., C). added: likewise, of any floating type, or None. weight: (C).
+        dtype: of the result.
+
+    Returns:
+        out (..., C) in `dtype`; 1 / rms(s), (..., 1); s (..., C), x itself where nothing is added.
+    """
+    total = x if added is None else x + added
+    rstd = torch.rsqrt(total.square().mean(dim=-1, keepdim=True) + eps)
+    return (total * rstd * weight).to(dtype), rstd, total
 
 
-def merge(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor) -> Tensor:
-    """See `types.Rows.merge`."""
-    batch, tokens, channels = x.shape
-    flat, source_rows = x.reshape(batch * tokens, channels), _as_rows(source, tokens)
-    out = flat.index_select(0, _as_rows(places, tokens))
-    out.index_add_(0, group[source_rows], flat.index_select(0, source_rows))
-    out /= size.to(out.dtype)
-    return out.view(batch, places.shape[1], channels)
+def norm_backward(
+    dout: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, rstd: Tensor, added: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `norm`: with n = s / rms(s) and g = dout ⊙ weight, ds = (g - n mean(g n)) / rms(s) + dtotal.
 
+    Args:
+        dout: (..., C), of out. dtotal: (..., C), of s where it is used beyond the norm, or None.
+        total, weight, rstd: what `norm` took and returned. added: type of the tensor that was added.
 
-def merge_backward(grad: Tensor, group: Tensor, size: Tensor, tokens: int) -> Tensor:
-    """See `types.Rows.merge_backward`."""
-    batch, remaining, channels = grad.shape
-    shared = grad.reshape(batch * remaining, channels) / size.to(grad.dtype)
-    return shared.index_select(0, group).view(batch, tokens, channels)
+    Returns:
+        ds (..., C), ds in the type `added`, and dweight = Σ dout n, (C).
+    """
+    unit, along = total * rstd, dout * weight
+    dx = (along - unit * (along * unit).mean(dim=-1, keepdim=True)) * rstd
+    dx = dx if dtotal is None else dx + dtotal
+    return dx, dx.to(added), (dout * unit).flatten(0, -2).sum(dim=0)
 
 
 @torch.no_grad()
 def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """source, target, kept and tome of `famba.fusion.Match`, for a metric in at least float32 and an r that fits."""
+    """Bipartite soft matching (ToMe af95e4b, tome/merge.py:20-89), with the rules of `famba.fusion.match`.
+
+    Args:
+        metric: (B, T, C) in at least float32. cls: (B,) class tokens, never matched, or None.
+        r: pairs, at most half of the tokens that may be matched.
+
+    Returns:
+        Positions, int64: source (B, r), strongest link first, and the target (B, r) of each; the tokens that remain,
+        (B, T - r), in ascending order (`kept`) and in ToMe's order (`tome`).
+    """
     batch, tokens, _ = metric.shape
     position = torch.arange(tokens, device=metric.device).expand(batch, -1)  # (B, T)
     with without_autocast(metric.device.type):
@@ -153,6 +190,51 @@ def _rounded_sum(x: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
     """A sum of products of float32, taken in float64 and rounded once: equal tokens tie, and no TF32 is at work."""
     wide = torch.float64 if x.device.type in ("cpu", "cuda") else x.dtype
     return of(x.to(wide)).to(x.dtype)
+
+
+def groups(
+    places: Tensor, source: Tensor, target: Tensor, cls: Tensor | None, tokens: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Where each of T tokens goes, and how many meet there.
+
+    Args:
+        places: (B, T - r) positions of the tokens that remain, in the order wanted. source, target: (B, r), of `match`.
+        cls: (B,) class tokens, or None. tokens: T.
+
+    Returns:
+        group (B T), int64: the row of the flattened result (B (T - r), C) of each token; size (B (T - r), 1), float32:
+        tokens in each group; the class tokens' positions after fusion (B,), or None.
+    """
+    batch, remaining = places.shape
+    group = torch.empty(batch, tokens, dtype=torch.long, device=places.device)
+    group.scatter_(1, places, torch.arange(remaining, device=places.device).expand(batch, -1))
+    joined = group.gather(1, target)
+    group.scatter_(1, source, joined)
+    size = torch.ones(batch, remaining, dtype=torch.float32, device=places.device)
+    size.scatter_add_(1, joined, torch.ones_like(joined, dtype=size.dtype))
+    after = None if cls is None else group.gather(1, cls[:, None])[:, 0]
+    return _as_rows(group, remaining), size.view(-1, 1), after
+
+
+def merge(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor) -> Tensor:
+    """The mean of every group: (B, T, C) -> (B, T - r, C), in x's type (ToMe's mode="mean", tome/merge.py:83-89).
+
+    index_select and index_add move whole rows of the flattened batch, where gather and scatter_reduce, which ToMe uses,
+    would need an index per element. places, source: (B, T - r), (B, r); group, size: of `groups`.
+    """
+    batch, tokens, channels = x.shape
+    flat, source_rows = x.reshape(batch * tokens, channels), _as_rows(source, tokens)
+    out = flat.index_select(0, _as_rows(places, tokens))
+    out.index_add_(0, group[source_rows], flat.index_select(0, source_rows))
+    out /= size.to(out.dtype)
+    return out.view(batch, places.shape[1], channels)
+
+
+def merge_backward(dout: Tensor, group: Tensor, size: Tensor, tokens: int) -> Tensor:
+    """The gradient of x (B, T, C) from that of its merging (B, T - r, C): each token gets its share of its group's."""
+    batch, remaining, channels = dout.shape
+    shared = dout.reshape(batch * remaining, channels) / size.to(dout.dtype)
+    return shared.index_select(0, group).view(batch, tokens, channels)
 
 
 def _as_rows(index: Tensor, tokens: int) -> Tensor:

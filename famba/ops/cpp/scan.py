@@ -10,11 +10,9 @@ import ctypes
 import torch
 from torch import Tensor
 
-from famba.ops.cpp.build import library, unavailable
+from famba.ops.cpp.build import library
 from famba.ops.memory import address, sizes, stream
-from famba.ops.types import Kept, ParameterGrads, ScanTensors, StreamGrads
-
-__all__ = ["conv_backward", "conv_forward", "scan_backward", "scan_forward", "unavailable"]
+from famba.ops.types import ParameterGrads, Saved, ScanTensors, StreamGrads
 
 
 class _Stream(ctypes.Structure):
@@ -87,8 +85,8 @@ def _room(args: _ScanArgs) -> tuple[int, int]:
     return checkpoints.value, partial.value
 
 
-def scan_forward(inputs: ScanTensors, softplus: bool) -> tuple[Tensor, Kept]:
-    """See `types.Kernels`. A sequence that is not long has no states."""
+def scan_forward(inputs: ScanTensors, softplus: bool) -> tuple[Tensor, Saved]:
+    """See `types.Passes`. A sequence that is not long has no states."""
     out = inputs.u.new_empty(sizes(inputs.u, 4)[1:])  # (B, L, D)
     total = None if inputs.z is None else torch.empty_like(out)
     args = _scan_args(inputs, softplus, out, total)
@@ -101,13 +99,13 @@ def scan_forward(inputs: ScanTensors, softplus: bool) -> tuple[Tensor, Kept]:
 def scan_backward(
     dout: Tensor,
     inputs: ScanTensors,
-    kept: Kept,
+    saved: Saved,
     softplus: bool,
     grads: StreamGrads,
     recomputed_out: Tensor | None = None,
 ) -> ParameterGrads:
-    """See `types.Kernels`."""
-    total, states = kept
+    """See `types.Passes`."""
+    total, states = saved
     if not (inputs.z is None) == (total is None) == (grads.z is None) or (
         inputs.z is None and recomputed_out is not None
     ):
@@ -142,14 +140,14 @@ def _conv_args(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> _ConvArg
 
 
 def conv_forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """See `types.Kernels`."""
+    """See `types.Passes`."""
     out = x.new_empty(sizes(weight, 3)[0], *x.shape)
     library().conv_forward(ctypes.byref(_conv_args(x, weight, bias, out)))
     return out
 
 
 def conv_backward(dout: Tensor, x: Tensor, weight: Tensor, bias: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
-    """See `types.Kernels`."""
+    """See `types.Passes`."""
     args = _conv_args(x, weight, bias, dout)
     floats = ctypes.c_int64()
     library().conv_sizes(ctypes.byref(args), ctypes.byref(floats))

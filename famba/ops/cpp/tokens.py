@@ -1,6 +1,7 @@
-"""Norm, matching and merging in C++ (norm.cpp, matching.cpp, merging.cpp).
+"""Norm, matching and merging in C++ (norm.cpp, matching.cpp, merging.cpp); see `types.Backend`.
 
-Results do not depend on the number of threads.
+The kernels read float32, and bfloat16 where it is added or merged; the reference takes the other types. Results do not
+depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ import ctypes
 import torch
 from torch import Tensor
 
-from famba.ops.cpp.build import library, unavailable
+from famba.ops import reference
+from famba.ops.cpp.build import DTYPES, library
 from famba.ops.memory import address, sizes
-
-__all__ = ["groups", "match", "merge", "merge_backward", "norm", "norm_backward", "unavailable"]
 
 _NORM_SLICES = 32  # of the rows, each with a sum of its own for the weight's gradient
 
@@ -45,6 +45,8 @@ def _run(name: str, args: ctypes.Structure) -> None:
 def norm(
     x: Tensor, added: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if x.dtype != torch.float32 or not (added is None or added.dtype in DTYPES):
+        return reference.norm(x, added, weight, eps, dtype)
     x, weight = x.contiguous(), weight.contiguous()
     total = x
     if added is not None:
@@ -64,6 +66,8 @@ def norm(
 def norm_backward(
     dout: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, rstd: Tensor, added: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if total.dtype != torch.float32:
+        return reference.norm_backward(dout, dtotal, total, weight, rstd, added)
     dout, total, weight = dout.float().contiguous(), total.contiguous(), weight.contiguous()
     dtotal = None if dtotal is None else dtotal.float().contiguous()
     dx, dweight = torch.empty_like(total), torch.empty_like(weight)
@@ -81,6 +85,8 @@ def norm_backward(
 
 
 def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if metric.dtype == torch.float64:
+        return reference.match(metric, r, cls)
     batch, tokens, dim = sizes(metric, 3)
     _expect_fused(r, tokens)
     metric = metric.contiguous()
@@ -120,6 +126,8 @@ def groups(
 
 
 def merge(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor) -> Tensor:
+    if x.dtype not in DTYPES:
+        return reference.merge(x, places, source, group, size)
     x, places, source = x.contiguous(), places.contiguous(), source.contiguous()
     batch, tokens, dim = sizes(x, 3)
     remaining, kind = sizes(places, 2)[1], _streamed(x)
@@ -137,6 +145,8 @@ def merge(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor
 
 
 def merge_backward(dout: Tensor, group: Tensor, size: Tensor, tokens: int) -> Tensor:
+    if dout.dtype not in DTYPES:
+        return reference.merge_backward(dout, group, size, tokens)
     dout = dout.contiguous()
     batch, remaining, dim = sizes(dout, 3)
     kind = _streamed(dout)

@@ -14,10 +14,8 @@ from torch import Tensor
 
 from famba.errors import InputError
 from famba.ops.memory import expect
-from famba.ops.triton.launch import OPTIONS, grid_and_blocks, strided, strided_or_none, unavailable
-from famba.ops.types import Kept, ParameterGrads, ScanTensors, StreamGrads
-
-__all__ = ["conv_backward", "conv_forward", "scan_backward", "scan_forward", "unavailable"]
+from famba.ops.triton.launch import OPTIONS, grid_and_blocks, strided, strided_or_none
+from famba.ops.types import ParameterGrads, Saved, ScanTensors, StreamGrads
 
 CHUNK = 256  # steps between stored states, a multiple of 16: 224-pixel images of 16-pixel patches store none
 TILE = 512  # states per program: 16 in each lane of its warp, as much as the registers of the backward pass hold
@@ -27,8 +25,8 @@ SUMMED = 1024  # elements per program that adds partial sums: positions times st
 MAX_STATE, MAX_WIDTH = 256, 8
 
 
-def scan_forward(inputs: ScanTensors, softplus: bool) -> tuple[Tensor, Kept]:
-    """See `types.Kernels`. A sequence of up to CHUNK steps has no states."""
+def scan_forward(inputs: ScanTensors, softplus: bool) -> tuple[Tensor, Saved]:
+    """See `types.Passes`. A sequence of up to CHUNK steps has no states."""
     from famba.ops.triton import gate_kernels as gates  # noqa: PLC0415
     from famba.ops.triton import scan_kernels as kernels  # noqa: PLC0415
 
@@ -65,17 +63,17 @@ def scan_forward(inputs: ScanTensors, softplus: bool) -> tuple[Tensor, Kept]:
 def scan_backward(
     dout: Tensor,
     inputs: ScanTensors,
-    kept: Kept,
+    saved: Saved,
     softplus: bool,
     grads: StreamGrads,
     recomputed_out: Tensor | None = None,
 ) -> ParameterGrads:
-    """See `types.Kernels`."""
+    """See `types.Passes`."""
     from famba.ops.triton import gate_kernels as gates  # noqa: PLC0415
     from famba.ops.triton import scan_kernels as kernels  # noqa: PLC0415
 
     u, delta, A, B, C, D, z, bias = inputs
-    total, states = kept
+    total, states = saved
     directions, batch, length, dim = u.shape
     state, rows = A.shape[2], directions * batch * length
     blocks = _states(state)
@@ -131,7 +129,7 @@ def scan_backward(
 
 
 def conv_forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """See `types.Kernels`."""
+    """See `types.Passes`."""
     from famba.ops.triton import conv_kernels  # noqa: PLC0415
 
     directions, _, width = weight.shape
@@ -151,7 +149,7 @@ def conv_forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def conv_backward(dout: Tensor, x: Tensor, weight: Tensor, bias: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
-    """See `types.Kernels`."""
+    """See `types.Passes`."""
     from famba.ops.triton import conv_kernels  # noqa: PLC0415
 
     directions, _, width = weight.shape

@@ -1,6 +1,7 @@
-"""Norm, matching and merging in Triton, for CUDA devices. No atomics, so two runs agree to the last bit; nothing waits.
+"""Norm, matching and merging in Triton, for CUDA devices; see `types.Backend`.
 
-With TRITON_INTERPRET=1 in the environment they run on CPU tensors, slowly: for tests.
+The kernels read float32, and bfloat16 and float16 where these are added or merged; the reference takes the other types.
+No atomics, so two runs agree to the last bit; nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -8,10 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from famba.ops import reference
 from famba.ops.memory import expect
-from famba.ops.triton.launch import OPTIONS, unavailable
-
-__all__ = ["groups", "match", "merge", "merge_backward", "norm", "norm_backward", "unavailable"]
+from famba.ops.triton.launch import DTYPES, OPTIONS
 
 TILE = 2048  # elements that a program holds of each tensor
 NORM_TILES = 8  # tiles of rows per program of the norm's backward pass, which sums the weight's gradient over them
@@ -32,6 +32,8 @@ def _tile(channels: int) -> dict[str, int]:
 def norm(
     x: Tensor, added: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if x.dtype != torch.float32 or not (added is None or added.dtype in DTYPES):
+        return reference.norm(x, added, weight, eps, dtype)
     from famba.ops.triton import norm_kernels  # noqa: PLC0415
 
     x, weight = x.contiguous(), weight.contiguous()
@@ -53,6 +55,8 @@ def norm(
 def norm_backward(
     dout: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, rstd: Tensor, added: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if total.dtype != torch.float32:
+        return reference.norm_backward(dout, dtotal, total, weight, rstd, added)
     from famba.ops.triton import norm_kernels  # noqa: PLC0415
 
     dout, total, weight = dout.contiguous(), total.contiguous(), weight.contiguous()
@@ -78,6 +82,8 @@ def norm_backward(
 
 
 def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if metric.dtype == torch.float64:
+        return reference.match(metric, r, cls)
     from famba.ops.triton import matching_kernels  # noqa: PLC0415
 
     batch, tokens, channels = metric.shape
@@ -137,6 +143,8 @@ def groups(
 
 
 def merge(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor) -> Tensor:
+    if x.dtype not in DTYPES:
+        return reference.merge(x, places, source, group, size)
     from famba.ops.triton import merging_kernels  # noqa: PLC0415
 
     x, places, source = x.contiguous(), places.contiguous(), source.contiguous()
@@ -153,6 +161,8 @@ def merge(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor
 
 
 def merge_backward(dout: Tensor, group: Tensor, size: Tensor, tokens: int) -> Tensor:
+    if dout.dtype not in DTYPES:
+        return reference.merge_backward(dout, group, size, tokens)
     from famba.ops.triton import merging_kernels  # noqa: PLC0415
 
     dout = dout.contiguous()
