@@ -12,10 +12,10 @@ from famba.errors import InputError
 from famba.figures import NAMES
 from famba.figures.draw import FIGURES, figure
 from famba.figures.palette import STRATEGY_COLOURS, colours, markers
-from famba.figures.results import Results, read_epochs, read_results
+from famba.figures.results import Results, read_results
 from famba.figures.style import PAPER
 from famba.figures.tradeoff import pareto_front
-from famba.results.epochs import EPOCH_FIELDS
+from famba.results.epochs import EPOCH_FIELDS, read_epochs
 
 CLAIMS = ROOT / "config" / "claims.yaml"
 TINY = {"vim_tiny": {"embed_dim": 192}}

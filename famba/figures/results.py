@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,8 @@ from famba.claims import ledger
 from famba.claims.entries import Published
 from famba.claims.paper_tables import PaperTable, comparable, paper_tables
 from famba.config.protocol import published_model
-from famba.errors import InputError
 from famba.results import summary
-from famba.results.epochs import EPOCH_FIELDS
+from famba.results.epochs import read_epochs
 from famba.results.row import Row
 
 
@@ -78,7 +76,7 @@ def read_results(paths: Sequence[Path], claims: Path) -> Results:
         for row in rows.values()
     ]  # fmt: skip
     epochs = [
-        read_epochs(path.with_name("epochs.csv"), row.cell.recipe.epochs).assign(
+        pd.DataFrame(read_epochs(path.with_name("epochs.csv"), row.cell.recipe.epochs)).assign(
             model=row.cell.model, strategy=row.cell.strategy, seed=row.cell.seed
         )
         for path, row in rows.items()
@@ -94,27 +92,6 @@ def read_results(paths: Sequence[Path], claims: Path) -> Results:
         models=list(dict.fromkeys(row.cell.model for row in rows.values())),
         strategies=summary.strategy_order(row.cell.strategy for row in rows.values()),
     )
-
-
-def read_epochs(path: Path, epochs: int) -> pd.DataFrame:
-    """The per-epoch metrics beside a row. Raises InputError unless all `epochs` are there, with a number in each."""
-    try:
-        table = pd.read_csv(path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot read the metrics per epoch ({error.strerror}); train the cell again"
-        ) from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a CSV of metrics per epoch ({' '.join(str(error).split())})") from None
-    if list(table) != list(EPOCH_FIELDS):
-        raise InputError(f"{path}: expected the columns {', '.join(EPOCH_FIELDS)}, found {', '.join(map(str, table))}")
-    if list(table["epoch"]) != list(range(epochs)):
-        raise InputError(f"{path}: expected epochs 0 to {epochs - 1}, one a line, found {len(table)} lines")
-    for field in EPOCH_FIELDS:
-        for epoch, value in enumerate(pd.to_numeric(table[field], errors="coerce")):
-            if not math.isfinite(value):
-                raise InputError(f"{path}: {field} of epoch {epoch} is {table[field][epoch]}, expected a finite number")
-    return table
 
 
 def _applies(number: Published, row: Row) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,44 @@ EPOCH_FIELDS = (
 STEP_FIELDS = ("epoch", "step", "lr", "loss")
 
 
+def read_epochs(path: Path, epochs: int | None = None) -> list[dict[str, float]]:
+    """The metrics per epoch that stand beside a row, in the order of the epochs.
+
+    Raises InputError unless every epoch from 0 is there (all `epochs`, if given), with a finite number in each field.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            fields, lines = reader.fieldnames, list(reader)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot read the metrics per epoch ({error.strerror}); train the cell again"
+        ) from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a CSV of metrics per epoch ({error})") from None
+    if not fields:
+        raise InputError(f"{path}: not a CSV of metrics per epoch (it is empty)")
+    if tuple(fields) != EPOCH_FIELDS:
+        raise InputError(f"{path}: expected the columns {', '.join(EPOCH_FIELDS)}, found {', '.join(fields)}")
+    numbers = [{field: _number(line[field]) for field in EPOCH_FIELDS} for line in lines]
+    expected = epochs or max(len(lines), 1)
+    if [line["epoch"] for line in numbers] != list(range(expected)):
+        raise InputError(f"{path}: expected epochs 0 to {expected - 1}, one a line, found {len(lines)} lines")
+    for field in EPOCH_FIELDS:
+        for epoch, line in enumerate(numbers):
+            if not math.isfinite(line[field]):
+                text = lines[epoch][field] or "missing"
+                raise InputError(f"{path}: {field} of epoch {epoch} is {text}, expected a finite number")
+    return numbers
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "")
+    except ValueError:
+        return math.nan
+
+
 def write_epochs(epochs: Iterable[Mapping[str, float]], path: Path) -> None:
     """The per-epoch metrics beside a row, as CSV."""
     _write_csv(EPOCH_FIELDS, epochs, path)
@@ -25,22 +64,6 @@ def write_epochs(epochs: Iterable[Mapping[str, float]], path: Path) -> None:
 def write_steps(steps: Iterable[Mapping[str, float]], path: Path) -> None:
     """The learning rate and the loss of every optimiser step beside a row, as CSV."""
     _write_csv(STEP_FIELDS, steps, path)
-
-
-def read_epochs(path: Path) -> list[dict[str, float]]:
-    """The metrics per epoch that stand beside a row. Raises InputError."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            epochs = [{name: float(epoch[name]) for name in EPOCH_FIELDS} for epoch in csv.DictReader(file)]
-        if not epochs:
-            raise ValueError("no epoch")
-        return epochs
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot read the metrics per epoch ({error.strerror}); train the cell again"
-        ) from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a CSV of metrics per epoch ({type(error).__name__}: {error})") from None
 
 
 def _write_csv(fields: Sequence[str], lines: Iterable[Mapping[str, float]], path: Path) -> None:
