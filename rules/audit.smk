@@ -1,3 +1,6 @@
+from famba.figures.captions import AUDIT, described
+
+
 # What the paper's own tables say: no training, no row. Quick enough to belong to every experiment.
 rule audit:
     input:
@@ -6,28 +9,20 @@ rule audit:
         "<results>/audit/audit.json",
         "<results>/audit/audit.md",
         "<results>/audit/published.csv",
-        memory=report(
-            "<results>/audit/memory.svg",
-            caption="captions/audit_memory.rst",
-            category="Audit",
-            labels={"figure": "published against fitted memory"},
-        ),
-        time=report(
-            "<results>/audit/time.svg",
-            caption="captions/audit_time.rst",
-            category="Audit",
-            labels={"figure": "published time against tokens"},
-        ),
-        starting_layer=report(
-            "<results>/audit/starting_layer.svg",
-            caption="captions/audit_starting_layer.rst",
-            category="Audit",
-            labels={"figure": "published top-1 against starting layer"},
-        ),
+        **{
+            name: report(
+                f"<results>/audit/{name}.svg",
+                caption=f"captions/audit_{name}.rst",
+                category="Audit",
+                labels={"figure": caption.title},
+            )
+            for name, caption in AUDIT.items()
+        },
     log:
         "<results>/logs/audit.log",
     params:
         folder=subpath(output.memory, parent=True),
+        captions=described(AUDIT),
     message:
         "audit the paper's tables"
     shell:

@@ -1,16 +1,7 @@
 from famba.figures import names_of
-from famba.claims.sweeps import sweeps
+from famba.figures.captions import FIGURES, described
 
-# of the paper's studies that this experiment takes part in
-STUDIES = {
-    sweep.name: report(
-        f"<results>/figures/{sweep.name}.svg",
-        caption=f"captions/{sweep.name}.rst",
-        category="Figures",
-        labels={"figure": sweep.name.replace("_", " ")},
-    )
-    for sweep in sweeps(EXPERIMENT.strategies)
-}
+DRAWN = names_of(EXPERIMENT.strategies)
 
 
 # The figures, each as SVG and PNG; `snakemake --report` shows the SVGs with their captions.
@@ -27,93 +18,33 @@ rule figures:
         ),
         published=LEDGER,
     output:
-        **STUDIES,
-        top1=report(
-            "<results>/figures/top1.svg",
-            caption="captions/top1.rst",
-            category="Figures",
-            labels={"figure": "top-1 accuracy"},
-        ),
-        time=report(
-            "<results>/figures/time.svg",
-            caption="captions/time.rst",
-            category="Figures",
-            labels={"figure": "training time"},
-        ),
-        memory=report(
-            "<results>/figures/memory.svg",
-            caption="captions/memory.rst",
-            category="Figures",
-            labels={"figure": "peak memory"},
-        ),
-        accuracy_time=report(
-            "<results>/figures/accuracy_time.svg",
-            caption="captions/accuracy_time.rst",
-            category="Figures",
-            labels={"figure": "accuracy against time"},
-        ),
-        accuracy_memory=report(
-            "<results>/figures/accuracy_memory.svg",
-            caption="captions/accuracy_memory.rst",
-            category="Figures",
-            labels={"figure": "accuracy against memory"},
-        ),
-        tokens=report(
-            "<results>/figures/tokens.svg",
-            caption="captions/tokens.rst",
-            category="Figures",
-            labels={"figure": "tokens per layer"},
-        ),
-        strategies=report(
-            "<results>/figures/strategies.svg",
-            caption="captions/strategies.rst",
-            category="Figures",
-            labels={"figure": "strategies"},
-        ),
-        curves=report(
-            "<results>/figures/curves.svg",
-            caption="captions/curves.rst",
-            category="Figures",
-            labels={"figure": "training curves"},
-        ),
-        similarity=report(
-            "<results>/figures/similarity.svg",
-            caption="captions/similarity.rst",
-            category="Figures",
-            labels={"figure": "similarity of patches"},
-        ),
-        best_match=report(
-            "<results>/figures/best_match.svg",
-            caption="captions/best_match.rst",
-            category="Figures",
-            labels={"figure": "best match by layer"},
-        ),
-        fused_patches=report(
-            "<results>/figures/fused_patches.svg",
-            caption="captions/fused_patches.rst",
-            category="Figures",
-            labels={"figure": "fused patches"},
-        ),
-        png=collect(
-            "<results>/figures/{figure}.png",
-            figure=names_of(EXPERIMENT.strategies),
-        ),
+        **{
+            name: report(
+                f"<results>/figures/{name}.svg",
+                caption=f"captions/{name}.rst",
+                category="Figures",
+                labels={"figure": FIGURES[name].title},
+            )
+            for name in DRAWN
+        },
+        png=collect("<results>/figures/{figure}.png", figure=DRAWN),
     log:
         "<results>/logs/figures.log",
     params:
         folder=subpath(output.top1, parent=True),
+        captions=described(FIGURES, EXPERIMENT.protocol),
     message:
         "draw the figures"
     shell:
         "python -m famba figures --out {params.folder} --claims {input.published[0]} {input.rows} 2>&1 | tee {log}"
 
 
-# The page, with all of it inside; the same for a README and for a paper.
+# The page, with the figures inside; the same for a README and for a paper. It judges nothing: rule judge does.
 rule report:
     input:
         rows=rules.judge.input.rows,
-        epochs=rules.figures.input.epochs,
         claims=LEDGER,
+        judged=rules.judge.output,
         deviations="docs/deviations.md",
         figures=rules.figures.output,
         audit=rules.audit.output,

@@ -13,7 +13,7 @@ from famba.claims.decide import decide, grid_of
 from famba.claims.ledger import Ledger
 from famba.results.row import Arithmetic, Row, read_row, write_row
 from famba.results.summary import SHARED, ratios, read_rows, shared_note, summarise, wall_to_cpu
-from famba.results.tables import NOTE, latex, markdown
+from famba.results.summary_table import NOTE, summary_table
 from famba.system import float32
 from famba.system.cpu_time import cpu_seconds
 from famba.training import paired
@@ -137,10 +137,10 @@ def test_a_shared_machine_is_named_in_every_table_and_its_ratios_are_of_cpu_time
     assert summarise(quiet)[1]["time_ratio"] == upper["time_ratio"]
     note = shared_note([baseline, upper])
     assert "The machine was shared: steps took up to 2.04 times their CPU time (vim_a upper; 1 of 2 lines" in note
-    assert note in markdown([baseline, upper], "made up")
-    assert "The machine was shared" in latex([baseline, upper], "made up")
+    assert note in summary_table([baseline, upper], "made up").markdown_page
+    assert "The machine was shared" in summary_table([baseline, upper], "made up").latex_float
     assert shared_note(summarise(quiet)) is None
-    assert markdown(summarise(quiet), "made up").endswith(f"{NOTE}\n")
+    assert summary_table(summarise(quiet), "made up").markdown_page.endswith(f"{NOTE}\n")
 
 
 def test_claims_judge_the_loop_without_the_average_and_compare_cpu_time():

@@ -1,15 +1,19 @@
 import re
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.patches import Rectangle
 from rows import ROOT, experiment, paper_experiment, write_grid
 
 from famba.claims import ledger
 from famba.cli import main
 from famba.errors import InputError
-from famba.figures import NAMES
+from famba.figures import NAMES, style, svg
+from famba.figures.captions import FIGURES as CAPTIONS
 from famba.figures.draw import FIGURES, figure
 from famba.figures.palette import STRATEGY_COLOURS, colours, markers
 from famba.figures.results import Results, read_results
@@ -50,6 +54,11 @@ def drawn_points(made: Figure, marker: str) -> list[tuple[float, float]]:
         (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
         for axes in made.axes for line in axes.get_lines() if line.get_marker() == marker
     ]  # fmt: skip
+
+
+def bars(axes: Axes) -> list[Rectangle]:
+    """The bars of a panel, without the strips that tell their numbers."""
+    return [bar for container in axes.containers for bar in container]
 
 
 def test_the_names_are_those_that_the_pipeline_expects():
@@ -94,10 +103,31 @@ def test_identical_rows_give_identical_files(tmp_path):
         svg = (tmp_path / "a" / f"{name}.svg").read_bytes()
         assert svg == (tmp_path / "b" / f"{name}.svg").read_bytes()
         assert b"<dc:date>" not in svg
-        assert b'id="watermark-smoke"' in svg
-        for strategy in grid.strategies:  # text is drawn as paths, each with its text as a comment
-            assert f"<!-- {strategy} -->".encode() in svg
-        assert imread(tmp_path / "a" / f"{name}.png").shape[1] in (680, 1400)  # one or two columns at 200 dpi
+        assert f'id="{name}-watermark-smoke"'.encode() in svg
+        for strategy in grid.strategies:  # text is text
+            assert f">{strategy}</text>".encode() in svg
+        assert imread(tmp_path / "a" / f"{name}.png").shape[1] == 680  # a column at 200 dpi
+
+
+@pytest.mark.parametrize("name", ["top1", "tokens", "accuracy_time"])
+def test_a_file_can_stand_in_a_page_beside_others(tmp_path, smoke, name):
+    """Its ids are its own and all that is referred to is there; no `style`, which a page's policy refuses."""
+    with style.theme():
+        style.save(figure(name, smoke), tmp_path, name, CAPTIONS[name])
+    root = ET.parse(tmp_path / f"{name}.svg").getroot()
+    elements = list(root.iter())
+    ids = [element.attrib["id"] for element in elements if "id" in element.attrib]
+    assert len(ids) == len(set(ids)) > 2
+    assert all(id_ == name or id_.startswith(f"{name}-") for id_ in ids)
+    text = (tmp_path / f"{name}.svg").read_text()
+    assert set(re.findall(r'(?:url\(|xlink:href=")#([^)"]+)', text)) <= {*ids}
+    assert not any("style" in element.attrib or element.tag.endswith("}style") for element in elements)
+    assert root.attrib["aria-label"] == CAPTIONS[name].title
+    (about,) = [element for element in elements if element.get("id") == root.attrib["aria-describedby"]]
+    assert about.text == CAPTIONS[name].text
+    titles = [mark.findtext(f"{{{svg.SVG}}}title") for mark in elements if mark.get("class") == "mark"]
+    assert len(titles) == len(smoke.models) * (12 if name == "tokens" else len(smoke.strategies))
+    assert all(titles)
 
 
 def test_published_points_stand_where_the_paper_has_them(paper):
@@ -142,7 +172,7 @@ def test_bars_are_not_cut(paper):
     for axes in made.axes:
         left, right = axes.get_xlim()
         assert left == 0
-        assert all(bar.get_width() <= right for bar in axes.patches)
+        assert all(bar.get_width() <= right for bar in bars(axes))
 
 
 def test_own_strategies_get_their_own_colours(tmp_path):
@@ -167,7 +197,8 @@ def test_one_seed_says_that_there_is_no_interval(tmp_path):
 
 def test_a_grid_without_baseline_shows_what_it_can(tmp_path):
     upper = results(tmp_path, experiment(strategies=["upper"]))
-    assert len(figure("time", upper).axes[1].patches) == 0  # no ratio without its baseline
+    ratios = [axes for axes in figure("time", upper).axes if axes.get_xlabel().endswith("baseline's")]
+    assert [len(bars(axes)) for axes in ratios] == [0] * len(upper.models)  # no ratio without its baseline
     for name in NAMES:
         assert "upper" in texts(figure(name, upper))
 

@@ -145,5 +145,7 @@ def test_rows_of_no_table_print_none(tmp_path):
 
 
 def _report(folder, rows) -> int:
-    out = ["--out", str(folder / "report.html"), "--claims", str(CLAIMS)]
-    return main(["report", *out, "--deviations", str(ROOT / "docs" / "deviations.md"), *map(str, rows)])
+    given = ["--claims", str(CLAIMS), *map(str, rows)]
+    assert main(["judge", "--out", str(folder), *given]) == 0
+    deviations = str(ROOT / "docs" / "deviations.md")
+    return main(["report", "--out", str(folder / "report.html"), "--deviations", deviations, *given])

@@ -10,7 +10,7 @@ from famba.claims.ledger import files, load, published_rows
 from famba.claims.verdicts import judge
 from famba.config import Experiment
 from famba.errors import InputError
-from famba.results.tables import model_name
+from famba.text import model_name
 
 LEDGER = ROOT / "config" / "claims.yaml"
 ROWS = published_rows(LEDGER)

@@ -4,8 +4,10 @@ import io
 import json
 import re
 import shlex
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from rows import ROOT, experiment, paper_experiment, write_grid
@@ -14,10 +16,12 @@ from famba.claims import ledger
 from famba.cli import main
 from famba.config import Cell, Experiment
 from famba.errors import InputError
-from famba.figures.palette import STRATEGY_COLOURS
+from famba.figures import names_of, style, svg
+from famba.figures.captions import AUDIT, FIGURES
+from famba.figures.draw import figure
+from famba.figures.palette import DARK, STRATEGY_COLOURS
+from famba.figures.results import read_results
 from famba.report import prose
-from famba.report.charts import Scale, tick_label, ticks
-from famba.report.pictures import PICTURES, VECTOR_AT_MOST
 from famba.report.prose import Piece
 from famba.results import summary
 from famba.results.row import read_row
@@ -55,23 +59,38 @@ class Page(HTMLParser):
         return [a for name, a in self.elements if name == tag and having.items() <= a.items()]
 
 
-def report(folder: Path, rows: list[Path], *more: str) -> int:
-    out = ["--out", str(folder / "report.html"), "--claims", str(CLAIMS), "--deviations", str(DEVIATIONS)]
-    return main(["report", *out, *more, *map(str, rows)])
+DRAWN = ("top1", "time", "accuracy_time")
+
+
+def report(folder: Path, rows: list[Path], *more: str, claims: Path = CLAIMS) -> int:
+    """Judge rows and write their page."""
+    given = ["--claims", str(claims), *map(str, rows)]
+    assert main(["judge", "--out", str(folder), *given]) == 0
+    return main(["report", "--out", str(folder / "report.html"), "--deviations", str(DEVIATIONS), *more, *given])
+
+
+def drawn_and_audited(folder: Path, rows: list[Path]) -> list[Path]:
+    """The rows, with some of their figures and the audit where the page takes them from."""
+    results = read_results(rows, CLAIMS)
+    for name in DRAWN:
+        with style.theme():
+            style.save(figure(name, results), folder / "figures", name, FIGURES[name])
+    assert main(["audit", "--claims", str(CLAIMS), "--out", str(folder / "audit")]) == 0
+    return rows
 
 
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory) -> Path:
     """A folder with the report of the paper's grid, made-up numbers."""
     folder = tmp_path_factory.mktemp("paper")
-    assert report(folder, write_grid(folder, paper_experiment(seeds=[0, 1, 2]))) == 0
+    assert report(folder, drawn_and_audited(folder, write_grid(folder, paper_experiment(seeds=[0, 1, 2])))) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("smoke")
-    assert report(folder, write_grid(folder, experiment(seeds=[0]))) == 0
+    assert report(folder, drawn_and_audited(folder, write_grid(folder, experiment(seeds=[0])))) == 0
     return folder
 
 
@@ -91,9 +110,7 @@ def copied(page: Page, of: str, kind: str) -> str:
 
 @pytest.mark.parametrize("which", ["paper", "smoke"])
 def test_every_claim_is_there_with_its_verdict(pages, which, request):
-    folder = request.getfixturevalue(which)
-    judged = folder / "judged"
-    assert main(["judge", "--out", str(judged), "--claims", str(CLAIMS), *map(str, rows_in(folder))]) == 0
+    judged = request.getfixturevalue(which)
     verdicts = json.loads((judged / "claims.json").read_text())["verdicts"]
     page = pages[which]
     shown = [a["id"] for a in page.all("li") if a.get("id", "").startswith("claim-")]
@@ -150,7 +167,7 @@ def test_every_comparison_of_a_claim_is_shown(pages):
 
 def test_a_trade_off_says_how_often_it_is_dominance(tmp_path):
     grid = Experiment.load(ROOT / "config" / "starting-layer.yaml")
-    assert report(tmp_path, write_grid(tmp_path, grid), "--claims", str(ROOT / grid.claims)) == 0
+    assert report(tmp_path, write_grid(tmp_path, grid), claims=ROOT / grid.claims) == 0
     text = Page((tmp_path / "report.html").read_text()).text
     assert "efficiency is highest when fusion starts at the 6th layer" in text
     assert re.search(r"dominates in \d+% of resamples", text)
@@ -160,37 +177,76 @@ def test_smoke_rows_test_no_claim_and_say_so(pages):
     assert "0 ✓ reproduced" in pages["smoke"].text
     assert f"{len(ledger.load(CLAIMS).judged)} ○ not tested" in pages["smoke"].text
     assert "SMOKE" in pages["smoke"].text
-    charts = pages["smoke"].all("svg", role="group")
-    assert len(pages["smoke"].all("text", **{"class": "smoke"})) == len(charts) > 7
+    marked = [a["id"] for _, a in pages["smoke"].elements if a.get("id", "").endswith("watermark-smoke")]
+    assert marked == [f"{name}-watermark-smoke" for name in DRAWN]
     assert "SMOKE" not in pages["paper"].text
-    assert pages["paper"].all("text", **{"class": "smoke"}) == []
+    assert not any(a.get("id", "").endswith("watermark-smoke") for _, a in pages["paper"].elements)
 
 
 def test_the_summary_is_the_judges(paper, pages):
-    rows = summary.read_rows(rows_in(paper))
-    out = paper / "again"
-    assert main(["judge", "--out", str(out), "--claims", str(CLAIMS), *map(str, rows)]) == 0
     of = "One line per model and strategy"
-    assert copied(pages["paper"], of, "CSV") == (out / "summary.csv").read_text()
-    assert copied(pages["paper"], of, "LaTeX") == (out / "tables" / "summary.tex").read_text()
-    lines = summary.summarise(rows)
+    assert copied(pages["paper"], of, "CSV") == (paper / "summary.csv").read_text()
+    assert copied(pages["paper"], of, "LaTeX") == (paper / "tables" / "summary.tex").read_text()
+    assert (paper / "tables" / "summary.md").read_text() in (paper / "report.md").read_text()
+    assert (paper / "tables" / "verdicts.md").read_text() in (paper / "report.md").read_text()
     values = [a["data-value"] for a in pages["paper"].all("td") if "data-value" in a]
-    for line in lines:
-        assert str(line["top1_last_percent"]) in values
-        assert str(line["step_ratio"]) in values
-        tips = [a["aria-label"] for a in pages["paper"].all("a", href=f"#line-{line['model']}-{line['strategy']}",
-                                                            **{"class": "mark"})]  # fmt: skip
-        top1, ratio = f"{line['top1_best_percent']:.6g} ± {line['top1_best_percent_ci95']:.6g}", line["step_ratio"]
-        assert any(f"top-1, best epoch: {top1} %" in tip and "n = 3" in tip for tip in tips)
-        assert any(f"time of a step / baseline's: {ratio:.6g}" in tip for tip in tips)
+    for line in summary.summarise(summary.read_rows(rows_in(paper))):
+        for name in ("top1_last_percent", "step_ratio"):
+            assert str(float(f"{line[name]:.6g}")) in values
+
+
+def test_the_marks_tell_the_summarys_numbers(paper):
+    """Each of a figure's marks, by the line of the summary that it leads to."""
+    (top1, time, _) = (told(paper / "figures" / f"{name}.svg") for name in DRAWN)
+    for line in summary.summarise(summary.read_rows(rows_in(paper))):
+        href = f"#line-{line['model']}-{line['strategy']}"
+        mean = f"{line['top1_best_percent']:.6g} ± {line['top1_best_percent_ci95']:.6g}"
+        assert f"top-1, best epoch on test: {mean} %" in top1[href][0]
+        assert "n = 3, 95 % interval" in top1[href][0]
+        assert f"time of a step / baseline's: {line['step_ratio']:.6g}" in " ".join(time[href][1])
+        assert f"predicted from the tokens: {line['token_share']:.6g}" in time[href][1]
+
+
+def told(path: Path) -> dict[str, list[list[str]]]:
+    """What the marks of a figure tell, line by line, by where they lead."""
+    found: dict[str, list[list[str]]] = {}
+    for mark in ET.parse(path).iter(f"{{{svg.SVG}}}a"):
+        words = mark.findtext(f"{{{svg.SVG}}}title") or ""
+        found.setdefault(mark.attrib["href"], []).append(words.split("\n"))
+    return found
+
+
+@pytest.mark.parametrize("which", ["paper", "smoke"])
+def test_the_figures_are_the_very_files(which, pages, request):
+    folder, page = request.getfixturevalue(which), pages[which]
+    text = (folder / "report.html").read_text()
+    for name in DRAWN:
+        assert (folder / "figures" / f"{name}.svg").read_text() in text
+        assert FIGURES[name].text in page.text
+    for name, caption in AUDIT.items():
+        assert (folder / "audit" / f"{name}.svg").read_text() in text
+        assert caption.text in page.text
+    shown = [a["id"] for a in page.all("figure")]
+    assert shown == [*(f"figure-{name}" for name in DRAWN), *(f"figure-audit-{name}" for name in AUDIT)]
+    missing = [FIGURES[name].title for name in names_of(STRATEGY_COLOURS) if name not in DRAWN]
+    told = f"(famba figures): {', '.join(missing)}."
+    assert re.sub(r"\s", "", told) in re.sub(r"\s", "", page.text)
+
+
+def test_a_dark_page_has_other_greys(pages, smoke):
+    """Every grey that is drawn with has its counterpart: on a dark page none is left dark."""
+    page = (smoke / "report.html").read_text()
+    drawn = {a[paint] for _, a in pages["smoke"].elements for paint in ("fill", "stroke") if paint in a}
+    greys = {colour for colour in drawn if re.fullmatch(r"#(..)\1\1", colour)} - {"#ffffff", "#000000"}
+    assert greys <= {grey.lower() for grey in DARK}
+    for grey in greys:
+        assert f'[fill="{grey}"] {{ fill: {DARK[grey]}; }}' in page
 
 
 def test_published_numbers_and_the_missing_ones(pages):
-    assert "paper (1 seed, best epoch on test): 76.9 %" in " ".join(
-        a["aria-label"] for a in pages["paper"].all("a", **{"class": "mark"})
-    )
+    assert "paper (1 seed, best epoch on test): 76.9 %" in pages["paper"].text
     assert "not published in the sources we have" in pages["paper"].text
-    assert not any("paper" in a["aria-label"] for a in pages["smoke"].all("a", **{"class": "mark"}))
+    assert "paper (1 seed" not in pages["smoke"].text
 
 
 @pytest.mark.parametrize("which", ["paper", "smoke"])
@@ -217,7 +273,7 @@ def test_every_link_leads_somewhere(pages, which, request):
 @pytest.mark.parametrize("which", ["paper", "smoke"])
 def test_the_page_loads_nothing(pages, which, request):
     page, text = pages[which], (request.getfixturevalue(which) / "report.html").read_text()
-    assert len(text.encode()) < 5_000_000
+    assert len(text.encode()) < 2_000_000
     (policy,) = [a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "unsafe" not in policy
@@ -227,13 +283,7 @@ def test_the_page_loads_nothing(pages, which, request):
         assert "style" not in attributes, tag  # the policy refuses it
         assert not any(name.startswith("on") for name in attributes), tag
     assert [a["href"] for a in page.all("link")] == ["data:,"]
-    assert not re.search(r"@import|url\(|fetch\(|XMLHttp|import\(", text)
-
-
-def test_strategies_have_the_figures_colours(paper):
-    text = (paper / "report.html").read_text()
-    for i, colour in enumerate(STRATEGY_COLOURS.values()):
-        assert f".s{i}{{--hue:{colour}}}" in text
+    assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttp|import\(", text)
 
 
 def test_the_deviations_are_the_documents(pages):
@@ -273,21 +323,43 @@ def test_markdown_and_latex_hold_verdicts_and_summary(paper):
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 3  # Table 1, summary, verdicts
 
 
-def test_figures_beside_the_page_are_taken_in(tmp_path):
-    rows = write_grid(tmp_path, experiment(seeds=[0], strategies=["baseline", "upper"]))
-    folder = tmp_path / "figures"
-    folder.mkdir()
-    (small, *_), (large, *_), *_ = PICTURES
-    (folder / f"{small}.svg").write_text("<svg/>")
-    (folder / f"{large}.svg").write_bytes(b" " * (VECTOR_AT_MOST + 1))
-    (folder / f"{large}.png").write_bytes(b"PNG")
-    assert report(tmp_path, rows) == 0
-    page = Page((tmp_path / "report.html").read_text())
-    kinds = [a["src"].partition(";")[0] for a in page.all("img")]
-    assert kinds == ["data:image/svg+xml", "data:image/png"]
-    assert all(a["alt"] for a in page.all("img"))
-    for name, _, _ in PICTURES[2:]:
-        assert f"there is no figures/{name}.svg" in page.text
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("claims.json", None, "cannot read the file of verdicts (No such file or directory); run famba judge first"),
+        ("claims.json", "{}", "not a valid file of verdicts: watermark: Field required; run famba judge first"),
+        ("summary.csv", None, "run famba judge first"),
+        ("summary.csv", "model,strategy\n", "its columns are not those that famba judge writes"),
+        ("tables/verdicts.tex", None, "run famba judge first"),
+        ("figures/top1.svg", "<svg/>", "not drawn by this famba; draw it again"),
+        ("audit/audit.json", "{}", "not a valid audit: source: Field required; run famba audit again"),
+    ],
+)
+def test_what_is_missing_or_broken_beside_the_page_is_one_line(tmp_path, smoke, capsys, name, text, says):
+    folder = tmp_path / "copy"
+    shutil.copytree(smoke, folder)
+    (folder / name).unlink()
+    if text is not None:
+        (folder / name).write_text(text)
+    page = (folder / "report.html").read_bytes()
+    given = ["--out", str(folder / "report.html"), "--claims", str(CLAIMS), "--deviations", str(DEVIATIONS)]
+    assert main(["report", *given, *map(str, rows_in(folder))]) == 2
+    error = capsys.readouterr().err
+    assert f"{folder / name}: " in error
+    assert says in error
+    assert error.count("\n") == 1
+    assert (folder / "report.html").read_bytes() == page
+
+
+def test_rows_or_claims_that_were_not_judged_are_refused(tmp_path, smoke, capsys):
+    def page(claims: Path, rows: list[Path]) -> str:
+        given = ["--out", str(smoke / "other.html"), "--claims", str(claims), "--deviations", str(DEVIATIONS)]
+        assert main(["report", *given, *map(str, rows)]) == 2
+        return capsys.readouterr().err
+
+    rows = rows_in(smoke)
+    assert "summary.csv: of other rows than these; run famba judge first, on the same rows" in page(CLAIMS, rows[1:])
+    assert "run famba judge with the same --claims" in page(ROOT / "config" / "cifar100-small-claims.yaml", rows)
 
 
 def test_a_plan_stands_beside_the_measured_time(tmp_path, smoke, pages):
@@ -311,7 +383,7 @@ def test_a_plan_stands_beside_the_measured_time(tmp_path, smoke, pages):
     ],
 )
 def test_bad_input_is_one_line(tmp_path, smoke, capsys, changed, says):
-    options = {"--out": str(tmp_path / "report.html"), "--claims": str(CLAIMS), "--deviations": str(DEVIATIONS)}
+    options = {"--out": str(smoke / "other.html"), "--claims": str(CLAIMS), "--deviations": str(DEVIATIONS)}
     options[changed[0]] = str(tmp_path / changed[1])
     arguments = [word for pair in options.items() for word in pair]
     assert main(["report", *arguments, *map(str, rows_in(smoke))]) == 2
@@ -319,6 +391,7 @@ def test_bad_input_is_one_line(tmp_path, smoke, capsys, changed, says):
     assert says in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+    assert not (smoke / "other.html").exists()
 
 
 @pytest.mark.parametrize("text", ["# No table\n\nwords", "| a | b |\n|---|---|\n| 1 |"])
@@ -347,28 +420,3 @@ def test_prose_knows_code_and_public_sources():
         Piece("doi 10.1007/978-3.20", href="https://doi.org/10.1007/978-3.20"),
         Piece("."),
     ]
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 8.2), (71.3, 78.1), (0, 40000), (0.99, 1.01), (-0.5, 299.5)])
-def test_ticks_are_round_and_inside(low, high):
-    found = ticks(low, high)
-    assert 2 <= len(found) <= 11
-    assert all(low - 1e-9 <= value <= high + 1e-9 for value in found)
-    labels = [tick_label(value, found) for value in found]
-    assert len(set(labels)) == len(labels)
-    assert [float(label.replace(",", "")) for label in labels] == pytest.approx(found)
-
-
-def test_a_scale_maps_its_ends():
-    scale = Scale(10, 20, 100, 300)
-    assert (scale(10), scale(15), scale(20)) == (100, 200, 300)
-
-
-def test_the_audit_brings_its_figures(paper, pages, tmp_path):
-    rows = sorted(paper.glob("cells/*/row.json"))[:1]
-    assert main(["audit", "--claims", str(CLAIMS), "--out", str(tmp_path / "audit")]) == 0
-    assert report(tmp_path, rows) == 0
-    figures = [a["id"] for a in Page((tmp_path / "report.html").read_text()).all("figure")]
-    names = ["figure-audit-memory", "figure-audit-time", "figure-audit-starting_layer"]
-    assert [name for name in figures if name.startswith("figure-audit")] == names
-    assert not any(a["id"].startswith("figure-audit") for a in pages["paper"].all("figure"))  # none beside that page

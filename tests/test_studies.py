@@ -149,7 +149,7 @@ def test_the_page_shows_a_study_first_and_only_its_own(tmp_path, study):
     rows = write_grid(tmp_path, grid)
     (sweep,) = sweeps(grid.strategies)
     (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / f"{sweep.name}.svg").write_text("<svg/>")
+    (tmp_path / "figures" / f"{sweep.name}.svg").write_text(f'<svg id="{sweep.name}"/>')
     assert report(tmp_path, rows) == 0
     figures = [a["id"] for a in Page((tmp_path / "report.html").read_text()).all("figure")]
     assert figures[0] == f"figure-{sweep.name}"

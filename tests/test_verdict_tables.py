@@ -4,7 +4,7 @@ from rows import ROOT, make_row, paper_experiment
 
 from famba.claims.ledger import load
 from famba.claims.shared import by_reason
-from famba.claims.tables import latex, markdown
+from famba.claims.tables import verdict_table
 from famba.claims.verdicts import judge
 
 LEDGER = load(ROOT / "config" / "claims.yaml")
@@ -25,9 +25,9 @@ def test_verdicts_collapse_only_where_verdict_and_reason_are_the_same():
 def test_a_shared_reason_is_said_once_and_no_claim_is_lost():
     alone, shared = by_reason(JUDGED.verdicts)
     assert len(alone) + sum(len(group.verdicts) for group in shared) == len(JUDGED.verdicts)
-    text = markdown(JUDGED, "made up")
+    text = verdict_table(JUDGED, "made up").markdown_page
     assert sum(line.startswith("| ") for line in text.splitlines()) == len(alone) + 2  # head and rule
     for group in shared:
         assert text.count(group.line) == 1
-    lines = [line for line in latex(JUDGED, "made up").splitlines() if line.endswith(r"\\")]
+    lines = [line for line in verdict_table(JUDGED, "made up").latex_float.splitlines() if line.endswith(r"\\")]
     assert len(lines) == 1 + len(alone) + len(shared)

@@ -13,24 +13,32 @@ from famba.config import ARCHITECTURES
 from famba.cost.bench import CPU_BATCH, CUDA_BATCH, Part, bench, cell_of
 from famba.cost.roofline import Rates
 from famba.files import atomic_file
+from famba.results import tables
+from famba.results.tables import Column
 from famba.system.device import environment, pick_device
 
 
 def table(rates: Rates, parts: Sequence[Part], what: str) -> str:
     """For people: what the device can do, and a line for each part."""
-    lines = [
-        what,
-        f"{rates.device}: {rates.gemm_flops / 1e9:,.0f} GFLOP/s in matrix products, {rates.exps / 1e9:,.1f} G exp/s, "
-        f"{rates.moved / 1e9:,.1f} GB/s copied ({rates.source})",
-        "",
-        f"{'part':<14}  {'measured (ms)':>13}  {'bound (ms)':>10}  {'achieved':>8}  bound mostly by",
-    ]
-    lines += [
-        f"{part.name:<14}  {part.measured_s * 1e3:>13,.2f}  {part.bound_s * 1e3:>10,.2f}  {part.share:>8.0%}"
-        f"  {part.mostly}"
+    columns = (
+        Column("part"), Column("measured (ms)", "r"), Column("bound (ms)", "r"), Column("achieved", "r"),
+        Column("bound mostly by"),
+    )  # fmt: skip
+    body = [
+        (part.name, f"{part.measured_s * 1e3:,.2f}", f"{part.bound_s * 1e3:,.2f}", f"{part.share:.0%}", part.mostly)
         for part in parts
     ]
-    return "\n".join([*lines, "", "bound: matrix products, exponentials and bytes at those rates, one after the other"])
+    return "\n".join(
+        [
+            what,
+            f"{rates.device}: {rates.gemm_flops / 1e9:,.0f} GFLOP/s in matrix products, {rates.exps / 1e9:,.1f} G "
+            f"exp/s, {rates.moved / 1e9:,.1f} GB/s copied ({rates.source})",
+            "",
+            tables.table(columns, body).plain,
+            "",
+            "bound: matrix products, exponentials and bytes at those rates, one after the other",
+        ]
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,8 +15,10 @@ from xml.etree import ElementTree
 from famba.checks import baseline, equivalence, gate, rules
 from famba.errors import CheckFailed, InputError
 from famba.files import atomic_file
+from famba.results import tables
 from famba.results.row import rows_of
 from famba.results.summary import read_rows
+from famba.results.tables import Column
 from famba.text import count
 
 
@@ -109,7 +111,7 @@ def main(args: argparse.Namespace) -> int:
         name, head = "gate", ("check", "cell", "frozen", "now", "p", "limit", "verdict")
         outcomes = [_of_line(line) for line in gate.compare(rows, frozen, margin)]
         shown = sorted(outcomes, key=lambda outcome: not outcome.failed)
-    table = _markdown(head, [outcome.columns for outcome in shown])
+    table = tables.table([Column(name) for name in head], [outcome.columns for outcome in shown]).markdown + "\n"
     print(table, end="")
     if args.junit:
         _write_junit(args.junit, name, outcomes)
@@ -152,15 +154,6 @@ def _together(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if outcome.failed] + [
         Outcome((check, count(n, "row"), verdict, ""), check, "", False, "") for (check, verdict), n in alike.items()
     ]
-
-
-def _markdown(head: Sequence[str], body: Sequence[tuple[str, ...]]) -> str:
-    """An aligned Markdown table."""
-    lines = [tuple(head), *body]
-    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(head))]
-    lines.insert(1, tuple("-" * width for width in widths))
-    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
-    return "".join(f"| {' | '.join(line)} |\n" for line in padded)
 
 
 def _add_to_summary(path: str, text: str) -> None:

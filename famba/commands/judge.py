@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from pathlib import Path
 
 from famba.claims import ledger, noise, verdicts
-from famba.claims import tables as verdict_tables
+from famba.claims.tables import counted, verdict_table
 from famba.commands.options import add_ledger, add_repeats
 from famba.files import atomic_file
 from famba.results.summary import compared, described, read_rows, shared_note, summarise
-from famba.results.tables import latex, markdown
+from famba.results.summary_table import summary_csv, summary_table
 from famba.text import count, six_digits
 
 
@@ -35,21 +34,19 @@ def main(args: argparse.Namespace) -> int:
     floor = noise.noise_floor(list(rows.values()), noise.read_repeats(args.repeats, rows))
     judged = verdicts.judge(ledger.load(args.claims or ledger.of_rows(args.rows)), list(rows.values()), floor)
     rounded = [{key: six_digits(value) for key, value in line.items()} for line in lines]
-    with atomic_file(args.out / "summary.csv") as file:
-        writer = csv.DictWriter(file, lines[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rounded)
+    summary, decided = summary_table(lines, described(rows)), verdict_table(judged, described(rows))
     for name, text in (
+        ("summary.csv", summary_csv(lines)),
         ("summary.json", json.dumps(compared(rounded), indent=1) + "\n"),
-        ("tables/summary.md", markdown(lines, described(rows))),
-        ("tables/summary.tex", latex(lines, described(rows))),
+        ("tables/summary.md", summary.markdown_page),
+        ("tables/summary.tex", summary.latex_float),
         ("claims.json", judged.model_dump_json(indent=1) + "\n"),
-        ("tables/verdicts.md", verdict_tables.markdown(judged, described(rows))),
-        ("tables/verdicts.tex", verdict_tables.latex(judged, described(rows))),
+        ("tables/verdicts.md", decided.markdown_page),
+        ("tables/verdicts.tex", decided.latex_float),
     ):
         with atomic_file(args.out / name) as file:
             file.write(text)
-    told = f"{count(len(lines), 'line')} from {count(len(rows), 'row')}; {verdict_tables.counted(judged)}"
+    told = f"{count(len(lines), 'line')} from {count(len(rows), 'row')}; {counted(judged)}"
     print(f"{args.out / 'summary.csv'}: {told}")
     if shared := shared_note(lines):
         print(shared)

@@ -15,13 +15,15 @@ from famba.cost.plan import ELSEWHERE, Prediction, plan
 from famba.cost.roofline import PROFILES
 from famba.errors import InputError
 from famba.files import atomic_file
+from famba.results import tables
+from famba.results.tables import Column
 from famba.text import count, time_unit
 
 
 def table(predictions: Sequence[Prediction], notes: Sequence[str], experiment: Experiment) -> str:
     """The plan for people: a line for each cell, the total, and what it rests on."""
     unit, size = time_unit(max(p.cell_s for p in predictions))
-    head = ("cell", "tokens", "share", "step (ms)", "images/s", "saved/image", "peak (GiB)", f"time ({unit})")
+    heads = ("tokens", "share", "step (ms)", "images/s", "saved/image", "peak (GiB)", f"time ({unit})")
     body = [
         (
             p.cell,
@@ -35,11 +37,7 @@ def table(predictions: Sequence[Prediction], notes: Sequence[str], experiment: E
         )
         for p in predictions
     ]
-    widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
-    lines = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in (head, *body)
-    ]
+    cells = tables.table([Column("cell"), *(Column(head, "r") for head in heads)], body)
     hours = sum(p.hours for p in predictions)
     waiting = sum(p.limit == "data" for p in predictions)
     return "\n".join(
@@ -48,7 +46,7 @@ def table(predictions: Sequence[Prediction], notes: Sequence[str], experiment: E
             + " and ".join(dict.fromkeys(f"{count(r.epochs, 'epoch')}, {r.precision}" for r in experiment.recipes)),
             *notes,
             "",
-            *lines,
+            cells.plain,
             "",
             f"total: {hours:,.1f} hours of one {_device_word(notes)}, one cell after the other"
             + (f"; cells that wait for their data: {waiting}" if waiting else ""),

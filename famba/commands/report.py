@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from famba.claims import ledger
-from famba.commands.options import add_ledger, add_repeats
+from famba.commands.options import add_ledger
 from famba.errors import InputError
 from famba.files import atomic_file
 from famba.text import count, install
@@ -16,12 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba report`."""
     parser.description = (
         "Write the page, beside it the same as .md and .tex, and the paper's tables as .csv: published and "
-        "measured numbers, one a line. epochs.csv is read beside each row, and "
-        "figures/ beside the page. "
+        "measured numbers, one a line. What famba judge wrote is read beside the page, and figures/ and audit/ "
+        "as far as they are there. "
         "Example: famba report --out results/smoke/report.html results/smoke/cells/*/row.json"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the page, a .html file")
-    add_ledger(parser, "claims and their tests")
+    add_ledger(parser, "the ledger that the rows were judged by")
     parser.add_argument(
         "--deviations",
         type=Path,
@@ -30,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where paper, figures and released code disagree [docs/deviations.md]",
     )
     parser.add_argument("--plan", type=Path, metavar="FILE", help="a prediction by famba plan --json, to stand beside")
-    add_repeats(parser)
     parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
 
 
@@ -38,12 +37,12 @@ def main(args: argparse.Namespace) -> int:
     if args.out.suffix != ".html":
         raise InputError(f"--out {args.out}: the page is a .html file; .md and .tex are written beside it")
     try:
-        from famba.report import page  # noqa: PLC0415 (imports pandas and matplotlib: --help need not wait for them)
+        from famba.report import page  # noqa: PLC0415 (imports jinja2 and scipy: --help need not wait for them)
     except ModuleNotFoundError as error:
         raise InputError(f"the report needs {error.name}, which is not installed: {install('pipeline')}") from None
 
     claims = args.claims or ledger.of_rows(args.rows)
-    report = page.read(args.rows, claims, args.repeats, args.deviations, args.plan, args.out.parent)
+    report = page.read(args.rows, claims, args.deviations, args.plan, args.out.parent)
     texts = {
         ".html": page.html(report), ".md": page.markdown(report), ".tex": page.latex(report), ".csv": page.csv(report)
     }  # fmt: skip

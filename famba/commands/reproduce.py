@@ -25,12 +25,13 @@ from famba.checks.reproduction import (
 )
 from famba.config.datasets import DATA_HELP, data_folder
 from famba.errors import CheckFailed, InputError
+from famba.results.tables import Column, table
 from famba.text import count
 
 
 def report(comparison: Comparison) -> str:
     """The table: accuracies and losses, all that is not identical, and a line for what is of each part of a row."""
-    lines = [("field", "recorded", "now", "verdict")]
+    lines = []
     rest = []
     for field in comparison.fields:
         if field.verdict == "identical" and field.name not in (*METRICS, *CURVES):
@@ -41,10 +42,8 @@ def report(comparison: Comparison) -> str:
     for part, group in groupby(sorted(rest, key=_part), key=_part):
         n = len(list(group))
         lines.append((f"{part} ({count(n, 'field')})", "", "", "identical"))
-    widths = [max(len(line[i]) for line in lines) for i in range(4)]
-    lines.insert(1, ("-" * widths[0], "-" * widths[1], "-" * widths[2], "-" * widths[3]))
-    padded = ([text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines)
-    return "".join(f"| {' | '.join(line)} |\n" for line in padded)
+    columns = [Column(name) for name in ("field", "recorded", "now", "verdict")]
+    return table(columns, lines).markdown + "\n"
 
 
 def _part(field: Field) -> str:

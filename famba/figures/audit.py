@@ -12,39 +12,33 @@ from famba.claims.audit import epoch_time, memory
 from famba.claims.audit.readings import trainings
 from famba.claims.audit.statements import MODELS
 from famba.claims.published import PublishedRow
-from famba.figures import style
-from famba.files import atomic_file
+from famba.figures import palette, style, svg
+from famba.figures.captions import AUDIT
 from famba.text import model_name
-
-_COLOUR = {"vim_tiny": "#0072b2", "vim_small": "#d55e00"}  # Okabe and Ito
 
 
 def draw(rows: Sequence[PublishedRow], folder: Path) -> None:
     """Write every figure as SVG and PNG. Raises InputError if one cannot be written."""
     with style.theme():
-        for name, figure in (
-            ("memory", _memory(rows)),
-            ("time", _time(rows)),
-            ("starting_layer", _starting_layer(rows)),
-        ):
-            for kind in ("svg", "png"):
-                with atomic_file(folder / f"{name}.{kind}", binary=True) as file:
-                    figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
+        for name, figure in {"memory": _memory, "time": _time, "starting_layer": _starting_layer}.items():
+            style.save(figure(rows), folder, name, AUDIT[name], prefix="audit-")
 
 
 def _memory(rows: Sequence[PublishedRow]) -> Figure:
-    figure = style.new_figure(style.COLUMN, 2.8)
+    figure = style.new_figure(2.8)
     axes = figure.add_subplot()
     for model in MODELS:
         found = trainings(rows, model)
         best = memory.fits(found)[0]
         measured = memory.peaks(found)
         label = f"{model_name(model)}, rms {best.rms:.0f} MiB"
-        axes.plot(
-            (measured - best.residuals) / 1024, measured / 1024, "o", color=_COLOUR[model], markersize=3, label=label
-        )
+        fitted = measured - best.residuals
+        axes.plot(fitted / 1024, measured / 1024, "o", color=palette.MODELS[model], markersize=3, label=label)
+        for one, x, y in zip(found, fitted, measured, strict=True):
+            told = [f"{model_name(model)}, {one.name}", f"published {y:,.0f} MiB", f"fitted {x:,.0f} MiB"]
+            svg.point(axes, x / 1024, y / 1024, told, size=6)
     low, high = axes.get_xlim()
-    axes.plot((low, high), (low, high), color=style.FAINT, linewidth=0.6, zorder=0)
+    axes.plot((low, high), (low, high), color=palette.FAINT, linewidth=0.6, zorder=0)
     axes.set(
         xlabel="fitted peak memory (GiB)", ylabel="published peak memory (GiB)", title="best reading of each model"
     )
@@ -53,15 +47,18 @@ def _memory(rows: Sequence[PublishedRow]) -> Figure:
 
 
 def _time(rows: Sequence[PublishedRow]) -> Figure:
-    figure = style.new_figure(style.COLUMN, 2.8)
+    figure = style.new_figure(2.8)
     axes = figure.add_subplot()
     for model in MODELS:
         found = [one for one in trainings(rows, model) if one.row.table == 1]
         split = epoch_time.split(found, epoch_time.TOLD)
         share = np.array((0.0, 1.0))
-        axes.plot(100 * share, split.fixed + split.token * share, color=_COLOUR[model], linewidth=0.8)
+        axes.plot(100 * share, split.fixed + split.token * share, color=palette.MODELS[model], linewidth=0.8)
         label = f"{model_name(model)}: {split.fixed:.0f} s fixed"
-        axes.plot(100 * split.shares, split.seconds, "o", color=_COLOUR[model], markersize=3.5, label=label)
+        axes.plot(100 * split.shares, split.seconds, "o", color=palette.MODELS[model], markersize=3.5, label=label)
+        for one, x, y in zip(found, split.shares, split.seconds, strict=True):
+            told = [f"{model_name(model)}, {one.row.strategy}", f"{x:.1%} of the tokens", f"published {y:.1f} s"]
+            svg.point(axes, 100 * x, y, told)
     axes.set(xlabel="mean share of the tokens (%)", ylabel="published time per epoch (s)", title="Table 1")
     axes.set_xlim(0, 105)
     axes.set_ylim(0)
@@ -70,14 +67,20 @@ def _time(rows: Sequence[PublishedRow]) -> Figure:
 
 
 def _starting_layer(rows: Sequence[PublishedRow]) -> Figure:
-    figure = style.new_figure(style.COLUMN, 2.8)
+    figure = style.new_figure(2.8)
     axes = figure.add_subplot()
     study = [row for row in rows if row.table == 2]
     unfused = next(row for row in rows if (row.table, row.model, row.strategy) == (1, "vim_tiny", "baseline"))
     axes.plot(
-        [row.start or 0 for row in study], [row.top1 for row in study], "o-", color=_COLOUR["vim_tiny"], markersize=3.5
+        [row.start or 0 for row in study],
+        [row.top1 for row in study],
+        "o-",
+        color=palette.MODELS["vim_tiny"],
+        markersize=3.5,
     )
-    axes.axhline(unfused.top1, color=style.FAINT, linewidth=0.8, linestyle=(0, (4, 2)))
+    for row in study:
+        svg.column(axes, row.start or 0, 1, [f"starting layer {row.start}", f"published top-1 {row.top1} %"])
+    axes.axhline(unfused.top1, color=palette.FAINT, linewidth=0.8, linestyle=(0, (4, 2)))
     axes.annotate("without fusion", (15, unfused.top1), (0, -9), textcoords="offset points", ha="right", fontsize=7)
     axes.set(xlabel="starting layer, counted from 1", ylabel="published top-1 (%)", title="Vim-Ti, upper (Table 2)")
     return figure

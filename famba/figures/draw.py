@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from famba.figures import bars, lines, patches, similarity, strategies, studies, style, tradeoff
+from famba.figures.captions import FIGURES as CAPTIONS
 from famba.figures.results import Results, read_results
 from famba.results.tokens import NAME, TokenRecord, read_tokens
 
@@ -40,7 +41,7 @@ def draw(rows: Sequence[Path], out: Path, claims: Path) -> tuple[list[str], list
     names = [*studies.drawn(results), *FIGURES, *(TOKEN_FIGURES if records else ())]
     for name in names:
         with style.theme():
-            style.save(figure(name, results, records), out, name)
+            style.save(figure(name, results, records), out, name, CAPTIONS[name])
     return names, bare
 
 

@@ -12,7 +12,14 @@ STRATEGY_COLOURS = {
     "lower": "#009E73",
     "upper": "#0072B2",
 }
+MODELS = {"vim_tiny": "#0072B2", "vim_small": "#D55E00"}  # of the paper's, where no strategy is shown
+NOT_FUSED = "#e4e4e4"  # a layer that fuses nothing
 STRATEGY_MARKERS = {"baseline": "o", "all": "s", "interleaved": "D", "lower": "v", "upper": "^"}
+INK, FAINT, GRID, SMOKE = "#222222", "#6b6b6b", "#dddddd", "#efefef"
+DARK = {  # what takes the place of greys on a dark screen
+    INK: "#e7e9ec", FAINT: "#a6adb8", GRID: "#333a43", SMOKE: "#1e2329", NOT_FUSED: "#3a424c",
+    STRATEGY_COLOURS["baseline"]: "#9aa1ab",
+}  # fmt: skip
 _OWN_COLOURS = ("#D55E00", "#56B4E9", "#882255", "#999933", "#332288")
 _OWN_MARKERS = ("P", "X", "p", "h", "<")
 

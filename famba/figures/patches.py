@@ -31,13 +31,13 @@ def fused_patches(results: Results, records: Mapping[Path, TokenRecord]) -> Figu
     examples = 1 if len(results.models) > 1 else 2
     rows = [(example, path) for model in results.models for example in range(examples) for path in _of(results, model)]
     if not rows:
-        figure = style.new_figure(style.COLUMN, 1.0)
+        figure = style.new_figure(1.0)
         figure.text(0.5, 0.6, "No strategy of this experiment fuses tokens.", ha="center", fontsize=8)
         style.footer(figure, results)
         return figure
-    side = (style.FULL - 0.25) / (LAYERS + 1)
+    side = (style.WIDTH - 0.2) / (LAYERS + 1)
     blocks = len(results.models) * examples
-    figure = style.new_figure(style.FULL, (side + 0.08) * len(rows) + 0.4 * blocks + 0.4)
+    figure = style.new_figure((side + 0.09) * len(rows) + 0.4 * blocks + 0.5)
     grid = figure.subplots(len(rows), LAYERS + 1, squeeze=False)
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.03, wspace=0, hspace=0)  # type: ignore[union-attr, call-arg]
     before = None
@@ -46,11 +46,16 @@ def fused_patches(results: Results, records: Mapping[Path, TokenRecord]) -> Figu
         first = before != (cell.model, example)
         before = cell.model, example
         if first:
-            line[0].set_title(f"{model_name(cell.model)}, test image {example}", pad=12)  # above the layers'
+            line[0].set_title(" ", pad=14)  # room above the layers for a title that is wider than its column
+            where = f"{model_name(cell.model)}, test image {example}"
+            line[0].annotate(where, (0, 1), (0, 12.5), "axes fraction", "offset points", weight="bold").set_in_layout(
+                False
+            )
         _draw_row(line, record, example, cell.architecture, first)
-        line[0].set_ylabel(cell.strategy, fontsize=7, labelpad=2)
+        line[0].set_ylabel(cell.strategy, fontsize=5, labelpad=2)
     style.footer(
-        figure, results, f"Models of seed {_first_seed(results)}. Below each image: tokens left, class token included.",
+        figure, results, f"Models of seed {_first_seed(results)}.",
+        "Above the images: the layer; below: the tokens left, class token included.",
         "Fused patches have the colour of the group that they end in, "
         f"one for each of the {len(COLOURS)} largest; smaller ones are grey. White lines part groups.",
     )  # fmt: skip
@@ -100,7 +105,7 @@ def _draw_row(line: np.ndarray, record: TokenRecord, example: int, shape: Archit
         _borders(axes, groups[layer].reshape(wide, wide), fused[layer].reshape(wide, wide))
         axes.set_xlabel(f"{record.tokens(example, layer)}", fontsize=6, labelpad=1.5)
         if first:
-            axes.set_title(f"layer {layer}", fontsize=6.5, fontweight="normal", loc="center", pad=2)
+            axes.set_title(f"{layer}", fontsize=6.5, fontweight="normal", loc="center", pad=2)
 
 
 def _borders(axes: Axes, groups: np.ndarray, fused: np.ndarray) -> None:

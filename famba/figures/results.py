@@ -15,6 +15,25 @@ from famba.config.protocol import published_model
 from famba.results import summary
 from famba.results.epochs import read_epochs
 from famba.results.row import Row
+from famba.results.statistics import interval
+from famba.text import model_name, time_unit
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of `Results.seeds`, what it is called, and the unit that it is shown in. `size`: of the unit in the
+    column's own; `digits`: decimals of a printed value."""
+
+    column: str
+    name: str
+    unit: str = ""
+    size: float = 1.0
+    digits: int = 2
+
+    @property
+    def label(self) -> str:
+        """Of an axis."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
 
 
 @dataclass(frozen=True)
@@ -47,14 +66,15 @@ class Results:
         return summary.memory_kind(next(iter(self.rows.values())))
 
     @property
-    def time(self) -> tuple[str, str]:
-        """Column and name of the time that trainings are compared by: on a CPU its own, whatever else ran there."""
-        return ("cpu_s", "CPU time of training") if self._on_cpu else ("train_s", "training time")
+    def time(self) -> Measure:
+        """The time that trainings are compared by: on a CPU its own, whatever else ran there."""
+        column, name = ("cpu_s", "CPU time of training") if self._on_cpu else ("train_s", "training time")
+        return Measure(column, name, *time_unit(float(self.seeds[column].max())))
 
     @property
-    def step_ratio_name(self) -> str:
-        """What `step_ratio` is of."""
-        return f"{'CPU time' if self._on_cpu else 'time'} of a step / baseline's"
+    def step_ratio(self) -> Measure:
+        """The time of a step, relative to the baseline's."""
+        return Measure("step_ratio", f"{'CPU time' if self._on_cpu else 'time'} of a step / baseline's", digits=3)
 
     @property
     def _on_cpu(self) -> bool:
@@ -63,6 +83,26 @@ class Results:
     def of(self, model: str) -> pd.DataFrame:
         """The seeds of one model."""
         return self.seeds[self.seeds["model"] == model]
+
+    def values(self, model: str, strategy: str, measure: Measure) -> pd.Series:
+        """A measure in its unit by seed, of the seeds that have it."""
+        seeds = self.of(model)
+        return seeds[seeds["strategy"] == strategy].set_index("seed")[measure.column].dropna() / measure.size
+
+    def told(self, model: str, strategy: str, *measures: Measure) -> list[str]:
+        """A strategy's numbers in words: the mean of each measure with its interval, and every seed's."""
+        lines, seeds = [f"{model_name(model)}, {strategy}"], self.of(model)
+        for measure in measures:
+            values = self.values(model, strategy, measure)
+            if values.empty:
+                continue
+            half = interval(values.tolist())
+            spread = "" if half is None else f" ± {half:.6g}"
+            lines.append(f"{measure.name}: {values.mean():.6g}{spread} {measure.unit}".rstrip())
+            if self.several_seeds:
+                lines.append(", ".join(f"seed {seed}: {value:.6g}" for seed, value in values.items()))
+        n = int((seeds["strategy"] == strategy).sum())
+        return [*lines, f"n = {n}, 95 % interval" if n > 1 else "one seed: no interval"]
 
 
 def read_results(paths: Sequence[Path], claims: Path) -> Results:

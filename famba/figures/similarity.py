@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from famba.figures import palette, style
+from famba.figures import palette, style, svg
 from famba.figures.results import Results
 from famba.results.tokens import TokenRecord
+from famba.text import model_name
 
 _COLOURS = colormaps["cividis"].resampled(64)  # steps too fine to see; with more, the files are twice as large
+ACROSS = 3  # maps beside each other
 Records = Mapping[Path, TokenRecord]
 
 
@@ -24,28 +27,31 @@ def similarity(results: Results, records: Records) -> Figure:
     """Cosine similarity of all pairs of patches, mean over images, in layers from the first to the last: a row per
     model, of its first seed, not fused where the experiment has such a cell."""
     shown = [_paths(results, model, _reference(results, model))[0] for model in results.models]
-    columns = max(len(records[path].layers) for path in shown)
-    side = (style.FULL - 0.9) / columns
-    figure = style.new_figure(style.FULL, (side + 0.4) * len(shown) + 0.55)
-    grid = figure.subplots(len(shown), columns, squeeze=False)
+    lines = math.ceil(max(len(records[path].layers) for path in shown) / ACROSS)
+    figure = style.new_figure((style.WIDTH / ACROSS + 0.2) * lines * len(shown) + 1.0)
+    grid = figure.subplots(lines * len(shown), ACROSS, squeeze=False)
+    # the layout does not know that square maps leave it less room for the first title
+    figure.get_layout_engine().set(h_pad=0.05, rect=(0, 0, 1, 0.99))  # type: ignore[union-attr, call-arg]
     lowest = min(float(records[path].similarity.min()) for path in shown)
-    for line, path in zip(grid, shown, strict=True):
-        record, row = records[path], results.rows[path]
+    for block, path in zip(np.split(grid, len(shown)), shown, strict=True):
+        record, model = records[path], results.rows[path].cell.model
         wide = round(record.similarity.shape[1] ** 0.5)  # patches in a row of the image
-        for axes in line[len(record.layers) :]:
+        for axes in block.flat[len(record.layers) :]:
             axes.set_axis_off()
-        for i, (axes, layer, values) in enumerate(zip(line, record.layers, record.similarity, strict=False)):
+        for axes, layer, values in zip(block.flat, record.layers, record.similarity, strict=False):
             drawn = axes.imshow(values, vmin=lowest, vmax=1, cmap=_COLOURS, interpolation="none")
             ticks = np.arange(0, len(values), wide * max(1, round(wide / 4)))
-            axes.set_xticks(ticks)
-            axes.set_yticks(ticks, ticks if i == 0 else [""] * len(ticks))
-            axes.tick_params(labelsize=5, length=1.5, pad=1.5)
+            axes.set(xticks=ticks, yticks=ticks)
+            axes.tick_params(labelsize=5, length=1.5, pad=1.5, labelleft=axes in block[:, 0])
             axes.text(0.5, 1.04, f"layer {layer}", transform=axes.transAxes, ha="center", fontsize=7)
-        line[0].set_ylabel("patch")
-        style.title(line[0], row.cell.model, pad=16)  # above the layer's
+            mean = f"mean {values.mean():.4g}, lowest {values.min():.4g}"
+            svg.column(axes, len(values) / 2, len(values), [f"{model_name(model)}, layer {layer}", mean])
+        for axes in block[:, 0]:
+            axes.set_ylabel("patch")
+        style.title(block[0, 0], model, pad=16)  # above the layer's
     for axes in grid[-1]:
         axes.set_xlabel("patch", labelpad=1)
-    bar = figure.colorbar(drawn, ax=grid, fraction=0.02, pad=0.01, aspect=15 * len(shown))
+    bar = figure.colorbar(drawn, ax=grid, location="bottom", fraction=0.03, pad=0.01, aspect=40)
     bar.set_label("cosine similarity")
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=6)
@@ -58,11 +64,9 @@ def similarity(results: Results, records: Records) -> Figure:
 
 def best_match(results: Results, records: Records) -> Figure:
     """By layer, how alike a token and its nearest partner are: what the matching would link, fused or not."""
-    several = len(results.models) > 1
-    figure = style.new_figure(style.FULL if several else style.COLUMN, 2.5)
-    grid = figure.subplots(1, len(results.models), squeeze=False, sharey=True)[0]
+    figure, grid = style.stack(len(results.models), 2.1)
     colour, marker = palette.colours(results.strategies), palette.markers(results.strategies)
-    for i, (axes, model) in enumerate(zip(grid, results.models, strict=True)):
+    for axes, model in zip(grid, results.models, strict=True):
         name = _reference(results, model)
         table = pd.concat(
             pd.DataFrame({"layer": range(len(values)), "best": values})
@@ -73,14 +77,17 @@ def best_match(results: Results, records: Records) -> Figure:
             markeredgewidth=0, errorbar=style.mean_interval if results.several_seeds else None, legend=False,
             err_kws={"alpha": 0.25, "linewidth": 0},
         )  # fmt: skip
-        axes.set(xlabel="layer", ylabel="best-match cosine similarity" if i == 0 else "")
+        for layer, value in table.groupby("layer")["best"].mean().items():
+            svg.column(axes, float(str(layer)), 1, [f"{model_name(model)}, {name}, layer {layer}", f"mean {value:.4g}"])
+        axes.set(xlabel="layer", ylabel="best-match cosine similarity")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(-0.5, len(table["layer"].unique()) - 0.5)
         style.title(axes, model)
         style.tidy(axes)
     shown = [path for model in results.models for path in _paths(results, model, _reference(results, model))]
     lowest = min(axes.dataLim.ymin for axes in grid)  # of the lines and their bands
-    grid[0].set_ylim(min(lowest - 0.02, 0.9), 1)  # a cosine's largest; small differences are to look small
+    for axes in grid:
+        axes.set_ylim(min(lowest - 0.02, 0.9), 1)  # a cosine's largest; small differences are to look small
     named = list(dict.fromkeys(results.rows[path].cell.strategy for path in shown))
     style.legend(figure, [h for h in style.strategy_handles(results) if h.get_label() in named])
     band = "Band: 95 % interval over seeds (Student t)." if results.several_seeds else "One seed: no interval."

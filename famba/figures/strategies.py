@@ -11,13 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from famba.figures import palette, style
+from famba.figures import palette, style, svg
 from famba.figures.results import Results
 from famba.results.row import Row
 from famba.text import model_name
 
-_KEPT = "#e4e4e4"  # a layer that fuses nothing
-_WIDTH, _HEIGHT = 0.82, 0.84  # of a frame, in layers and in lines
+_WIDTH, _HEIGHT = 0.82, 0.62  # of a frame, in layers and in lines; the rest of a line are words
 _FRAME: dict[str, Any] = {"edgecolor": "#aaaaaa", "linewidth": 0.4}
 
 
@@ -25,7 +24,7 @@ def strategies(results: Results) -> Figure:
     """Every strategy of the experiment as a row of layers. Models that share all schedules share a panel."""
     groups = _alike(results)
     lines = sum(len(rows) for _, rows in groups)
-    figure = style.new_figure(style.FULL, 0.36 * lines + 0.35 * len(groups) + 0.65)
+    figure = style.new_figure(0.48 * lines + 0.4 * len(groups) + 0.75)
     ratios = [len(rows) for _, rows in groups]
     grid = figure.subplots(len(groups), 1, squeeze=False, height_ratios=ratios)[:, 0]
     colour = palette.colours(results.strategies)
@@ -34,19 +33,19 @@ def strategies(results: Results) -> Figure:
         for place, row in enumerate(rows):
             _draw(axes, place, row, colour[row.cell.strategy])
         axes.set_xlim(-0.5, depth - 0.5)
-        axes.set_ylim(len(rows) - 0.45, -0.55)
-        axes.set_yticks(range(len(rows)), [row.cell.strategy for row in rows])
-        axes.tick_params(axis="both", length=0)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=depth, integer=True) if depth <= 24 else MaxNLocator(12))
+        axes.set_ylim(len(rows) - 0.45, -0.75)
+        axes.set_yticks([])
+        axes.tick_params(axis="x", length=0)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
         axes.spines[:].set_visible(False)
         axes.set_title(f"{', '.join(model_name(model) for model in models)}: {tokens} tokens")
-        _beside(axes, -0.72, "final  (mean)", color=style.FAINT)
+        axes.set_title("final  (mean)", loc="right", size=7, fontweight="normal", color=palette.FAINT)
     grid[-1].set_xlabel("layer")
     style.legend(
         figure,
         [
-            Patch(facecolor=style.FAINT, edgecolor="none", label="fuses r tokens (number: r)"),
-            Patch(facecolor=_KEPT, edgecolor="none", label="fuses none"),
+            Patch(facecolor=palette.FAINT, edgecolor="none", label="fuses r tokens (number: r)"),
+            Patch(facecolor=palette.NOT_FUSED, edgecolor="none", label="fuses none"),
             Patch(facecolor="none", label="all tokens of the image", **_FRAME),
         ],
     )
@@ -62,25 +61,26 @@ def strategies(results: Results) -> Figure:
 def _draw(axes: Axes, place: int, row: Row, colour: str) -> None:
     """One strategy: a bar per layer in a frame that is as high as all tokens."""
     tokens, seen = row.cell.architecture.tokens, row.tokens.scheduled[:-1]
-    ground = place + _HEIGHT / 2  # the axis points down
+    ground = place + 0.4  # the axis points down
     for layer, before in enumerate((tokens, *seen[:-1])):
         r = before - seen[layer]  # what the schedule asks for, or what is left to fuse
         left, high = layer - _WIDTH / 2, _HEIGHT * seen[layer] / tokens
-        axes.add_patch(Rectangle((left, ground), _WIDTH, -high, facecolor=colour if r else _KEPT, edgecolor="none"))
+        fill = colour if r else palette.NOT_FUSED
+        axes.add_patch(Rectangle((left, ground), _WIDTH, -high, facecolor=fill, edgecolor="none"))
         axes.add_patch(Rectangle((left, ground), _WIDTH, -_HEIGHT, facecolor="none", **_FRAME))
         if r:
-            inside = high > 0.4
+            inside = high > 0.3
             axes.text(
-                layer, ground - high + (0.04 if inside else -0.04), str(r), size=min(6.0, 130 / len(seen)),
-                ha="center", va="top" if inside else "bottom", color=_on(colour) if inside else style.INK,
+                layer, ground - high + (0.04 if inside else -0.04), str(r), size=min(6.0, 125 / len(seen)),
+                ha="center", va="top" if inside else "bottom", color=_on(colour) if inside else palette.INK,
             )  # fmt: skip
-    _beside(axes, place, f"{row.tokens.scheduled[-1]}  ({100 * sum(seen) / (len(seen) * tokens):.1f} %)")
-
-
-def _beside(axes: Axes, place: float, text: str, **look: Any) -> None:
-    """A text right of the last layer."""
-    where = (1.01, place)
-    axes.annotate(text, where, xycoords=("axes fraction", "data"), va="center", size=7, annotation_clip=False, **look)
+    above: dict[str, Any] = {"y": place - 0.28, "va": "bottom", "size": 7.0}
+    mean = f"{100 * sum(seen) / (len(seen) * tokens):.1f} %"
+    axes.text(-_WIDTH / 2, s=row.cell.strategy, **above)
+    axes.text(len(seen) - 1 + _WIDTH / 2, s=f"{row.tokens.scheduled[-1]}  ({mean})", ha="right", **above)
+    fused = ", ".join(f"layer {layer}: {r}" for layer, r in enumerate(row.cell.schedule) if r) or "none"
+    told = [row.cell.strategy, f"{row.tokens.scheduled[-1]} tokens at the end, {mean} over the layers"]
+    svg.row(axes, place, [*told, f"fused, {fused}"])
 
 
 def _alike(results: Results) -> Sequence[tuple[list[str], list[Row]]]:
@@ -100,6 +100,6 @@ def _first_seed(results: Results, model: str) -> Mapping[str, Row]:
 
 
 def _on(colour: str) -> str:
-    """Ink or white, whichever is read better on a colour (by its relative luminance)."""
+    """Black or white, whichever is read better on a colour (by its relative luminance)."""
     red, green, blue = to_rgb(colour)
-    return "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.48 else style.INK
+    return "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.48 else "black"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,12 +15,12 @@ from matplotlib.ticker import MaxNLocator
 
 from famba.claims.paper_tables import PaperTable
 from famba.claims.sweeps import SWEEPS, Sweep, sweeps
-from famba.figures import palette, style
+from famba.figures import palette, style, svg
 from famba.figures.results import Results
 
 _COLOUR = palette.STRATEGY_COLOURS["upper"]
 _UNFUSED: dict[str, Any] = {"color": palette.STRATEGY_COLOURS["baseline"], "linewidth": 1.0, "linestyle": (0, (4, 2))}
-_PAPER_UNFUSED: dict[str, Any] = {"color": "black", "linewidth": 0.8, "linestyle": (0, (1, 2))}
+_PAPER_UNFUSED: dict[str, Any] = {"color": palette.INK, "linewidth": 0.8, "linestyle": (0, (1, 2))}
 _RATIOS = {"time": "loop_ratio", "memory": "peak_memory_ratio"}  # to the unfused model, as the paper's tables have them
 
 
@@ -30,7 +30,7 @@ def drawn(results: Results) -> dict[str, Callable[[Results], Figure]]:
 
 
 def _figure(results: Results, sweep: Sweep) -> Figure:
-    """A row of panels per model: top-1, time and memory, the last two as ratios to the model without fusion."""
+    """Panels of each model: top-1, time and memory, the last two as ratios to the model without fusion."""
     tables = [table for table in results.tables if table.table == sweep.table and table.published]
     published = bool(tables)
     quantities = {
@@ -41,20 +41,19 @@ def _figure(results: Results, sweep: Sweep) -> Figure:
         "memory": ("peak_memory_ratio", "peak memory / unfused") if results.memory_kind == "device"
         else ("saved_activations_ratio", "saved activations / unfused"),
     }  # fmt: skip
-    figure = style.new_figure(style.FULL, 2.1 * len(results.models) + 0.6)
-    grid = figure.subplots(len(results.models), len(quantities), squeeze=False, sharex=True)
-    for row, model in zip(grid, results.models, strict=True):
+    panels = [(model, quantity) for model in results.models for quantity in quantities]
+    figure, grid = style.stack(len(panels), 1.75)
+    for axes, (model, quantity) in zip(grid, panels, strict=True):
+        measure, label = quantities[quantity]
         seeds = _settings(results, model, sweep)
-        for axes, (quantity, (measure, label)) in zip(row, quantities.items(), strict=True):
-            _panel(axes, seeds, measure, results.several_seeds)
-            for table in tables:
-                _published(axes, table, model, quantity, measure)
-            last = model == results.models[-1]
-            axes.set(xlabel=sweep.axis if last else "", ylabel=label)
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-            axes.margins(0.06)
-            style.tidy(axes)
-        style.title(row[0], model)
+        _panel(axes, seeds, measure, results.several_seeds)
+        told = _published(axes, tables, model, quantity, measure)
+        _tell(axes, seeds, measure, label, told)
+        axes.set(xlabel=sweep.axis, ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        axes.margins(0.06)
+        style.title(axes, model)
+        style.tidy(axes)
     style.legend(figure, _handles(published))
     mean = "Point: mean; whisker: 95 % interval over seeds (Student t)." if results.several_seeds else "One seed."
     style.footer(figure, results, mean, "Ratios: to the model without fusion of the same seed.")
@@ -89,21 +88,39 @@ def _panel(axes: Axes, seeds: pd.DataFrame, measure: str, several: bool) -> None
         axes.axhline(unfused.mean(), zorder=1, **_UNFUSED)
 
 
-def _published(axes: Axes, table: PaperTable, model: str, quantity: str, measure: str) -> None:
-    """The paper's points; of time and memory their ratio to the paper's model without fusion."""
-    lines = [line for line in table.lines if line.own == model]
-    unfused = next((line.numbers[quantity].published for line in lines if line.r is None), None)
+def _tell(axes: Axes, seeds: pd.DataFrame, measure: str, label: str, published: Mapping[float, float]) -> None:
+    """The numbers at each setting: mean, seeds, and the paper's."""
+    measured = seeds.dropna(subset=["setting", measure])
+    groups = {float(str(at)): group.set_index("seed")[measure] for at, group in measured.groupby("setting")}
+    for at in sorted({*groups, *published}):
+        told = [f"{at:g}: {label}"]
+        if at in groups:
+            each = ", ".join(f"seed {seed}: {value:.6g}" for seed, value in groups[at].items())
+            told += [f"mean {groups[at].mean():.6g}", each]
+        if at in published:
+            told.append(f"paper: {published[at]:.6g}")
+        svg.column(axes, at, 1, told)
+
+
+def _published(axes: Axes, tables: Sequence[PaperTable], model: str, quantity: str, measure: str) -> dict[float, float]:
+    """Draw the paper's points and give them by setting; of time and memory their ratio to the paper's model without
+    fusion."""
+    drawn: dict[float, float] = {}
     ratio = _RATIOS.get(quantity)
-    if unfused is None or ratio not in (None, measure):
-        return
-    size = unfused if ratio else 1.0
-    points = [
-        (line.start if table.sweep == SWEEPS[0] else line.r, (line.numbers[quantity].published or 0.0) / size)
-        for line in lines
-        if line.r is not None
-    ]
-    axes.plot(*zip(*points, strict=True), **style.PAPER_STYLE | {"markersize": 6})
-    axes.axhline(unfused / size, zorder=1, **_PAPER_UNFUSED)
+    for table in tables:
+        lines = [line for line in table.lines if line.own == model]
+        unfused = next((line.numbers[quantity].published for line in lines if line.r is None), None)
+        if unfused is None or ratio not in (None, measure):
+            continue
+        size = unfused if ratio else 1.0
+        for line in lines:
+            at = line.start if table.sweep == SWEEPS[0] else line.r
+            if line.r is not None and at is not None:
+                drawn[at] = (line.numbers[quantity].published or 0.0) / size
+        axes.axhline(unfused / size, zorder=1, **_PAPER_UNFUSED)
+    if drawn:
+        axes.plot([*drawn], [*drawn.values()], **style.PAPER_STYLE | {"markersize": 6})
+    return drawn
 
 
 def _handles(published: bool) -> list[Line2D]:

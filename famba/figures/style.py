@@ -1,7 +1,8 @@
-"""The common look: sizes of a two-column paper, one theme, provenance line, watermark, deterministic files."""
+"""The common look: panels in a column of a paper, one theme, provenance line, watermark, deterministic files."""
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Sequence
@@ -16,17 +17,17 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from famba.figures import palette
+from famba.figures import palette, svg
+from famba.figures.captions import Caption
 from famba.files import atomic_file
 from famba.text import SMOKE_NOTE, model_name
 
 if TYPE_CHECKING:
     from famba.figures.results import Results
 
-FULL, COLUMN = 7.0, 3.4  # widths in inches: across both columns, and one
+WIDTH = 3.4  # inches: a column of a paper, and what is legible on a telephone
 FOOTER_SIZE = 5.5
-LEGEND_LINE = 0.16  # inches
-INK, FAINT = "#222222", "#777777"
+LINE = 0.19  # inches that a bar takes, and a line of the legend
 PAPER = "paper (1 seed, best epoch on test)"
 PAPER_STYLE: dict[str, Any] = {
     "linestyle": "none",
@@ -39,8 +40,8 @@ PAPER_STYLE: dict[str, Any] = {
 RC: dict[str, Any] = {
     "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
     "legend.fontsize": 7, "legend.frameon": False, "legend.handletextpad": 0.4, "legend.columnspacing": 1.2,
-    "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.linewidth": 0.6, "grid.linewidth": 0.4, "grid.color": "#dddddd", "lines.linewidth": 1.2,
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), palette.INK),
+    "axes.linewidth": 0.6, "grid.linewidth": 0.4, "grid.color": palette.GRID, "lines.linewidth": 1.2,
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
     "axes.facecolor": "none",  # the watermark stands behind the axes
     "axes.titlelocation": "left", "axes.titleweight": "bold",
@@ -48,7 +49,7 @@ RC: dict[str, Any] = {
     # what seaborn's style "ticks" sets beyond these; written out, for importing seaborn takes longer than drawing
     "grid.linestyle": "-", "lines.solid_capstyle": "round", "patch.edgecolor": "w", "patch.force_edgecolor": True,
     "axes.axisbelow": True,
-    "svg.fonttype": "path", "svg.hashsalt": "famba", "savefig.dpi": 200, "figure.dpi": 100,
+    "svg.fonttype": "none", "svg.hashsalt": "famba", "savefig.dpi": 200, "figure.dpi": 100,
 }  # fmt: skip
 
 
@@ -58,12 +59,19 @@ def theme() -> Any:
     return mpl.rc_context(look)
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(height: float) -> Figure:
     """A figure that no window system and no pyplot state knows about. Inches."""
     layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=0.03, hspace=0.03)
-    figure = Figure(figsize=(width, height), layout=layout)
+    figure = Figure(figsize=(WIDTH, height), layout=layout)
     FigureCanvasAgg(figure)
+    figure.patch.set_gid(svg.PLATE)  # white; a page takes it away
     return figure
+
+
+def stack(panels: int, height: float) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of panels, one below the other, each `height` inches high, with room for legend and footer."""
+    figure = new_figure(panels * height + 0.75)
+    return figure, list(figure.subplots(panels, 1, squeeze=False)[:, 0])
 
 
 def mean_interval(values: Any) -> tuple[float, float]:
@@ -100,10 +108,11 @@ def legend(figure: Figure, handles: Sequence[Any]) -> None:
     """A legend above the panels, never over data; the figure grows by the lines of a long one."""
     if not handles:
         return
-    columns = max(1, int(figure.get_figwidth() / 1.0))
+    widest = max(len(str(handle.get_label())) for handle in handles) * 0.6 * 7 + 24  # points
+    columns = min(len(handles), max(1, int(WIDTH * 72 / widest)))
     lines = math.ceil(len(handles) / columns)
-    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * max(lines - 3, 0))
-    figure.legend(handles=list(handles), loc="outside upper center", ncols=min(len(handles), columns))
+    figure.set_figheight(figure.get_figheight() + LINE * max(lines - 2, 0))
+    figure.legend(handles=list(handles), loc="outside upper center", ncols=columns)
 
 
 def footer(figure: Figure, results: Results, *notes: str) -> None:
@@ -113,15 +122,9 @@ def footer(figure: Figure, results: Results, *notes: str) -> None:
     text = f"Run: {summary.described(results.rows)}. {' '.join(notes)}"
     if results.smoke:
         text += f" {SMOKE_NOTE}."
-    characters = int(figure.get_figwidth() * 72 / (0.56 * FOOTER_SIZE))
-    figure.supxlabel(
-        "\n".join(textwrap.wrap(text, characters)),
-        x=0.01,
-        ha="left",
-        fontsize=FOOTER_SIZE,
-        color=FAINT,
-        linespacing=1.3,
-    )
+    lines = textwrap.wrap(text, int(WIDTH * 72 / (0.56 * FOOTER_SIZE)))
+    figure.set_figheight(figure.get_figheight() + 0.1 * max(len(lines) - 3, 0))
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=FOOTER_SIZE, color=palette.FAINT, linespacing=1.3)
 
 
 def watermark(figure: Figure) -> None:
@@ -137,13 +140,19 @@ def watermark(figure: Figure) -> None:
         )
     )
     figure.text(
-        0.5, 0.5, "SMOKE", rotation=math.degrees(angle), fontsize=size, color="#efefef", weight="bold",
-        ha="center", va="center", rotation_mode="anchor", zorder=-10, gid="watermark-smoke",
+        0.5, 0.5, "SMOKE", rotation=math.degrees(angle), fontsize=size, color=palette.SMOKE, weight="bold",
+        ha="center", va="center", rotation_mode="anchor", zorder=-10, gid=svg.WATERMARK,
     )  # fmt: skip
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write <name>.svg and <name>.png; no date inside, so that the same figure is the same file."""
-    for suffix, metadata in ((".svg", {"Date": None, "Title": name}), (".png", {"Title": name})):
-        with atomic_file(folder / f"{name}{suffix}", binary=True) as file:
-            figure.savefig(file, format=suffix[1:], metadata=metadata)
+def save(figure: Figure, folder: Path, name: str, caption: Caption, prefix: str = "") -> None:
+    """Write <name>.svg and <name>.png; no date inside, so that the same figure is the same file.
+
+    `prefix`: before the name, where the SVG's ids must differ from those of another figure of this name.
+    """
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    with atomic_file(folder / f"{name}.svg", binary=True) as file:
+        file.write(svg.finished(drawn.getvalue(), prefix + name, caption.title, caption.text))
+    with atomic_file(folder / f"{name}.png", binary=True) as file:
+        figure.savefig(file, format="png", metadata={"Title": caption.title, "Description": caption.text})

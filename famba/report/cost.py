@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict
 
 from famba.config.validation import read_json
 from famba.flops import step_cost
+from famba.results.anchors import line_href
 from famba.results.row import Row
 from famba.results.summary import MIB, Line
-from famba.results.tables import Entry, Table, line_href, number, table
+from famba.results.tables import DASH, Column, Entry, Table, number, table
 from famba.text import model_name, time_unit
 
 JOULES_PER_KWH = 3.6e6
@@ -49,7 +50,7 @@ def cost_table(lines: Sequence[Line], by_line: Mapping[tuple[str, str], Sequence
     columns: dict[str, list[Entry]] = {}
     for line in lines:
         rows = by_line[line["model"], line["strategy"]]
-        first, href = rows[0], line_href(line)
+        first, href = rows[0], line_href(line["model"], line["strategy"])
         step = step_cost(first.cell, first.data.classes, first.environment.device_kind, first.scan.backend)
         seconds, joules = [planned.get(row.id) for row in rows], [row.cost.energy_joules for row in rows]
         entries = {
@@ -68,10 +69,12 @@ def cost_table(lines: Sequence[Line], by_line: Mapping[tuple[str, str], Sequence
         }
         for name, entry in entries.items():
             columns.setdefault(name, []).append(entry)
-    head = [name for name, column in columns.items() if any(entry.text != "–" for entry in column)]
-    body = zip(*(columns[name] for name in head), strict=True)
-    numeric = "ll" + "r" * (len(head) - 2)
-    return table("cost", "Predicted and measured, of one training (means over seeds)", head, numeric, body)
+    there = {name: entries for name, entries in columns.items() if any(entry.text != DASH for entry in entries)}
+    words = ("model", "strategy")
+    return table(
+        [Column(name, "l" if name in words else "r") for name in there], zip(*there.values(), strict=True),
+        id="cost", caption="Predicted and measured, of one training (means over seeds)",
+    )  # fmt: skip
 
 
 def _mean(values: Sequence[float | None], size: float) -> float | None:

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from famba.claims.ledger import Ledger
 from famba.claims.shared import by_reason
 from famba.claims.verdicts import Part, Verdict, Verdicts
-from famba.report.charts import Panel, Scale
-from famba.results.tables import csv_of, slug, words
+from famba.results.anchors import line_href
+from famba.results.tables import DASH, csv_of, slug, words
 from famba.text import model_name
 
 SYMBOLS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "≈", "not tested": "○"}
-_WIDE, _HIGH = 180, 24
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Where the claim puts the mean (start and width of a band), the interval and the mean, all on one scale."""
+
+    WIDTH: ClassVar[float] = 180
+
+    claimed: tuple[float, float]
+    interval: tuple[float, float] | None
+    mean: float
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class Comparison:
     claimed: str
     effect: str
     p: str
-    drawn: Panel | None
+    drawn: Drawn | None
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Claim:
     interpretation: str | None
     numbers: Sequence[tuple[str, str]]
     parts: Sequence[Comparison]
-    drawn: Panel | None
+    drawn: Drawn | None
     told: str
 
 
@@ -119,10 +130,10 @@ def _comparison(part: Part, parts: Sequence[Part]) -> Comparison:
     return Comparison(
         what=f"{model_name(part.model)}, {part.strategy}{against}: {words(part.quantity)}",
         n=str(part.n),
-        href=f"#line-{part.model}-{part.strategy}",
+        href=line_href(part.model, part.strategy),
         mean=share or _bare(part),
         claimed=_claimed(part),
-        effect="–" if part.effect_size is None else f"{part.effect_size:.2g}",
+        effect=DASH if part.effect_size is None else f"{part.effect_size:.2g}",
         p=f"{part.p_inside:.2g} / {part.p_outside:.2g}",
         drawn=_drawn(part, [other for other in parts if other.unit == part.unit]),
     )
@@ -131,14 +142,14 @@ def _comparison(part: Part, parts: Sequence[Part]) -> Comparison:
 def _bare(part: Part) -> str:
     """The mean with its unit and interval."""
     if part.mean is None:
-        return "–"
+        return DASH
     mean, between = f"{part.mean:.4g} {part.unit}", _interval(part)
     return f"{mean} ({between})" if between else mean
 
 
 def _claimed(part: Part) -> str:
     if part.expected is None:
-        return "–"
+        return DASH
     # an end that is just beyond a number, "above 0", is told as that number
     low, high = (None if end is None else round(end, 9) + 0.0 for end in part.expected)
     unit = f" {part.unit}"
@@ -147,18 +158,18 @@ def _claimed(part: Part) -> str:
     return f"above {low:.4g}{unit}" if low is not None else f"below {high:.4g}{unit}"
 
 
-def _drawn(part: Part, alike: Sequence[Part]) -> Panel | None:
-    """Where the claim puts the mean as a band, the interval as a line, the mean as a dot."""
+def _drawn(part: Part, alike: Sequence[Part]) -> Drawn | None:
     if part.mean is None or part.expected is None:
         return None
     every = [end for p in alike for end in (p.mean, p.low, p.high, *(p.expected or ())) if end is not None]
     room = (max(every) - min(every)) * 0.12 or 1.0
-    x = Scale(min(every) - room, max(every) + room, 0, _WIDE)
-    panel = Panel("", x, Scale(0, 1, _HIGH, 0), _HIGH, width=_WIDE)
+    start, width = min(every) - room, max(every) - min(every) + 2 * room
+
+    def x(value: float) -> float:
+        return round((value - start) / width * Drawn.WIDTH, 1)
+
     low, high = part.expected
-    left, right = 0.0 if low is None else x(low), _WIDE if high is None else x(high)
-    panel.add("rect", "claimed", x=left, y=2, width=max(round(right - left, 1), 2), height=_HIGH - 4)
-    if part.low is not None and part.high is not None:
-        panel.add("line", "interval", x1=x(part.low), x2=x(part.high), y1=_HIGH / 2, y2=_HIGH / 2)
-    panel.add("circle", "mean", cx=x(part.mean), cy=_HIGH / 2, r=3.6)
-    return panel
+    left, right = 0.0 if low is None else x(low), Drawn.WIDTH if high is None else x(high)
+    known = part.low is not None and part.high is not None
+    interval = (x(part.low), x(part.high)) if known else None  # type: ignore[arg-type]
+    return Drawn((left, max(round(right - left, 1), 2)), interval, x(part.mean))

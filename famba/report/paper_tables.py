@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 
 from famba.claims.cells import DEVICE, GPUS, IMAGES_PER_GPU
 from famba.claims.paper_tables import QUANTITIES, Number, PaperTable
+from famba.results.anchors import line_href
 from famba.results.row import Row
-from famba.results.tables import Entry, Table, csv_of, line_href, slug, table
+from famba.results.tables import DASH, SMALL, Column, Entry, Table, csv_of, slug, table
 from famba.text import SMOKE_NOTE, model_name
 
 _TITLES = {1: "fusion strategies", 2: "starting layer", 3: "tokens per layer"}
 _HEADS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "time": "time (h:mm:ss)", "memory": "peak memory (MiB)"}
-Column = tuple[str, str, Sequence[Entry]]  # head, `l` or `r` as in Table, an entry per line
+Filled = tuple[Column, Sequence[Entry]]  # with an entry per line
 _CSV = (
     "table", "recipe", "model", "strategy", "tokens_per_layer", "starting_layer", "quantity", "unit", "published",
     "measured", "n", "difference", "difference_low", "difference_high",
@@ -37,53 +38,45 @@ def as_csv(found: Sequence[PaperTable]) -> str:
 
 
 def _table(found: PaperTable, rows: Sequence[Row], accuracy: str) -> Table:
-    columns = [*_settings(found), *(column for quantity in QUANTITIES for column in _columns(found, quantity))]
+    columns = [*_settings(found), *(filled for quantity in QUANTITIES for filled in _columns(found, quantity))]
     return table(
-        f"paper-table-{found.table}-{slug(found.recipe)}",
-        title(found),
-        [name for name, _, _ in columns],
-        "".join(kind for _, kind, _ in columns),
-        zip(*(entries for _, _, entries in columns), strict=True),
-        note=_note(found, rows, accuracy),
-    )
+        [column for column, _ in columns], zip(*(entries for _, entries in columns), strict=True),
+        id=f"paper-table-{found.table}-{slug(found.recipe)}", caption=title(found), note=_note(found, rows, accuracy),
+        size=SMALL,
+    )  # fmt: skip
 
 
-def _settings(found: PaperTable) -> Iterator[Column]:
+def _settings(found: PaperTable) -> Iterator[Filled]:
     """What was trained, in the order of the paper's columns, and how often."""
     lines = found.lines
     models = [Entry(model_name(line.model)) for line in lines]
     starts = [Entry("no fusion") if line.start is None else Entry(str(line.start), line.start) for line in lines]
     each = [Entry("no fusion") if line.r is None else Entry(f"{line.r:.3g}", line.r) for line in lines]
     if found.table == 1 or len({line.model for line in lines}) > 1:
-        yield "model", "l", models
+        yield Column("model"), models
     if found.table == 1:
-        yield "strategy", "l", [Entry("none" if line.strategy == "baseline" else line.strategy) for line in lines]
+        yield Column("strategy"), [Entry("none" if line.strategy == "baseline" else line.strategy) for line in lines]
     elif found.table == 2:
-        yield "starting layer", "r", starts
-        yield "tokens per layer", "r", each
+        yield Column("starting layer", "r"), starts
+        yield Column("tokens per layer", "r"), each
     else:
-        yield "tokens per layer", "r", each
-        yield "starting layer", "r", starts
-    yield "n", "r", [Entry(str(line.line["n"]), line.line["n"]) if line.line else Entry("–") for line in lines]
+        yield Column("tokens per layer", "r"), each
+        yield Column("starting layer", "r"), starts
+    yield Column("n", "r"), [Entry(str(line.line["n"]), line.line["n"]) if line.line else Entry(DASH) for line in lines]
 
 
-def _columns(found: PaperTable, quantity: str) -> Iterator[Column]:
+def _columns(found: PaperTable, quantity: str) -> Iterator[Filled]:
     """Published, measured and their difference; the last where the two are of the same conditions."""
     lines = [(line, line.numbers[quantity]) for line in found.lines]
     name = _HEADS[quantity]
     if found.published:
-        yield f"{name}, published", "r", [Entry(_printed(quantity, n.published), n.published) for _, n in lines]
+        yield Column(f"{name}, published", "r"), [Entry(_printed(quantity, n.published), n.published) for _, n in lines]
         name = "measured"
-    yield (
-        name,
-        "r",
-        [
-            Entry(_shown(quantity, n.measured), n.measured, line_href(line.line) if line.line else None)
-            for line, n in lines
-        ],
-    )
+    links = [line_href(line.own, line.line["strategy"]) if line.line else None for line, _ in lines]
+    shown = [Entry(_shown(quantity, n.measured), n.measured, href) for (_, n), href in zip(lines, links, strict=True)]
+    yield Column(name, "r"), shown
     if found.published and _subtracted(found, quantity):
-        yield "difference", "r", [Entry(_difference(quantity, n), n.difference) for _, n in lines]
+        yield Column("difference", "r"), [Entry(_difference(quantity, n), n.difference) for _, n in lines]
 
 
 def _subtracted(found: PaperTable, quantity: str) -> bool:
@@ -98,7 +91,7 @@ def _printed(quantity: str, value: float | None) -> str:
 def _shown(quantity: str, value: float | None) -> str:
     """A measured number; a dash for none."""
     if value is None:
-        return "–"
+        return DASH
     if quantity == "time":
         seconds = round(value)
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
@@ -107,7 +100,7 @@ def _shown(quantity: str, value: float | None) -> str:
 
 def _difference(quantity: str, number: Number) -> str:
     if number.difference is None:
-        return "–"
+        return DASH
     ends = number.interval
     text = _signed(quantity, number.difference)
     return text if ends is None else f"{text} [{_signed(quantity, ends[0])}, {_signed(quantity, ends[1])}]"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+from famba.results.anchors import line_id
 from famba.results.recipes import Difference
-from famba.results.tables import Entry, Table, number, table
+from famba.results.tables import SMALL, Column, Entry, Table, number, table
 
 _MEASURES = {
     "top1_last_percent": ("top-1, last epoch", 2),
@@ -37,7 +38,7 @@ def _table(id_: str, recipes: tuple[str, str], models: tuple[str, str], found: S
             Entry(_MEASURES[one.measure][0]),
             Entry(str(one.n), one.n),
             *(
-                number(mean, _MEASURES[one.measure][1], href=f"#line-{model}-{one.strategy}")
+                number(mean, _MEASURES[one.measure][1], href=f"#{line_id(model, one.strategy)}")
                 for mean, model in zip(one.means, models, strict=True)
             ),
             Entry(_difference(one), one.difference),
@@ -45,8 +46,10 @@ def _table(id_: str, recipes: tuple[str, str], models: tuple[str, str], found: S
         ]
         for one in found
     ]
-    head = ("strategy", "measure", "n", *recipes, "difference", "unit")
-    return table(id_, f"Recipes compared: {models[1]} less {models[0]}", head, "llrrrrl", body, note=_NOTE)
+    numbers = ("n", *recipes, "difference")
+    columns = [Column("strategy"), Column("measure"), *(Column(name, "r") for name in numbers), Column("unit")]
+    caption = f"Recipes compared: {models[1]} less {models[0]}"
+    return table(columns, body, id=id_, caption=caption, note=_NOTE, size=SMALL)
 
 
 def _difference(one: Difference) -> str:

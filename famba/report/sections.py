@@ -8,14 +8,16 @@ from famba.claims.ledger import Ledger
 from famba.claims.noise import Noise, Scatter
 from famba.report.prose import Deviations
 from famba.results import summary
+from famba.results.anchors import line_id, row_href
 from famba.results.row import Row
 from famba.results.summary import Line
-from famba.results.tables import Entry, Table, as_csv, as_latex, csv_of, latex, note_of, number, row_href, table, words
+from famba.results.summary_table import note_of
+from famba.results.tables import DASH, Column, Entry, Table, number, table, words
 from famba.text import model_name, time_unit
 
 
-def summary_table(lines: Sequence[Line], what: str, by_line: Mapping[tuple[str, str], Sequence[Row]]) -> Table:
-    """The summary's lines; CSV and LaTeX are those of `famba judge`."""
+def summary_table(lines: Sequence[Line], by_line: Mapping[tuple[str, str], Sequence[Row]]) -> Table:
+    """The summary's lines."""
     unit, size = time_unit(max(line["train_s"] for line in lines))
     body = []
     for line in lines:
@@ -38,20 +40,19 @@ def summary_table(lines: Sequence[Line], what: str, by_line: Mapping[tuple[str, 
                 Entry(line["seeds"], links=[(f"s{row.cell.seed}", row_href(row)) for row in trained]),
             ]
         )
-    head = (
-        "model", "strategy", "n", "top-1, last (%)", "top-1, best (%)", f"time ({unit})", "predicted ratio",
-        "step time ratio", "activations ratio", "peak memory (MiB)", "tokens", "rows",
+    numbers = (
+        "n", "top-1, last (%)", "top-1, best (%)", f"time ({unit})", "predicted ratio", "step time ratio",
+        "activations ratio", "peak memory (MiB)", "tokens",
     )  # fmt: skip
-    exact: list[list[object]] = [list(lines[0]), *([_short(value) for value in line.values()] for line in lines)]
     return table(
-        "summary", "One line per model and strategy", head, "llrrrrrrrrrl", body,
-        ids=[f"line-{line['model']}-{line['strategy']}" for line in lines], note=note_of(lines),
-        csv_text=csv_of(exact), latex=latex(lines, what),
+        [Column("model"), Column("strategy"), *_numeric(numbers), Column("rows")], body, id="summary",
+        caption="One line per model and strategy", note=note_of(lines),
+        ids=[line_id(line["model"], line["strategy"]) for line in lines],
     )  # fmt: skip
 
 
-def _short(value: object) -> object:
-    return "" if value is None else float(f"{value:.6g}") if isinstance(value, float) else value
+def _numeric(names: Sequence[str]) -> list[Column]:
+    return [Column(name, "r") for name in names]
 
 
 def rows_table(rows: Sequence[Row]) -> Table:
@@ -76,11 +77,11 @@ def rows_table(rows: Sequence[Row]) -> Table:
                 number(m["saved_activations_mib_per_image"], 2, href=row_href(row)),
             ]
         )
-    head = (
-        "row", "top-1, last (%)", "best", "EMA, last", "EMA, best", f"training ({unit})", f"loop without EMA ({unit})",
+    numbers = (
+        "top-1, last (%)", "best", "EMA, last", "EMA, best", f"training ({unit})", f"loop without EMA ({unit})",
         "step (ms)", "CPU time of a step (ms)", "images/s", "peak memory (MiB)", "activations (MiB/image)",
     )  # fmt: skip
-    return table("trainings", "One line per training", head, "lrrrrrrrrrrr", body)
+    return table([Column("row"), *_numeric(numbers)], body, id="trainings", caption="One line per training")
 
 
 def noise_table(noise: Sequence[Noise]) -> Table:
@@ -92,8 +93,9 @@ def noise_table(noise: Sequence[Noise]) -> Table:
         ]
         for n in noise
     ]  # fmt: skip
-    head = ("model", "quantity (unit)", "sd between seeds", "df", "sd between repeats of a seed", "df of repeats")
-    return table("noise", "Noise floor: standard deviation of one training", head, "llrrrr", body)
+    numbers = ("sd between seeds", "df", "sd between repeats of a seed", "df of repeats")
+    columns = [Column("model"), Column("quantity (unit)"), *_numeric(numbers)]
+    return table(columns, body, id="noise", caption="Noise floor: standard deviation of one training")
 
 
 def _known(spread: Scatter) -> list[tuple[float | None, int]]:
@@ -110,20 +112,19 @@ def published_table(ledger: Ledger) -> Table:
         shown = f"{low_high[0]:g} to {low_high[1]:g}" if low_high else "" if p.value is None else f"{p.value:g}"
         sign = p.relation if p.relation in ("<", "<=") else ""
         text = f"{sign} {shown} {p.unit}".strip() if shown else "not published in the sources we have"
-        body.append([Entry(of or "–"), Entry(words(p.quantity)), Entry(text), Entry(p.says or "–"),
-                     Entry(ledger.sources[p.source])])  # fmt: skip
-    head = ("of", "quantity", "value", "the source's words", "source")
-    return table("published", "Published numbers, as far as our sources tell", head, "lllll", body)
+        body.append([of or DASH, words(p.quantity), text, p.says or DASH, ledger.sources[p.source]])
+    columns = [Column(name) for name in ("of", "quantity", "value", "the source's words", "source")]
+    return table(columns, body, id="published", caption="Published numbers, as far as our sources tell")
 
 
-def deviations_table(found: Deviations) -> Table:
-    """docs/deviations.md's table."""
-    body = [[Entry(text, float(text) if text.isdecimal() else None) for text in line] for line in found.lines]
-    plain = [[Entry(e.text.replace("`", ""), e.exact) for e in line] for line in body]
-    wide = r"p{0.4\textwidth}"
-    columns = "r" + wide * (len(found.head) - 1)
+def deviations_table(found: Deviations, code: bool = True) -> Table:
+    """docs/deviations.md's table; without the marks of `code` for CSV and LaTeX."""
+    body = [
+        [Entry(text if code else text.replace("`", ""), float(text) if text.isdecimal() else None) for text in line]
+        for line in found.lines
+    ]
+    number_, *others = found.head
     return table(
-        "deviations-table", "Where paper, figures and released code disagree, and what famba does", found.head,
-        "r" + "l" * (len(found.head) - 1), body,
-        csv_text=as_csv(found.head, plain), latex=as_latex(found.head, columns, plain),
+        [Column(number_, "r"), *(Column(name, wide=0.4) for name in others)], body, id="deviations-table",
+        caption="Where paper, figures and released code disagree, and what famba does",
     )  # fmt: skip

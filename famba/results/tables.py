@@ -1,105 +1,34 @@
-"""Tables for people: the summary as Markdown and LaTeX (booktabs), and any table of the page with its copies."""
+"""One description of a table, and every form that it is written in: Markdown, LaTeX (booktabs), CSV, plain text."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from famba.results.row import Row
-from famba.results.summary import shared_note
-from famba.text import SMOKE_NOTE, model_name, tex, time_unit
+from famba.text import SMOKE_NOTE, tex
 
-NOTE = (
-    "Top-1: last epoch, mean ± 95 % interval over n seeds (Student t; none for one seed). Time: training, without "
-    "evaluation and each run's first step, by the wall clock. Memory: activations saved for the backward pass. Ratios: "
-    "to the model without fusion, of a step's time (on a CPU: CPU time, in pairs with an unfused step where the row "
-    "has that) and of memory; predicted from the tokens summed over layers."
-)
-_HEAD = ("model", "strategy", "n", "top-1 (%)", "time ({})", "step time ratio", "memory ratio", "tokens")
-_BELOW = ("", "", "", "", "", "pred. → meas.", "pred. → meas.", "first → final")
+SMALL = r"\scriptsize\setlength{\tabcolsep}{3pt}"  # for many columns
+DASH = "–"  # stands for a number that there is none of
 
 
-def note_of(lines: Sequence[Mapping[str, Any]]) -> str:
-    """How to read the summary, and whether its times are of a shared machine."""
-    return " ".join(filter(None, (NOTE, shared_note(lines))))
+@dataclass(frozen=True)
+class Column:
+    """`align`: `r` for numbers, `l` for words; `below`: a second line of the head; `wide`: its share of the text's
+    width in LaTeX, for words that wrap."""
 
+    head: str
+    align: Literal["l", "r"] = "l"
+    below: str = ""
+    wide: float | None = None
 
-def markdown(lines: Sequence[Mapping[str, Any]], what: str) -> str:
-    """An aligned Markdown table, with what was run and how to read it. Ends in a newline."""
-    unit, size = time_unit(max(line["train_s"] for line in lines))
-    head = [f"{a.format(unit)} {b}".strip() for a, b in zip(_HEAD, _BELOW, strict=True)]
-    body = [_entries(line, size) for line in lines]
-    widths = [max(3, *(len(row[i]) for row in [head, *body])) for i in range(len(head))]
-    left = {0, 1}
-    rule = ["-" * width if i in left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    rows = [head, rule, *body]
-    table = [
-        " | ".join(
-            cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True))
-        )
-        for r in rows
-    ]
-    note = [f"**{SMOKE_NOTE}.**", ""] if lines[0]["watermark"] else []
-    return "\n".join([*note, f"Run: {what}.", "", *(f"| {row} |" for row in table), "", note_of(lines), ""])
-
-
-def latex(lines: Sequence[Mapping[str, Any]], what: str) -> str:
-    """A floating table that needs the package booktabs. Ends in a newline."""
-    note = rf"\textbf{{{SMOKE_NOTE}.}} " if lines[0]["watermark"] else ""
-    unit, size = time_unit(max(line["train_s"] for line in lines))
-    body: list[str] = []
-    for i, line in enumerate(lines):
-        new_model = i == 0 or line["model"] != lines[i - 1]["model"]
-        if i and new_model:
-            body.append(r"\midrule")
-        entries = _entries(line, size)
-        body.append(" & ".join(tex(cell) for cell in [entries[0] if new_model else "", *entries[1:]]) + r" \\")
-    return "\n".join(
-        [
-            r"\begin{table*}[t]",
-            r"\centering",
-            rf"\caption{{{note}Run: {tex(what)}. {tex(note_of(lines))}}}",
-            r"\label{tab:summary}",
-            r"\begin{tabular}{@{}llrrrrrr@{}}",
-            r"\toprule",
-            " & ".join(tex(cell.format(unit)) for cell in _HEAD) + r" \\",
-            " & ".join(tex(cell) for cell in _BELOW) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table*}",
-            "",
-        ]
-    )
-
-
-def _entries(line: Mapping[str, Any], unit_s: float) -> list[str]:
-    top1 = f"{line['top1_last_percent']:.2f}"
-    if line["top1_last_percent_ci95"] is not None:
-        top1 += f" ± {line['top1_last_percent_ci95']:.2f}"
-    return [
-        model_name(line["model"]),
-        line["strategy"],
-        str(line["n"]),
-        top1,
-        f"{line['train_s'] / unit_s:.2f}",
-        _versus(line, "step_ratio"),
-        _versus(line, "saved_activations_ratio"),
-        f"{line['tokens_first']} → {line['tokens_final']}",
-    ]
-
-
-def _versus(line: Mapping[str, Any], ratio: str) -> str:
-    """Predicted and measured ratio; a dash for a missing one. The baseline is its own measure."""
-    if line["strategy"] == "baseline":
-        return "1"
-    measured = "–" if line[ratio] is None else f"{line[ratio]:.3f}"
-    return f"{line['token_share']:.3f} → {measured}"
+    @property
+    def name(self) -> str:
+        """The whole head."""
+        return f"{self.head} {self.below}".strip()
 
 
 @dataclass(frozen=True)
@@ -117,54 +46,130 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """`numeric`: a mark per column, `r` for numbers and `l` for words; `ids`: an anchor per line, or nothing."""
+    """A table and what is said about it.
 
-    id: str
-    caption: str
-    head: Sequence[str]
-    numeric: str
+    `run`: what was run, where the table says so; `ids`: an anchor per line; `below`: sentences in place of further
+    lines; `grouped`: lines with the same first entry belong together; `size`: LaTeX commands for its font.
+    """
+
+    columns: Sequence[Column]
     lines: Sequence[Sequence[Entry]]
-    csv: str
-    latex: str
-    ids: Sequence[str] = ()
+    id: str = ""
+    caption: str = ""
     note: str = ""
+    run: str = ""
+    smoke: bool = False
+    ids: Sequence[str] = ()
+    below: Sequence[str] = ()
+    grouped: bool = False
+    size: str = ""
 
     @property
     def empty(self) -> bool:
         """No line, or no number in any column of numbers: nothing to show."""
-        entries = [e for line in self.lines for e, kind in zip(line, self.numeric, strict=True) if kind == "r"]
-        return not self.lines or ("r" in self.numeric and all(e.text in ("", "–") for e in entries))
+        numbers = [
+            e for line in self.lines for e, column in zip(line, self.columns, strict=True) if column.align == "r"
+        ]
+        there = any(column.align == "r" for column in self.columns)
+        return not self.lines or (there and all(e.text in ("", DASH) for e in numbers))
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """The head, then the lines."""
+        return [[column.name for column in self.columns], *([e.text for e in line] for line in self.lines)]
+
+    @property
+    def csv(self) -> str:
+        """Exact numbers with six digits, as in summary.csv; text as it stands."""
+        lines = ([e.text if e.exact is None else f"{e.exact:.6g}" for e in line] for line in self.lines)
+        return csv_of([self.texts[0], *lines])
+
+    @property
+    def latex(self) -> str:
+        """A tabular that needs the packages array and booktabs. Ends in a newline."""
+        wide = r">{{\raggedright\arraybackslash}}p{{{}\textwidth}}"
+        columns = "".join(wide.format(c.wide) if c.wide else c.align for c in self.columns)
+        span = rf"\multicolumn{{{len(self.columns)}}}{{@{{}}p{{0.9\textwidth}}@{{}}}}"
+        return "\n".join(
+            [
+                rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule",
+                _tex_line(c.head for c in self.columns),
+                *([_tex_line(c.below for c in self.columns)] if any(c.below for c in self.columns) else []),
+                r"\midrule", *self._tex_body(), *(rf"{span}{{{tex(text)}}} \\" for text in self.below),
+                r"\bottomrule", r"\end{tabular}", "",
+            ]
+        )  # fmt: skip
+
+    @property
+    def latex_float(self) -> str:
+        """The tabular with its caption, across both columns of a paper. Ends in a newline."""
+        smoke = rf"\textbf{{{SMOKE_NOTE}.}} " if self.smoke else ""
+        caption = f"Run: {self.run}." if self.run else f"{self.caption}."
+        return "\n".join(
+            [
+                *([r"% needs \usepackage{array,booktabs}"] if any(c.wide for c in self.columns) else []),
+                r"\begin{table*}[t]", rf"\centering{self.size}",
+                rf"\caption{{{smoke}{tex(caption)} {tex(self.note)}}}", rf"\label{{tab:{self.id}}}",
+                self.latex.rstrip(), r"\end{table*}", "",
+            ]
+        )  # fmt: skip
+
+    @property
+    def markdown(self) -> str:
+        """The lines as a Markdown table, aligned where no column wraps. No newline at its end."""
+        texts = [[text.replace("|", r"\|") for text in line] for line in self.texts]
+        wraps = any(column.wide for column in self.columns)
+        widths = [0 if wraps else max(3, *map(len, column)) for column in zip(*texts, strict=True)]
+        marks = ["-:" if column.align == "r" else "--" for column in self.columns]
+        rule = [mark.rjust(max(width, 3), "-") for mark, width in zip(marks, widths, strict=True)]
+        lines = [texts[0], rule, *texts[1:]]
+        return "\n".join(f"| {' | '.join(self._padded(line, widths))} |" for line in lines)
+
+    @property
+    def markdown_page(self) -> str:
+        """The Markdown table with all that is said about it. Ends in a newline."""
+        parts = [
+            [f"**{SMOKE_NOTE}.**"] if self.smoke else [],
+            [f"Run: {self.run}."] if self.run else [],
+            [self.markdown] if self.lines else [],
+            [f"* {text}" for text in self.below],
+            [self.note] if self.note else [],
+        ]
+        return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+    @property
+    def plain(self) -> str:
+        """Aligned text for a terminal. No newline at its end."""
+        widths = [max(map(len, column)) for column in zip(*self.texts, strict=True)]
+        return "\n".join("  ".join(self._padded(line, widths)).rstrip() for line in self.texts)
+
+    def _padded(self, line: Sequence[str], widths: Sequence[int]) -> list[str]:
+        return [
+            text.rjust(width) if column.align == "r" else text.ljust(width)
+            for text, column, width in zip(line, self.columns, widths, strict=True)
+        ]
+
+    def _tex_body(self) -> Iterator[str]:
+        before = None
+        for first, *others in self.texts[1:]:
+            same = self.grouped and first == before
+            if self.grouped and before is not None and not same:
+                yield r"\midrule"
+            yield _tex_line(["" if same else first, *others])
+            before = first
 
 
-def table(
-    id_: str,
-    caption: str,
-    head: Sequence[str],
-    numeric: str,
-    lines: Iterable[Sequence[Entry]],
-    ids: Sequence[str] = (),
-    note: str = "",
-    csv_text: str | None = None,
-    latex: str | None = None,
-) -> Table:
-    """A table with its copies; those that the judge writes already are given, the others follow from the entries."""
-    body = [list(line) for line in lines]
-    return Table(
-        id_, caption, head, numeric, body, csv_text or as_csv(head, body), latex or as_latex(head, numeric, body),
-        ids, note,
-    )  # fmt: skip
+def table(columns: Sequence[Column], lines: Iterable[Sequence[Entry | str]], **about: Any) -> Table:
+    """A table of which words may be given as they are. `about`: the other fields of `Table`."""
+    entries = [[e if isinstance(e, Entry) else Entry(e) for e in line] for line in lines]
+    return Table(columns, entries, **about)
 
 
 def number(value: float | None, digits: int = 2, half: float | None = None, href: str | None = None) -> Entry:
     """A number with so many decimals, ± half its interval; a dash for none."""
     if value is None:
-        return Entry("–", None, href)
+        return Entry(DASH, None, href)
     return Entry(f"{value:,.{digits}f}" + (f" ± {half:,.{digits}f}" if half is not None else ""), value, href)
-
-
-def as_csv(head: Sequence[str], lines: Iterable[Sequence[Entry]]) -> str:
-    """Exact numbers, rounded to six digits as in summary.csv; text as it stands."""
-    return csv_of([head, *([e.text if e.exact is None else f"{e.exact:.6g}" for e in line] for line in lines)])
 
 
 def csv_of(lines: Iterable[Sequence[object]]) -> str:
@@ -174,26 +179,8 @@ def csv_of(lines: Iterable[Sequence[object]]) -> str:
     return out.getvalue()
 
 
-def as_latex(head: Sequence[str], numeric: str, lines: Iterable[Sequence[Entry]]) -> str:
-    """A tabular that needs the package booktabs. Ends in a newline."""
-    rows = [" & ".join(tex(text) for text in line) + r" \\" for line in [head, *([e.text for e in x] for x in lines)]]
-    return "\n".join(
-        [rf"\begin{{tabular}}{{@{{}}{numeric}@{{}}}}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule",
-         r"\end{tabular}", ""]
-    )  # fmt: skip
-
-
-def as_markdown(found: Table) -> str:
-    """An aligned Markdown table. No newline at its end."""
-    lines = [list(found.head), *([e.text for e in line] for line in found.lines)]
-    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
-    pad = [str.ljust if kind == "l" else str.rjust for kind in found.numeric]
-    rule = [
-        "-" * width if kind == "l" else "-" * (width - 1) + ":"
-        for width, kind in zip(widths, found.numeric, strict=True)
-    ]
-    text = [[to(cell, width) for to, cell, width in zip(pad, line, widths, strict=True)] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [text[0], rule, *text[1:]])
+def _tex_line(texts: Iterable[str]) -> str:
+    return " & ".join(map(tex, texts)) + r" \\"
 
 
 def words(quantity: str) -> str:
@@ -204,13 +191,3 @@ def words(quantity: str) -> str:
 def slug(text: str) -> str:
     """A name as a part of an id."""
     return re.sub(r"[^a-z0-9_]+", "-", text).strip("-")
-
-
-def line_href(line: Mapping[str, object]) -> str:
-    """Where the page shows a line of the summary."""
-    return f"#line-{line['model']}-{line['strategy']}"
-
-
-def row_href(row: Row) -> str:
-    """Where the page shows a row."""
-    return f"#row-{row.id}"

@@ -6,6 +6,7 @@ from famba.claims.audit.document import Document
 from famba.claims.audit.epoch_time import EpochTime
 from famba.claims.audit.memory import Memory, MemoryReading
 from famba.claims.audit.statements import Statement
+from famba.results.tables import Column, table
 from famba.text import model_name
 
 SHIFTS = {-1: "one layer earlier", 0: "as printed", 1: "one layer later"}
@@ -51,7 +52,7 @@ def markdown(document: Document) -> str:
         "mixers see, summed over layers, and a small part for tokens that enter a fusion. The text, the figures and "
         "the released code leave several readings of the method, and each gives other sums of tokens. The table has "
         f"the residual of a least-squares fit to the {memory.trainings} distinct Vim-Ti trainings under each reading.",
-        "\n".join(_readings(memory.readings)),
+        _readings(memory.readings),
         _best(memory),
         _floats(memory),
         f"Vim-S has {small.trainings} trainings for three coefficients, which is weak evidence. Its best reading is "
@@ -62,13 +63,13 @@ def markdown(document: Document) -> str:
         "## Time: what fusion could save",
         "Time per epoch of the five rows of Table 1 is fitted as a fixed part plus a part in proportion to the "
         "tokens, with the layers of the paper's text (19 for `lower` and `upper`).",
-        "\n".join(_times(document.time)),
+        _times(document.time),
         _time_words(document.time),
         "![Time per epoch against tokens](time.svg)",
         "## The paper's statements and its tables",
         "The statements are in our words. The thresholds of b and f are ours and serve this page only: measured rows "
         "are judged by config/claims.yaml, against the published numbers.",
-        "\n".join(_claims(document.claims)),
+        _claims(document.claims),
         "![Top-1 against starting layer](starting_layer.svg)",
     ]
     return "\n\n".join(parts) + "\n"
@@ -113,25 +114,29 @@ def _few(texts: list[str], most: int = 2) -> str:
     return "; ".join(texts[:most]) + (f"; and {rest} more" if rest > 0 else "")
 
 
-def _readings(readings: list[MemoryReading]) -> list[str]:
-    head = ["| fusion | starting layer of upper | layers of lower | rms (MiB) |", "|---|---|--:|--:|"]
-    return head + [
-        f"| {one.placement} the mixer | {SHIFTS[one.start_shift]} | {one.lower_layers} | {one.rms_mib:.1f} |"
+def _readings(readings: list[MemoryReading]) -> str:
+    columns = (
+        Column("fusion"), Column("starting layer of upper"), Column("layers of lower", "r"), Column("rms (MiB)", "r"),
+    )  # fmt: skip
+    lines = [
+        (f"{one.placement} the mixer", SHIFTS[one.start_shift], str(one.lower_layers), f"{one.rms_mib:.1f}")
         for one in readings
     ]
+    return table(columns, lines).markdown
 
 
-def _times(times: dict[str, EpochTime]) -> list[str]:
-    head = [
-        "| model | fixed (s) | in proportion to tokens (s) | rms (s) | upper saved | upper without the fixed part, "
-        "at most |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
-    return head + [
-        f"| {model_name(model)} | {t.fixed_s_per_epoch:.1f} | {t.token_s_per_epoch:.1f} | {t.rms_s:.2f} | "
-        f"{t.upper_saves:.1%} | {t.upper_would_save_without_the_fixed_part:.1%} |"
+def _times(times: dict[str, EpochTime]) -> str:
+    numbers = (
+        "fixed (s)", "in proportion to tokens (s)", "rms (s)", "upper saved", "upper without the fixed part, at most",
+    )  # fmt: skip
+    lines = [
+        (
+            model_name(model), f"{t.fixed_s_per_epoch:.1f}", f"{t.token_s_per_epoch:.1f}", f"{t.rms_s:.2f}",
+            f"{t.upper_saves:.1%}", f"{t.upper_would_save_without_the_fixed_part:.1%}",
+        )
         for model, t in times.items()
-    ]
+    ]  # fmt: skip
+    return table([Column("model"), *(Column(name, "r") for name in numbers)], lines).markdown
 
 
 def _time_words(times: dict[str, EpochTime]) -> str:
@@ -155,11 +160,12 @@ def _time_words(times: dict[str, EpochTime]) -> str:
     )
 
 
-def _claims(claims: list[Statement]) -> list[str]:
-    lines = ["| | statement | compared | in the tables |", "|---|---|---|---|"]
+def _claims(claims: list[Statement]) -> str:
+    lines = []
     for one in claims:
         said = {True: "yes", False: "not in every row", None: "observation"}[one.borne_out]
         more = [f"{_few(one.exceptions, 4)}."] if one.exceptions else []
         found = " ".join([said + ".", *more, *one.remarks])
-        lines.append(f"| {one.id} | {one.statement} ({one.where}) | {one.interpretation} | {found} |")
-    return lines
+        lines.append((one.id, f"{one.statement} ({one.where})", one.interpretation, found))
+    wide = (Column(name, wide=0.3) for name in ("statement", "compared", "in the tables"))
+    return table([Column(""), *wide], lines).markdown

@@ -24,6 +24,17 @@ function hide() {
   tip.hidden = true;
 }
 
+// A mark's title becomes its label, so that the browser shows no second tooltip. A figure is one stop of the tab key.
+for (const figure of document.querySelectorAll("figure svg")) {
+  figure.querySelectorAll(".mark").forEach((mark, i) => {
+    const title = mark.querySelector("title");
+    mark.setAttribute("aria-label", title.textContent);
+    if (mark.tagName !== "a") mark.setAttribute("role", "img");
+    mark.setAttribute("tabindex", i ? "-1" : "0");
+    title.remove();
+  });
+}
+
 for (const mark of document.querySelectorAll(".mark")) {
   mark.addEventListener("pointerenter", () => show(mark));
   mark.addEventListener("pointerleave", hide);
@@ -34,7 +45,7 @@ for (const mark of document.querySelectorAll(".mark")) {
   });
 }
 
-// A chart is one stop of the tab key; arrow keys go from mark to mark.
+// Arrow keys go from mark to mark.
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") hide();
   const mark = document.activeElement?.closest(".mark");

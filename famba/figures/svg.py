@@ -1,0 +1,118 @@
+"""From matplotlib's SVG to a figure that stands alone and in a page beside others, with its numbers to read off.
+
+Several figures are inlined into one page, whose policy refuses `style`: the look is set by attributes, which a page may
+override for a dark screen, and every id begins with the figure's. Text is text. A mark that tells something holds its
+words as <title>, which browsers show on hover.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from xml.etree import ElementTree as ET
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+WATERMARK, PLATE = "watermark-smoke", "plate"  # ids that stay, behind the figure's
+_HREF = f"{{{XLINK}}}href"
+_TIP, _BREAK = "tip:", "\u2028"  # a group's id carries link and words through matplotlib
+_LONG = re.compile(r"-?\d+\.\d{3,}")
+_USES = re.compile(r"#([^)\s]+)")
+
+
+def tell(artist: Artist, lines: list[str], href: str | None = None) -> None:
+    """What a mark tells, line by line. `href`: where a click on it leads in a page."""
+    artist.set_gid(_TIP + _BREAK.join([href or "", *lines]))
+
+
+def row(axes: Axes, at: float, lines: list[str], href: str | None = None) -> None:
+    """A strip across the panel, which cannot be seen, that tells of the line of marks at `at` of the y axis."""
+    _strip(axes, Rectangle((0, at - 0.5), 1, 1, transform=axes.get_yaxis_transform()), lines, href)
+
+
+def column(axes: Axes, at: float, width: float, lines: list[str]) -> None:
+    """The same, from bottom to top at `at` of the x axis."""
+    _strip(axes, Rectangle((at - width / 2, 0), width, 1, transform=axes.get_xaxis_transform()), lines, None)
+
+
+def point(axes: Axes, x: float, y: float, lines: list[str], href: str | None = None, size: float = 16) -> None:
+    """A circle that cannot be seen around a mark that stands by itself, `size` points across."""
+    around = Line2D([x], [y], marker="o", markersize=size, color="none", zorder=9)
+    tell(around, lines, href)
+    axes.add_line(around)
+
+
+def _strip(axes: Axes, strip: Rectangle, lines: list[str], href: str | None) -> None:
+    strip.set(facecolor="none", edgecolor="none", zorder=9)
+    tell(strip, lines, href)
+    axes.add_artist(strip)
+
+
+def finished(drawn: bytes, name: str, title: str, description: str) -> bytes:
+    """The file of a figure. `name`: what its ids begin with."""
+    root = ET.fromstring(drawn)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        _set_attributes(element)
+    root.attrib |= {
+        "id": name, "role": "group", "aria-label": title, "aria-describedby": f"{name}-description",
+        "font-family": "DejaVu Sans, Verdana, sans-serif", "stroke-linejoin": "round",
+    }  # fmt: skip
+    for mark in [group for group in root.iter() if group.get("id", "").startswith(_TIP)]:
+        _set_mark(mark)
+    _rename_ids(root, name)
+    about = ET.Element(f"{{{SVG}}}desc", id=f"{name}-description")
+    about.text = description
+    root.insert(0, about)
+    ET.register_namespace("", SVG)
+    ET.register_namespace("xlink", XLINK)
+    return (ET.tostring(root, encoding="unicode") + "\n").encode()
+
+
+def _set_attributes(element: ET.Element) -> None:
+    """Attributes in place of `style`, and no more digits than can be seen."""
+    for declaration in filter(str.strip, element.attrib.pop("style", "").split(";")):
+        key, _, value = declaration.partition(":")
+        if key.strip() != "font-family":  # the root's, which a page replaces by its own
+            element.set(key.strip(), value.strip().removesuffix("px"))
+    for key in ("d", "x", "y", "width", "height", "transform", "viewBox", "points"):
+        if text := element.get(key):
+            element.set(key, _LONG.sub(lambda found: f"{float(found.group()):.2f}".rstrip("0").rstrip("."), text))
+
+
+def _set_mark(mark: ET.Element) -> None:
+    """A group that tells something: its words as a title, and itself a link where it leads somewhere."""
+    href, *lines = mark.attrib.pop("id").removeprefix(_TIP).split(_BREAK)
+    mark.attrib |= {"class": "mark", "pointer-events": "all"}
+    if href:
+        mark.tag = f"{{{SVG}}}a"
+        mark.set("href", href)
+    title = ET.Element(f"{{{SVG}}}title")
+    title.text = "\n".join(lines)
+    mark.insert(0, title)
+
+
+def _rename_ids(root: ET.Element, name: str) -> None:
+    """Ids that nothing uses are dropped; the others begin with the figure's name."""
+    used = {found for element in root.iter() for found in _references(element)}
+    new = {kept: f"{name}-{kept}" for kept in (WATERMARK, PLATE)}
+    for element in list(root.iter())[1:]:
+        if (old := element.attrib.pop("id", None)) in used | {WATERMARK, PLATE}:
+            element.set("id", new.setdefault(str(old), f"{name}-{len(new)}"))
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if key == "clip-path" or (key == _HREF and value[1:] in new):
+                element.set(key, _USES.sub(lambda found: f"#{new[found[1]]}", value))
+
+
+def _references(element: ET.Element) -> Iterator[str]:
+    for key, value in element.attrib.items():
+        if key == _HREF or "url(#" in value:
+            yield from _USES.findall(value)

@@ -1,0 +1,96 @@
+"""The files of the summary: summary.csv with every number, and tables/summary.md and .tex for people."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from famba.errors import InputError
+from famba.results.summary import Line, shared_note
+from famba.results.tables import DASH, Column, Table, csv_of, table
+from famba.text import model_name, six_digits, time_unit
+
+NOTE = (
+    "Top-1: last epoch, mean ± 95 % interval over n seeds (Student t; none for one seed). Time: training, without "
+    "evaluation and each run's first step, by the wall clock. Memory: activations saved for the backward pass. Ratios: "
+    "to the model without fusion, of a step's time (on a CPU: CPU time, in pairs with an unfused step where the row "
+    "has that) and of memory; predicted from the tokens summed over layers."
+)
+
+
+JUDGE_FIRST = "run famba judge first, on the same rows"
+_TEXTS = {
+    "model", "strategy", "seeds", "peak_memory_of", "protocol", "recipe", "dataset", "device", "watermark",
+}  # fmt: skip
+
+
+def summary_csv(lines: Sequence[Line]) -> str:
+    """Every number of every line, with six digits; what there is none of is empty."""
+    return csv_of([[*lines[0]], *([six_digits(value) for value in line.values()] for line in lines)])
+
+
+def read_summary(path: Path, fields: Iterable[str]) -> list[Line]:
+    """The lines of a summary.csv. Raises InputError unless it has these fields and a number in each that is no text."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            there, lines = reader.fieldnames, list(reader)
+        if there != [*fields]:
+            raise ValueError("its columns are not those that famba judge writes")
+        return [{name: _value(name, text) for name, text in line.items()} for line in lines]
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot read the summary ({reason}); {JUDGE_FIRST}") from None
+
+
+def _value(name: str, text: str) -> str | float | None:
+    if text == "":
+        return None
+    if name in _TEXTS:
+        return text
+    return int(text) if text.isdecimal() else float(text)
+
+
+def note_of(lines: Sequence[Mapping[str, Any]]) -> str:
+    """How to read the summary, and whether its times are of a shared machine."""
+    return " ".join(filter(None, (NOTE, shared_note(lines))))
+
+
+def summary_table(lines: Sequence[Mapping[str, Any]], run: str) -> Table:
+    """A line per model and strategy. `run`: what was run."""
+    unit, size = time_unit(max(line["train_s"] for line in lines))
+    columns = (
+        Column("model"), Column("strategy"), Column("n", "r"), Column("top-1 (%)", "r"), Column(f"time ({unit})", "r"),
+        Column("step time ratio", "r", "pred. → meas."), Column("memory ratio", "r", "pred. → meas."),
+        Column("tokens", "r", "first → final"),
+    )  # fmt: skip
+    return table(
+        columns, [_entries(line, size) for line in lines], id="summary", run=run, note=note_of(lines),
+        smoke=bool(lines[0]["watermark"]), grouped=True,
+    )  # fmt: skip
+
+
+def _entries(line: Mapping[str, Any], unit_s: float) -> list[str]:
+    top1 = f"{line['top1_last_percent']:.2f}"
+    if line["top1_last_percent_ci95"] is not None:
+        top1 += f" ± {line['top1_last_percent_ci95']:.2f}"
+    return [
+        model_name(line["model"]),
+        line["strategy"],
+        str(line["n"]),
+        top1,
+        f"{line['train_s'] / unit_s:.2f}",
+        _versus(line, "step_ratio"),
+        _versus(line, "saved_activations_ratio"),
+        f"{line['tokens_first']} → {line['tokens_final']}",
+    ]
+
+
+def _versus(line: Mapping[str, Any], ratio: str) -> str:
+    """Predicted and measured ratio; a dash for a missing one. The baseline is its own measure."""
+    if line["strategy"] == "baseline":
+        return "1"
+    measured = DASH if line[ratio] is None else f"{line[ratio]:.3f}"
+    return f"{line['token_share']:.3f} → {measured}"
