@@ -24,10 +24,17 @@ _PAIRS = attrgetter(
 class Mixer(nn.Module):
     """Two selective scans over the tokens, one from each end, behind one gate.
 
-    For direction k in {forward, backward}, each in its own time:
-        x_k = SiLU(causal_conv1d_k(x));  [dt, B, C]_k = W_x,k x_k;  delta_k = softplus(W_dt,k dt_k + b_dt,k)
-        h_t = exp(delta_t A_k) h_{t-1} + delta_t B_t x_t;  y_t = C_t h_t + D_k x_t
+    With [x; z] = W_in hidden, for direction k in {forward, backward}, each in its own time:
+        x_k = SiLU(causal_conv1d_k(x));  [dt, B, C]_k = W_x,k x_k;  Δ_k = softplus(W_dt,k dt_k + b_dt,k)
+        h_t = exp(Δ_t A_k) h_{t-1} + Δ_t B_t x_t;  y_t = C_t h_t + D_k x_t
     and out = W_out((y_f + y_b) SiLU(z) / 2): Vim gates each direction with the same z, so one gate serves both.
+
+    Symbols, and the equations of Mamba (arXiv 2312.00752) that bring them in:
+        x, z     (T, D) each, T tokens of D = expand * embed_dim channels: the branch that is scanned, and the gate
+        u        x_k, the input of the scan; x_t in equations 2a and 2b
+        h, Δ     state (2a), (D, N), N = d_state; step (4), (D): `delta` in the code, before its bias and softplus
+        A, B, C  A_k = -exp(A_log_k), (D, N), diagonal (1a); B_t and C_t, (N), of each token (1a, 1b)
+        D_k, dt  weight of the input in the output, (D), in Mamba's code only; dt_rank numbers of which Δ is made
 
     Parameter names are those of the official checkpoints: the backward direction's end in `_b`, but for `A_b_log`.
     """

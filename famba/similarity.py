@@ -16,9 +16,9 @@ from famba.ops.types import Autocast
 from famba.results.tokens import TokenRecord
 
 IMAGES = 64  # that similarity is averaged over
-EXAMPLES = 4  # whose groups are kept
+EXAMPLES = 4  # images whose groups are recorded
 MAPS = 6  # layers that get a map of all pairs, from the first to the last
-EXAMPLE_SIZE = 64  # pixels that an example is kept with, at most
+EXAMPLE_SIZE = 64  # pixels per side of a recorded example, at most
 
 
 def token_record(model: VisionMamba, images: Tensor, autocast: Autocast) -> TokenRecord:
@@ -93,7 +93,7 @@ class _Watch:
         self._cls = cls
 
     def see(self, layer: int, hidden: Tensor) -> None:
-        """The block's norm has made (B, T, C): what is matched, and then fused."""
+        """The block's norm has returned (B, T, C): what is matched, and then fused."""
         cosine = cosines(hidden)
         cls = torch.as_tensor(self._cls, device=hidden.device).expand(len(hidden))
         self.best_match.append(best_match(cosine, cls).mean().item())

@@ -149,7 +149,7 @@ def _scan_backward(dout: Tensor, inputs: ScanTensors, checkpoints: Tensor, softp
 
 
 def _chunk_length(length: int) -> int:
-    """√L balances the memory of the chunk in hand against that of the checkpoints."""
+    """√L balances the memory of one chunk against that of the checkpoints."""
     return math.isqrt(max(length - 1, 0)) + 1
 
 

@@ -1,9 +1,9 @@
 """Which backend runs, and why. `auto` explains itself, a request is met or refused; nothing falls back silently.
 
-Two questions, each answered once per process and remembered: which backend runs the scan of some type on some device,
-where a user may ask for one (`choose`, `scan_backend`); and which runs norm, matching and merging on that device
-(`token_backend`). A model stores no answer: it would have to be found again after `.to()`, under autocast and under
-torch.compile, and a module of Python can be neither copied nor pickled.
+Two questions, each answered once per process: which backend runs the scan of some type on some device, where a user may
+request one (`choose`, `scan_backend`); and which runs norm, matching and merging on that device (`token_backend`). A
+model stores no answer: `.to()`, autocast and torch.compile would make it stale, and a Python module can be neither
+copied nor pickled.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""What callers see: shapes checked once, types settled once, then one backend does the work."""
+"""The public scan and convolution: shapes are checked and types settled once, then one backend computes."""
 
 import torch
 from torch import Tensor
@@ -24,8 +24,8 @@ def selective_scan(
 
     u, delta, z: (batch, dim, length). A: (dim, state). B, C: (batch, state, length), or (batch, groups, state, length)
     where channel d reads group d // (dim / groups). D, delta_bias: (dim). z gates the result by SiLU(z).
-    Returns (batch, dim, length) in u's type; the state is kept in at least float32.
-    Mamba (arXiv 2312.00752), equation 2 with the zero-order hold of A and the Euler step of B.
+    Returns (batch, dim, length) in u's type; the state is in at least float32.
+    Mamba (arXiv 2312.00752), equations 2a and 2b with the zero-order hold of A (4) and the Euler step of B.
 
     Raises ValueError for shapes that do not fit, InputError for a backend that is unknown or cannot run here.
     """

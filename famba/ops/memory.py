@@ -1,4 +1,4 @@
-"""What kernels check of tensors before they read or write them: C++ and Triton believe whatever they are told."""
+"""What kernels check of tensors before they read or write them: C++ and Triton check nothing themselves."""
 
 from __future__ import annotations
 

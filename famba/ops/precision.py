@@ -1,4 +1,4 @@
-"""In which dtype a layer computes. It is settled once, before a backend is chosen by it."""
+"""In which dtype a layer computes. It is settled before a backend is chosen by it."""
 
 from contextlib import AbstractContextManager, nullcontext
 

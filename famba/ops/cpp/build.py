@@ -1,8 +1,7 @@
-"""Builds the C++ kernels on first use and keeps them: a plain shared library with a C interface, seconds to compile.
+"""Builds the C++ kernels on first use and caches them: a plain shared library with a C interface, seconds to compile.
 
-It lies in $FAMBA_CACHE, else $XDG_CACHE_HOME/famba, else ~/.cache/famba, under a name made from all that went into it,
-so that a new source, compiler, torch or processor gets a new file. Several processes may ask at once: one builds, the
-others wait for it.
+It lies in $FAMBA_CACHE, else $XDG_CACHE_HOME/famba, else ~/.cache/famba, under a hash of sources, compiler, flags,
+torch and processor. Several processes may ask at once: one builds, the others wait for it.
 """
 
 import ctypes
@@ -46,7 +45,7 @@ class BuildError(Exception):
 
 
 def cache_dir() -> Path:
-    """Where built kernels are kept."""
+    """Where built kernels are cached."""
     if chosen := os.environ.get("FAMBA_CACHE"):
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")

@@ -3,7 +3,7 @@
 //     pre_t = bias + Σ_w weight_w x_{t-R+w}   (in reversed time x_{t+R-w}),   R = width - 1,   out_t = SiLU(pre_t)
 //
 // The steps of a vector of channels are gathered between R zeros on either side, so that each tap of each direction is a
-// load at an offset of its own, and four steps go side by side. Backward, pre_t is formed again, and ∂loss/∂pre lies
+// load at an offset of its own, and four steps go side by side. Backward, pre_t is recomputed, and ∂loss/∂pre lies
 // between zeros likewise: dx is a convolution of it with the taps of the other direction.
 
 #include "tensors.h"

@@ -1,10 +1,10 @@
-// How many exponentials per second the processor makes as the scan makes them and nothing else: the roof of the scan.
+// How many exponentials per second the processor computes as the scan does, and nothing else: the bound of the scan.
 
 #include "simd.h"
 
 using namespace simd;
 
-// Runs on every thread; returns the exponentials of one thread. `sink` keeps the compiler from leaving the work out.
+// Runs on every thread; returns the exponentials of one thread. `sink` keeps the compiler from removing the work.
 extern "C" int64_t exp_rate(int64_t rounds, int threads, float* sink) {
     constexpr int STATES = 16;
 #pragma omp parallel num_threads(threads)

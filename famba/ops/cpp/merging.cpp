@@ -25,7 +25,7 @@ struct MergeArgs {
 
 namespace {
 
-// The kept rows; the fused ones added to those that they join; every group divided by its size.
+// The remaining rows; the fused ones are added to those that they join; every group is divided by its size.
 template <typename T>
 void merge(const MergeArgs& s, int64_t b) {
     const int64_t left = s.tokens - s.r;

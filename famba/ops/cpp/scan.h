@@ -21,7 +21,7 @@ struct ScanArgs {
 };
 
 // Steps of a chunk at most. a_t and a_t h_{t-1} of so many take 448 KiB at 512 bits, half of that processor's L2 cache,
-// and a quarter of it at 256 bits; what is kept between the passes is the same everywhere.
+// and a quarter of it at 256 bits; what is saved between the passes is the same everywhere.
 constexpr int64_t LONGEST_CHUNK = 448;
 constexpr int64_t SMALLEST_GROUP = W < 16 ? 16 / W : 1;  // blocks: each group has a dB and a dC of its own
 
@@ -64,7 +64,7 @@ struct Block {
         return k == 0 ? Rows<T>{x.row<T>(k, b, 0) + first, x.l}
                       : Rows<T>{x.row<T>(k, b, s.length - 1) + first, -x.l};
     }
-    // The same for what the kernel keeps of the block, (L, W) in natural order.
+    // The same for what the kernel stores of the block, (L, W) in natural order.
     Rows<float> rows(float* x) const {
         return k == 0 ? Rows<float>{x, W} : Rows<float>{x + (s.length - 1) * W, -W};
     }
@@ -118,7 +118,7 @@ void gather_reads(const ScanArgs& s, const Plan& plan, int64_t b, float* reads) 
     }
 }
 
-// Visits the blocks of a group, every direction of each; tells the visitor who comes next so that it can prefetch.
+// Visits the blocks of a group, every direction of each; passes the visitor the next block too, so that it can prefetch.
 template <typename T, typename Visit>
 void for_each_block(const ScanArgs& s, const Plan& plan, const float* rates, int64_t b, int64_t group, Visit&& visit) {
     const int64_t begin = plan.first_block(group), end = plan.first_block(group + 1);

@@ -1,8 +1,8 @@
 """The scan and the convolution in C++: OpenMP over batch and channels; AVX-512, AVX2 or portable from one source.
 
 The kernels (scan_forward.cpp, scan_backward.cpp, conv.cpp) read and write torch's memory through pointers and strides.
-float32 and bfloat16 go in and out; the state and all sums are float32. The backward pass rebuilds the states instead of
-storing them, and its result does not depend on the number of threads.
+float32 and bfloat16 go in and out; the state and all sums are float32. The backward pass recomputes the states instead
+of saving them, and its result does not depend on the number of threads.
 """
 
 import ctypes
@@ -74,7 +74,7 @@ def _expect_sizes(directions: int, inner: int) -> None:
 
 
 def _kind(x: Tensor) -> torch.dtype:
-    """The type of the streams: bfloat16 or float32, which `stream` then holds all of them to."""
+    """The type of the streams: bfloat16 or float32, which `stream` then requires of all of them."""
     return torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
 
 

@@ -1,27 +1,27 @@
 // The selective scan for CPUs, backward, both directions in one call. See scan_forward.cpp for the recurrence.
 //
-// With g_t = ∂loss/∂h_t, the states are not stored but rebuilt: a first walk forward leaves a_t and a_t h_{t-1} of one
-// chunk of time in a scratch that fits the L2 cache, a second walk comes back through it:
+// With g_t = ∂loss/∂h_t, the states are not saved but recomputed: a first loop over one chunk of time leaves a_t and
+// a_t h_{t-1} in a scratch that fits the L2 cache, a second loop iterates over it backwards:
 //
 //     g_t = C_t dy_t + a_{t+1} g_{t+1},   dC_t = Σ_d dy_t h_t,   dB_t = Σ_d g_t x_t,   dx_t = Σ_n g_t B_t,
 //     dΔ_t = u_t dx_t + Σ_n A g_t a_t h_{t-1},   dA = Σ_t Δ_t g_t a_t h_{t-1}
 //
 // The work is cut by sizes alone and partial sums are added in a fixed order: the result does not depend on threads.
 //
-// What bounds it: per vector of exponentials, the two walks make 14 multiplications or multiply-adds at 512 bits and 17
+// What bounds it: per vector of exponentials, the two loops take 14 multiplications or multiply-adds at 512 bits and 17
 // at 256 (4 and 7 for a_t, 3 + 7 for the formulae), 5 and 2 operations on adders for a_t, and 3 + 3 on adders, shuffles
 // and blends for the sums over d. A core starts one of the first kind per cycle at best. Measured, softplus, gate and
-// memory included: on Zen 4 25 cycles, 20 of them in the walks, when these also rebuilt y; on Zen 1, where an addition
-// beside multiply-adds costs nearly a cycle of theirs, 41: 13 for a_t, 6 for the rest of the first walk, 12 for the second.
+// memory included: on Zen 4 25 cycles, 20 of them in the loops, when these also recomputed y; on Zen 1, where an addition
+// beside multiply-adds costs nearly a cycle of theirs, 41: 13 for a_t, 6 for the rest of the first loop, 12 for the second.
 
 #include "scan.h"
 
 namespace {
 
-// Steps whose a_t are made in one go, before the states: sixteen registers are too few for both side by side.
+// Steps whose a_t are computed at once, before the states: sixteen registers are too few for both side by side.
 constexpr int64_t AHEAD = W < 16 ? 16 : 1;
 
-// What the second walk needs to know of each step, and what it finds out.
+// What the second loop reads of each step, and what it writes.
 enum { DELTA, X, SLOPE, DDELTA, DX, STEP };
 
 // The backward pass of one image and one group of blocks, block by block and direction by direction.
@@ -90,9 +90,9 @@ struct Backward {
             using V = decltype(kind);
             V slope;
             const V delta = block.delta(load<V>(delta_rows, t, block.lanes), slope);
-            store(kept(DELTA, start), t, delta, W);
-            store(kept(X, start), t, delta * load<V>(u_rows, t, block.lanes), W);
-            store(kept(SLOPE, start), t, slope, W);
+            store(stored(DELTA, start), t, delta, W);
+            store(stored(X, start), t, delta * load<V>(u_rows, t, block.lanes), W);
+            store(stored(SLOPE, start), t, slope, W);
             largest = max(largest, largest_of(abs(delta)));
         });
         return largest;
@@ -221,7 +221,7 @@ struct Backward {
     }
 
     // One of what `steps` holds, by scan time, of a chunk that begins at `start`.
-    Rows<float> kept(int which, int64_t start) const { return {steps + (which - start * STEP) * W, STEP * W}; }
+    Rows<float> stored(int which, int64_t start) const { return {steps + (which - start * STEP) * W, STEP * W}; }
     float* dread(const Block<T>& block, int64_t n0) const { return dreads + block.k * s.batch * plan.reads + n0; }
     float* sums_of(const Block<T>& block) const {
         return sums + (block.k * plan.blocks + block.index) * plan.sums;

@@ -6,7 +6,7 @@
 //     h_t = a_t h_{t-1} + x_t B_t,   a_t = exp(Δ_t A),   x_t = Δ_t u_t,   y_t = C_t·h_t + D u_t
 //
 // Time is cut into chunks only where the scratch of the backward pass would not fit the cache: then the state before
-// each chunk is kept.
+// each chunk is saved.
 
 #include "scan.h"
 
@@ -41,8 +41,8 @@ struct Forward {
             for (int64_t n0 = 0; n0 < plan.states; n0 += NB) {
                 const Rows<T> prefetch_a = n0 == 0 ? next.rows(s.u) : block.rows(s.z);
                 const Rows<T> prefetch_b = n0 == 0 ? next.rows(s.delta) : block.rows(s.out);
-                block.moderate(largest) ? walk<true>(block, start, stop, n0, prefetch_a, prefetch_b)
-                                        : walk<false>(block, start, stop, n0, prefetch_a, prefetch_b);
+                block.moderate(largest) ? run<true>(block, start, stop, n0, prefetch_a, prefetch_b)
+                                        : run<false>(block, start, stop, n0, prefetch_a, prefetch_b);
             }
         }
         if (block.k + 1 == s.directions) finish(block);
@@ -52,15 +52,15 @@ struct Forward {
     ALWAYS_INLINE vec prepare(const Block<T>& block, int64_t start, int64_t stop) {
         const Rows<T> delta_rows = block.rows(s.delta), u_rows = block.rows(s.u);
         const Rows<float> y_rows = block.rows(y);
-        const Rows<float> delta_kept{steps - start * 2 * W, 2 * W}, x_kept{delta_kept[0] + W, 2 * W};
+        const Rows<float> delta_stored{steps - start * 2 * W, 2 * W}, x_stored{delta_stored[0] + W, 2 * W};
         vec largest{};
         by_fours(start, stop, [&](int64_t t, auto kind) ALWAYS_INLINE {
             using V = decltype(kind);
             V slope;
             const V delta = block.delta(load<V>(delta_rows, t, block.lanes), slope);
             const V u = load<V>(u_rows, t, block.lanes), skipped = V(block.D) * u;
-            store(delta_kept, t, delta, W);
-            store(x_kept, t, delta * u, W);
+            store(delta_stored, t, delta, W);
+            store(x_stored, t, delta * u, W);
             store(y_rows, t, block.k == 0 ? skipped : load<V>(y_rows, t, W) + skipped, W);
             largest = max(largest, largest_of(abs(delta)));
         });
@@ -69,7 +69,7 @@ struct Forward {
 
     // The states n0 … n0 + NB of a chunk; adds to y.
     template <bool MODERATE>
-    ALWAYS_INLINE void walk(const Block<T>& block, int64_t start, int64_t stop, int64_t n0, Rows<T> prefetch_a,
+    ALWAYS_INLINE void run(const Block<T>& block, int64_t start, int64_t stop, int64_t n0, Rows<T> prefetch_a,
                             Rows<T> prefetch_b) {
         const Rows<float> y_rows = block.rows(y);
         const float *A = block.A + n0 * W, *BC = reads + block.k * plan.reads + n0;
@@ -98,13 +98,13 @@ struct Forward {
 
     ALWAYS_INLINE void finish(const Block<T>& block) {
         const auto rows = [&](const Stream& x) { return Rows<T>{x.row<T>(0, block.b, 0) + block.first, x.l}; };
-        const Rows<T> kept_rows = rows(s.y), z_rows = rows(s.z), out_rows = rows(s.out);
+        const Rows<T> total_rows = rows(s.y), z_rows = rows(s.z), out_rows = rows(s.out);
         by_fours(0, s.length, [&](int64_t l, auto kind) ALWAYS_INLINE {
             using V = decltype(kind);
             V result = load<V>(Rows<float>{y, W}, l, W);
             if (s.y.data) {  // in the streams' type, so that the backward pass finds what the gate has seen
-                store(kept_rows, l, result, block.lanes);
-                result = load<V>(kept_rows, l, block.lanes);
+                store(total_rows, l, result, block.lanes);
+                result = load<V>(total_rows, l, block.lanes);
             }
             if (s.z.data) {
                 const V z = load<V>(z_rows, l, block.lanes);

@@ -20,7 +20,7 @@ namespace simd {
 
 #if defined(__AVX512F__)
 constexpr int W = 16;
-constexpr int NB = 8;  // states held in registers at once
+constexpr int NB = 8;  // states in registers at once
 #elif defined(__AVX2__)
 constexpr int W = 8;
 constexpr int NB = 4;
@@ -105,7 +105,7 @@ inline vec largest_of(vec x) { return x; }
 #if defined(__AVX512F__)
 // 2^x for finite x, relative error below 2e-7; at most 2e-38 below float's range, at least 8e37 above it.
 inline vec exp2(vec x) {
-    asm("" : "+v"(x));  // a product stays one: made into fused multiply-adds it would be formed twice, and adders idle
+    asm("" : "+v"(x));  // a product stays one: fused multiply-adds would compute it twice, and adders idle
     // 2^x = 2^⌊n⌋ 2^(n-⌊n⌋) 2^r: n is x rounded to a multiple of 1/32, its fraction looks up a root
     const vec shifted = x + 393216.0f;  // 1.5 * 2^18: the last five bits are the fraction of n
     const vec n = shifted - 393216.0f, r = x - n;

@@ -21,7 +21,7 @@ struct Stream {
     }
 };
 
-// The rows of a tensor as a pass walks over them, from the first step of its time or backwards from the last.
+// The rows of a tensor as a pass iterates over them, from the first step of its time or backwards from the last.
 template <typename T>
 struct Rows {
     T* first;

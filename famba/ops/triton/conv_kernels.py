@@ -2,7 +2,7 @@
 
 Tap w of direction 0 reads x_{t-(W-1)+w}; in direction 1, which is causal in reversed time, it reads x_{t+(W-1)-w}. So
 the window x_l .. x_{l+W-1} is all that output l+W-1 of direction 0 and output l of direction 1 depend on. A program,
-one warp, walks along l with the windows of its channels in registers and forms each pre-activation once.
+one warp, iterates along l with the windows of its channels in registers and forms each pre-activation once.
 """
 
 # mypy: allow-untyped-defs, disable-error-code=assignment

@@ -42,7 +42,7 @@ def nearest(
             ok_a, ok_b = (i < evens)[:, None] & (c < channels)[None, :], (j < odds)[None, :] & (c < channels)[:, None]
             a = tl.load(metric + 2 * i[:, None] * channels + c[None, :], mask=ok_a, other=0.0)
             o = tl.load(metric + (2 * j[None, :] + 1) * channels + c[:, None], mask=ok_b, other=0.0)
-            dot = tl.dot(a, o, dot, input_precision="ieee")  # tf32 would make ties, and pair the wrong tokens
+            dot = tl.dot(a, o, dot, input_precision="ieee")  # tf32 would create ties and pair the wrong tokens
             squares_a += tl.sum(a * a, 1)
             squares_b += tl.sum(o * o, 0)
         cosine = dot * _inverse_norm(squares_a)[:, None] * _inverse_norm(squares_b)[None, :]

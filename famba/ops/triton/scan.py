@@ -1,10 +1,10 @@
 """The scan and the convolution in Triton, for CUDA devices: one launch for both directions, channels-last, no flips.
 
-For sequences longer than CHUNK the forward pass keeps the state at the start of each further chunk. The backward pass
-rebuilds the states chunk by chunk. Sums that cross programs go through partial sums that are added in a fixed order: no
-atomics, so two runs agree to the last bit. float32, bfloat16 and float16 go in and out; the state, the parameters and
-all sums are float32. Each direction's y is rounded to the streams' type before the two are added, as in mamba-ssm, and
-their sum before z gates it. Nothing here waits for the device, so a step can be captured as a CUDA graph.
+For sequences longer than CHUNK the forward pass saves the state at the start of each further chunk. The backward pass
+recomputes the states chunk by chunk. Sums that cross programs go through partial sums that are added in a fixed order:
+no atomics, so two runs agree to the last bit. float32, bfloat16 and float16 go in and out; the state, the parameters
+and all sums are float32. Each direction's y is rounded to the streams' type before the two are added, as in mamba-ssm,
+and their sum before z gates it. Nothing here waits for the device, so a step can be captured as a CUDA graph.
 
 With TRITON_INTERPRET=1 in the environment the same kernels run on CPU tensors, slowly: for tests.
 """
@@ -19,7 +19,7 @@ from famba.ops.types import ParameterGrads, Saved, ScanTensors, StreamGrads
 
 CHUNK = 256  # steps between stored states, a multiple of 16: 224-pixel images of 16-pixel patches store none
 TILE = 512  # states per program: 16 in each lane of its warp, as much as the registers of the backward pass hold
-CONVOLVED = (32, 64)  # positions and channels per program of the convolution: positions it walks over, a warp's width
+CONVOLVED = (32, 64)  # positions and channels per program of the convolution: the positions of its loop, a warp's width
 GATED = (16, 64)  # positions and channels per program of the gate
 SUMMED = 1024  # elements per program that adds partial sums: positions times states
 MAX_STATE, MAX_WIDTH = 256, 8

@@ -1,8 +1,8 @@
 """The Triton kernels of the scan: one program, one warp per (block of channels, sample, direction).
 
-A program walks over time with the states of its channels in registers, a tile of (BLOCK_D, BLOCK_N). Everything shaped
-like a state lies in memory with n contiguous; loaded four at a time, 16 states spread over 4 lanes of the warp and the
-channels over the other 8.
+A program iterates over time with the states of its channels in registers, a tile of (BLOCK_D, BLOCK_N). Everything
+shaped like a state lies in memory with n contiguous; loaded four at a time, 16 states spread over 4 lanes of the warp
+and the channels over the other 8.
 
 The streams are read in tiles of SEGMENT steps, (BLOCK_D, SEGMENT), one segment ahead of the arithmetic. Of such a tile
 every element belongs to one lane, so softplus and sigmoid are computed once. The lanes then exchange: before the steps
@@ -152,8 +152,7 @@ def scan_forward(
                 ys += (sum_of_states(h * Cs[j][None, :]),)
             _write(y, dim, t, time, d, dim, over_states(ys) + skip * u_t)
 
-            # widened where the next segment finds it done, or the compiler would first exchange what is narrow and
-            # have every lane compute the softplus of all steps
+            # Upcast here: otherwise the compiler shuffles in bf16 and every lane recomputes softplus for all steps.
             u_t, delta_t, _ = _inputs(next_u, next_delta, bias, SOFTPLUS)
             B_t, C_t = next_B.to(tl.float32), next_C.to(tl.float32)
 
