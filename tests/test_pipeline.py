@@ -14,6 +14,7 @@ import pytest
 import yaml
 from conftest import copy_checkout
 
+from famba.figures.captions import FIGURES as CAPTIONS
 from famba.figures.draw import FIGURES, TOKEN_FIGURES
 
 ROOT = Path(__file__).parent.parent
@@ -259,6 +260,7 @@ def test_the_report_holds_figures_and_captions(copy: Path) -> None:
     page = report.read_text()
     for name in [*FIGURES, *TOKEN_FIGURES]:
         assert f"{name}.svg" in page
+        assert CAPTIONS[name].text.split("'")[0] in " ".join(page.split())
     assert "SMOKE" in page
     assert not re.search(r"<(script|img|link)[^>]+(src|href)=[\"']https?://", page)
 

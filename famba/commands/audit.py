@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from famba.claims import ledger
 from famba.claims.audit import document, page
 from famba.claims.published import PublishedRow
 from famba.files import atomic_file
+from famba.results.tables import csv_of
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 COLUMNS = (
@@ -57,10 +57,9 @@ def _ledger() -> Path:
 
 def write_published(rows: Sequence[PublishedRow], path: Path) -> None:
     """Every row of the published tables as CSV; what a table does not list stays empty."""
+    lines = [
+        (row.table, row.model, row.strategy, row.r, row.start, row.top1, row.top5, row.time_s, row.memory_mib)
+        for row in rows
+    ]
     with atomic_file(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in rows:
-            writer.writerow(
-                (row.table, row.model, row.strategy, row.r, row.start, row.top1, row.top5, row.time_s, row.memory_mib)
-            )
+        file.write(csv_of([COLUMNS, *lines]))

@@ -35,8 +35,8 @@ def _memory(rows: Sequence[PublishedRow]) -> Figure:
         fitted = measured - best.residuals
         axes.plot(fitted / 1024, measured / 1024, "o", color=palette.MODELS[model], markersize=3, label=label)
         for one, x, y in zip(found, fitted, measured, strict=True):
-            told = [f"{model_name(model)}, {one.name}", f"published {y:,.0f} MiB", f"fitted {x:,.0f} MiB"]
-            svg.point(axes, x / 1024, y / 1024, told, size=6)
+            tooltip = [f"{model_name(model)}, {one.name}", f"published {y:,.0f} MiB", f"fitted {x:,.0f} MiB"]
+            svg.point_tooltip(axes, x / 1024, y / 1024, tooltip, size=6)
     low, high = axes.get_xlim()
     axes.plot((low, high), (low, high), color=palette.FAINT, linewidth=0.6, zorder=0)
     axes.set(
@@ -57,8 +57,8 @@ def _time(rows: Sequence[PublishedRow]) -> Figure:
         label = f"{model_name(model)}: {split.fixed:.0f} s fixed"
         axes.plot(100 * split.shares, split.seconds, "o", color=palette.MODELS[model], markersize=3.5, label=label)
         for one, x, y in zip(found, split.shares, split.seconds, strict=True):
-            told = [f"{model_name(model)}, {one.row.strategy}", f"{x:.1%} of the tokens", f"published {y:.1f} s"]
-            svg.point(axes, 100 * x, y, told)
+            tooltip = [f"{model_name(model)}, {one.row.strategy}", f"{x:.1%} of the tokens", f"published {y:.1f} s"]
+            svg.point_tooltip(axes, 100 * x, y, tooltip)
     axes.set(xlabel="mean share of the tokens (%)", ylabel="published time per epoch (s)", title="Table 1")
     axes.set_xlim(0, 105)
     axes.set_ylim(0)
@@ -79,7 +79,7 @@ def _starting_layer(rows: Sequence[PublishedRow]) -> Figure:
         markersize=3.5,
     )
     for row in study:
-        svg.column(axes, row.start or 0, 1, [f"starting layer {row.start}", f"published top-1 {row.top1} %"])
+        svg.column_tooltip(axes, row.start or 0, 1, [f"starting layer {row.start}", f"published top-1 {row.top1} %"])
     axes.axhline(unfused.top1, color=palette.FAINT, linewidth=0.8, linestyle=(0, (4, 2)))
     axes.annotate("without fusion", (15, unfused.top1), (0, -9), textcoords="offset points", ha="right", fontsize=7)
     axes.set(xlabel="starting layer, counted from 1", ylabel="published top-1 (%)", title="Vim-Ti, upper (Table 2)")

@@ -106,7 +106,7 @@ def _panel(
     for place, name in enumerate(results.strategies):
         if name not in shares:
             continue
-        values, told = results.values(model, name, measure), results.told(model, name, measure)
+        values, tooltip = results.values(model, name, measure), results.tooltip(model, name, measure)
         if not values.empty:
             ends = style.mean_interval(values)
             if bars:
@@ -119,12 +119,12 @@ def _panel(
                 axes.plot(values.to_numpy(), np.full(len(values), place + 0.2), zorder=4, **SEED)
         if predicted:
             axes.plot(shares[name], place - 0.46, zorder=4, **PREDICTED)
-            told.append(f"predicted from the tokens: {shares[name]:.6g}")
+            tooltip.append(f"predicted from the tokens: {shares[name]:.6g}")
         if name in paper:
             axes.plot(paper[name][0], place, **style.PAPER_STYLE)
-            told.append(paper[name][1])
+            tooltip.append(paper[name][1])
             stars = True
-        svg.row(axes, place, told, line_href(model, name))
+        svg.row_tooltip(axes, place, tooltip, line_href(model, name))
     if predicted:
         axes.axvline(1, color=palette.FAINT, linewidth=0.6, zorder=0)
     axes.set_yticks(range(len(results.strategies)), results.strategies)

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from famba.figures import palette, style, svg
 from famba.figures.results import Results
 
-TOLD_EPOCHS = 60  # epochs of a panel that tell their numbers, at most
+MAX_TOOLTIPS = 60  # of a panel, at most
 
 
 def tokens(results: Results) -> Figure:
@@ -30,8 +30,8 @@ def tokens(results: Results) -> Figure:
                 markeredgewidth=0.9, zorder=3,  # hollow: strategies meet in many layers
             )  # fmt: skip
         for layer in range(max(map(len, measured.values()))):
-            told = [f"{name}: {seen[layer]}" for name, seen in measured.items() if layer < len(seen)]
-            svg.column(axes, layer, 1, [f"layer {layer}", *told])
+            tooltip = [f"{name}: {seen[layer]}" for name, seen in measured.items() if layer < len(seen)]
+            svg.column_tooltip(axes, layer, 1, [f"layer {layer}", *tooltip])
         axes.set(xlabel="layer", ylabel="tokens seen by the mixer", ylim=(0, None))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         style.title(axes, model)
@@ -60,10 +60,10 @@ def curves(results: Results) -> Figure:
         )  # fmt: skip
         means = table.pivot_table(index="epoch", columns="strategy", values=field)
         means = means[[name for name in results.strategies if name in means]]
-        every = math.ceil(len(means) / TOLD_EPOCHS)
+        every = math.ceil(len(means) / MAX_TOOLTIPS)
         for epoch, line in means.iloc[::every].iterrows():
-            told = [f"{name}: {value:.6g}" for name, value in line.dropna().items()]
-            svg.column(axes, float(str(epoch)), every, [f"epoch {epoch:g}, {fields[field]}", *told])
+            tooltip = [f"{name}: {value:.6g}" for name, value in line.dropna().items()]
+            svg.column_tooltip(axes, float(str(epoch)), every, [f"epoch {epoch:g}, {fields[field]}", *tooltip])
         axes.set(ylabel=fields[field], xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True))
         style.title(axes, model)

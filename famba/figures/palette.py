@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-# Okabe and Ito's palette, told apart with every kind of colour vision; grey is what the others are compared with
+# Okabe and Ito's palette, distinct for every kind of colour vision; grey: the baseline
 STRATEGY_COLOURS = {
     "baseline": "#555555",
     "all": "#E69F00",

@@ -16,7 +16,7 @@ from famba.figures.results import Results
 from famba.results.tokens import TokenRecord
 from famba.text import model_name
 
-# Tol's muted scheme, told apart with every kind of colour vision, and none of a strategy's colours
+# Tol's muted scheme: distinct for every kind of colour vision, and none of a strategy's colours
 COLOURS = ("#88CCEE", "#CC6677", "#DDCC77", "#117733", "#332288", "#AA4499", "#44AA99", "#999933", "#882255")
 SMALLER = "#AAAAAA"
 OVER = 0.65  # opacity over the image

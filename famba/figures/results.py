@@ -89,8 +89,8 @@ class Results:
         seeds = self.of(model)
         return seeds[seeds["strategy"] == strategy].set_index("seed")[measure.column].dropna() / measure.size
 
-    def told(self, model: str, strategy: str, *measures: Measure) -> list[str]:
-        """A strategy's numbers in words: the mean of each measure with its interval, and every seed's."""
+    def tooltip(self, model: str, strategy: str, *measures: Measure) -> list[str]:
+        """A strategy's numbers, line by line: the mean of each measure with its interval, and every seed's."""
         lines, seeds = [f"{model_name(model)}, {strategy}"], self.of(model)
         for measure in measures:
             values = self.values(model, strategy, measure)

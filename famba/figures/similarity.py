@@ -45,7 +45,7 @@ def similarity(results: Results, records: Records) -> Figure:
             axes.tick_params(labelsize=5, length=1.5, pad=1.5, labelleft=axes in block[:, 0])
             axes.text(0.5, 1.04, f"layer {layer}", transform=axes.transAxes, ha="center", fontsize=7)
             mean = f"mean {values.mean():.4g}, lowest {values.min():.4g}"
-            svg.column(axes, len(values) / 2, len(values), [f"{model_name(model)}, layer {layer}", mean])
+            svg.column_tooltip(axes, len(values) / 2, len(values), [f"{model_name(model)}, layer {layer}", mean])
         for axes in block[:, 0]:
             axes.set_ylabel("patch")
         style.title(block[0, 0], model, pad=16)  # above the layer's
@@ -78,7 +78,8 @@ def best_match(results: Results, records: Records) -> Figure:
             err_kws={"alpha": 0.25, "linewidth": 0},
         )  # fmt: skip
         for layer, value in table.groupby("layer")["best"].mean().items():
-            svg.column(axes, float(str(layer)), 1, [f"{model_name(model)}, {name}, layer {layer}", f"mean {value:.4g}"])
+            lines = [f"{model_name(model)}, {name}, layer {layer}", f"mean {value:.4g}"]
+            svg.column_tooltip(axes, float(str(layer)), 1, lines)
         axes.set(xlabel="layer", ylabel="best-match cosine similarity")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(-0.5, len(table["layer"].unique()) - 0.5)

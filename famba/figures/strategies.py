@@ -79,8 +79,8 @@ def _draw(axes: Axes, place: int, row: Row, colour: str) -> None:
     axes.text(-_WIDTH / 2, s=row.cell.strategy, **above)
     axes.text(len(seen) - 1 + _WIDTH / 2, s=f"{row.tokens.scheduled[-1]}  ({mean})", ha="right", **above)
     fused = ", ".join(f"layer {layer}: {r}" for layer, r in enumerate(row.cell.schedule) if r) or "none"
-    told = [row.cell.strategy, f"{row.tokens.scheduled[-1]} tokens at the end, {mean} over the layers"]
-    svg.row(axes, place, [*told, f"fused, {fused}"])
+    tooltip = [row.cell.strategy, f"{row.tokens.scheduled[-1]} tokens at the end, {mean} over the layers"]
+    svg.row_tooltip(axes, place, [*tooltip, f"fused, {fused}"])
 
 
 def _alike(results: Results) -> Sequence[tuple[list[str], list[Row]]]:

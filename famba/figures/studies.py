@@ -47,8 +47,8 @@ def _figure(results: Results, sweep: Sweep) -> Figure:
         measure, label = quantities[quantity]
         seeds = _settings(results, model, sweep)
         _panel(axes, seeds, measure, results.several_seeds)
-        told = _published(axes, tables, model, quantity, measure)
-        _tell(axes, seeds, measure, label, told)
+        tooltip = _published(axes, tables, model, quantity, measure)
+        _tooltips(axes, seeds, measure, label, tooltip)
         axes.set(xlabel=sweep.axis, ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.margins(0.06)
@@ -88,18 +88,18 @@ def _panel(axes: Axes, seeds: pd.DataFrame, measure: str, several: bool) -> None
         axes.axhline(unfused.mean(), zorder=1, **_UNFUSED)
 
 
-def _tell(axes: Axes, seeds: pd.DataFrame, measure: str, label: str, published: Mapping[float, float]) -> None:
+def _tooltips(axes: Axes, seeds: pd.DataFrame, measure: str, label: str, published: Mapping[float, float]) -> None:
     """The numbers at each setting: mean, seeds, and the paper's."""
     measured = seeds.dropna(subset=["setting", measure])
     groups = {float(str(at)): group.set_index("seed")[measure] for at, group in measured.groupby("setting")}
     for at in sorted({*groups, *published}):
-        told = [f"{at:g}: {label}"]
+        tooltip = [f"{at:g}: {label}"]
         if at in groups:
             each = ", ".join(f"seed {seed}: {value:.6g}" for seed, value in groups[at].items())
-            told += [f"mean {groups[at].mean():.6g}", each]
+            tooltip += [f"mean {groups[at].mean():.6g}", each]
         if at in published:
-            told.append(f"paper: {published[at]:.6g}")
-        svg.column(axes, at, 1, told)
+            tooltip.append(f"paper: {published[at]:.6g}")
+        svg.column_tooltip(axes, at, 1, tooltip)
 
 
 def _published(axes: Axes, tables: Sequence[PaperTable], model: str, quantity: str, measure: str) -> dict[float, float]:

@@ -153,6 +153,6 @@ def save(figure: Figure, folder: Path, name: str, caption: Caption, prefix: str 
     drawn = io.BytesIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     with atomic_file(folder / f"{name}.svg", binary=True) as file:
-        file.write(svg.finished(drawn.getvalue(), prefix + name, caption.title, caption.text))
+        file.write(svg.finish(drawn.getvalue(), prefix + name, caption.title, caption.text))
     with atomic_file(folder / f"{name}.png", binary=True) as file:
         figure.savefig(file, format="png", metadata={"Title": caption.title, "Description": caption.text})

@@ -1,8 +1,8 @@
 """From matplotlib's SVG to a figure that stands alone and in a page beside others, with its numbers to read off.
 
 Several figures are inlined into one page, whose policy refuses `style`: the look is set by attributes, which a page may
-override for a dark screen, and every id begins with the figure's. Text is text. A mark that tells something holds its
-words as <title>, which browsers show on hover.
+override for a dark screen, and every id begins with the figure's. Text is text. The tooltip of a
+mark is a <title>, which browsers show on hover.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ _LONG = re.compile(r"-?\d+\.\d{3,}")
 _USES = re.compile(r"#([^)\s]+)")
 
 
-def tell(artist: Artist, lines: list[str], href: str | None = None) -> None:
-    """What a mark tells, line by line. `href`: where a click on it leads in a page."""
+def tooltip(artist: Artist, lines: list[str], href: str | None = None) -> None:
+    """Set what a browser shows when the pointer is on a mark, line by line. `href`: where a click leads in a page."""
     artist.set_gid(_TIP + _BREAK.join([href or "", *lines]))
 
 
-def row(axes: Axes, at: float, lines: list[str], href: str | None = None) -> None:
-    """A strip across the panel, which cannot be seen, that tells of the line of marks at `at` of the y axis."""
+def row_tooltip(axes: Axes, at: float, lines: list[str], href: str | None = None) -> None:
+    """A tooltip of the row of marks at `at` of the y axis: an invisible strip across the panel."""
     _strip(axes, Rectangle((0, at - 0.5), 1, 1, transform=axes.get_yaxis_transform()), lines, href)
 
 
-def column(axes: Axes, at: float, width: float, lines: list[str]) -> None:
-    """The same, from bottom to top at `at` of the x axis."""
+def column_tooltip(axes: Axes, at: float, width: float, lines: list[str]) -> None:
+    """A tooltip of the marks at `at` of the x axis: an invisible strip from bottom to top."""
     _strip(axes, Rectangle((at - width / 2, 0), width, 1, transform=axes.get_xaxis_transform()), lines, None)
 
 
-def point(axes: Axes, x: float, y: float, lines: list[str], href: str | None = None, size: float = 16) -> None:
-    """A circle that cannot be seen around a mark that stands by itself, `size` points across."""
+def point_tooltip(axes: Axes, x: float, y: float, lines: list[str], href: str | None = None, size: float = 16) -> None:
+    """A tooltip of a single mark: an invisible circle around it, `size` points across."""
     around = Line2D([x], [y], marker="o", markersize=size, color="none", zorder=9)
-    tell(around, lines, href)
+    tooltip(around, lines, href)
     axes.add_line(around)
 
 
 def _strip(axes: Axes, strip: Rectangle, lines: list[str], href: str | None) -> None:
     strip.set(facecolor="none", edgecolor="none", zorder=9)
-    tell(strip, lines, href)
+    tooltip(strip, lines, href)
     axes.add_artist(strip)
 
 
-def finished(drawn: bytes, name: str, title: str, description: str) -> bytes:
+def finish(drawn: bytes, name: str, title: str, description: str) -> bytes:
     """The file of a figure. `name`: what its ids begin with."""
     root = ET.fromstring(drawn)
     for parent in list(root.iter()):
@@ -88,7 +88,7 @@ def _set_attributes(element: ET.Element) -> None:
 
 
 def _set_mark(mark: ET.Element) -> None:
-    """A group that tells something: its words as a title, and itself a link where it leads somewhere."""
+    """A group with a tooltip: its words become a <title>, and the group a link if it leads somewhere."""
     href, *lines = mark.attrib.pop("id").removeprefix(_TIP).split(_BREAK)
     mark.attrib |= {"class": "mark", "pointer-events": "all"}
     if href:

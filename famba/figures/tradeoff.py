@@ -58,7 +58,7 @@ def _scatter(results: Results, cost: Measure) -> Figure:
                 x, y, marker[name], markersize=6.5, markeredgecolor="white", markeredgewidth=0.5, zorder=3,
                 **of_strategy,
             )  # fmt: skip
-            svg.point(axes, x, y, results.told(model, name, ACCURACY, cost), line_href(model, name))
+            svg.point_tooltip(axes, x, y, results.tooltip(model, name, ACCURACY, cost), line_href(model, name))
         axes.margins(0.08)
         front = [points[j] for j in pareto_front(points)]
         right = axes.get_xlim()[1]  # the best of the front stays the best for any larger cost

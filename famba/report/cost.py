@@ -43,7 +43,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def cost_table(lines: Sequence[Line], by_line: Mapping[tuple[str, str], Sequence[Row]], plan: Plan | None) -> Table:
-    """Predicted and measured, per model and strategy, of one training. Without a plan or a device that tells its
+    """Predicted and measured, per model and strategy, of one training. Without a plan or a device that reports its
     energy, and for the peak of a CPU's process, there is no column."""
     unit, size = time_unit(max(line["total_s"] for line in lines))
     planned = {cell.cell: cell.cell_s for cell in plan.cells} if plan else {}

@@ -17,7 +17,7 @@ SYMBOLS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "≈", 
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ForestPlot:
     """Where the claim puts the mean (start and width of a band), the interval and the mean, all on one scale."""
 
     WIDTH: ClassVar[float] = 180
@@ -38,7 +38,7 @@ class Comparison:
     claimed: str
     effect: str
     p: str
-    drawn: Drawn | None
+    drawn: ForestPlot | None
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Claim:
     interpretation: str | None
     numbers: Sequence[tuple[str, str]]
     parts: Sequence[Comparison]
-    drawn: Drawn | None
-    told: str
+    drawn: ForestPlot | None
+    label: str
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ def _claim(v: Verdict, ledger: Ledger) -> Claim:
     turning = next((p for p in v.parts if (p.mean, p.n, p.effect_size) == (v.mean, v.n, v.effect_size)), None)
     compared = [_comparison(part, v.parts) for part in v.parts]
     reason = v.reason[:1].upper() + v.reason[1:]
-    told = f"{_bare(turning)}; claimed: {_claimed(turning)}" if turning and turning.expected else ""
+    label = f"{_bare(turning)}; claimed: {_claimed(turning)}" if turning and turning.expected else ""
     return Claim(
         v.id, v.quote, ledger.sources[v.source], v.verdict, SYMBOLS[v.verdict], reason, v.interpretation, _numbers(v),
-        compared, _drawn(turning, [turning]) if turning else None, told,
+        compared, _drawn(turning, [turning]) if turning else None, label,
     )  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def _bare(part: Part) -> str:
 def _claimed(part: Part) -> str:
     if part.expected is None:
         return DASH
-    # an end that is just beyond a number, "above 0", is told as that number
+    # an end that is just beyond a number, "above 0", is written as that number
     low, high = (None if end is None else round(end, 9) + 0.0 for end in part.expected)
     unit = f" {part.unit}"
     if low is not None and high is not None:
@@ -158,7 +158,7 @@ def _claimed(part: Part) -> str:
     return f"above {low:.4g}{unit}" if low is not None else f"below {high:.4g}{unit}"
 
 
-def _drawn(part: Part, alike: Sequence[Part]) -> Drawn | None:
+def _drawn(part: Part, alike: Sequence[Part]) -> ForestPlot | None:
     if part.mean is None or part.expected is None:
         return None
     every = [end for p in alike for end in (p.mean, p.low, p.high, *(p.expected or ())) if end is not None]
@@ -166,10 +166,10 @@ def _drawn(part: Part, alike: Sequence[Part]) -> Drawn | None:
     start, width = min(every) - room, max(every) - min(every) + 2 * room
 
     def x(value: float) -> float:
-        return round((value - start) / width * Drawn.WIDTH, 1)
+        return round((value - start) / width * ForestPlot.WIDTH, 1)
 
     low, high = part.expected
-    left, right = 0.0 if low is None else x(low), Drawn.WIDTH if high is None else x(high)
+    left, right = 0.0 if low is None else x(low), ForestPlot.WIDTH if high is None else x(high)
     known = part.low is not None and part.high is not None
     interval = (x(part.low), x(part.high)) if known else None  # type: ignore[arg-type]
-    return Drawn((left, max(round(right - left, 1), 2)), interval, x(part.mean))
+    return ForestPlot((left, max(round(right - left, 1), 2)), interval, x(part.mean))

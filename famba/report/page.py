@@ -98,13 +98,13 @@ def read(rows: Sequence[Path], claims: Path, documented: Path, plan: Path | None
         prose.deviations(documented),
         cost.read_plan(plan) if plan else None,
         embedded.figures(folder / "figures", strategies),
-        _audited(folder / "audit" / "audit.json"),
+        _read_audit(folder / "audit" / "audit.json"),
         embedded.audit(folder / "audit"),
         folder,
     )
 
 
-def _audited(path: Path) -> list[str]:
+def _read_audit(path: Path) -> list[str]:
     """The main findings about the paper's own tables, as `famba audit` wrote them; none without its file."""
     if not path.is_file():
         return []
@@ -145,7 +145,7 @@ def html(report: Report) -> str:
             "LaTeX": files["tables/verdicts.tex"],
             "CSV": evidence.as_csv(verdicts, report.ledger),
         },
-        "wide": evidence.Drawn.WIDTH,
+        "wide": evidence.ForestPlot.WIDTH,
         "summary": sections.summary_table(report.lines, by_line),
         "summary_copies": {"LaTeX": files["tables/summary.tex"], "CSV": files["summary.csv"]},
         "trainings": sections.rows_table(report.rows),

@@ -10,7 +10,7 @@ from pathlib import Path
 from famba.errors import InputError
 
 _PIECE = re.compile(
-    r"`(?P<code>[^`]+)`|(?P<github>github\.com/[\w.-]+/[\w-]+)"
+    r"`(?P<code>[^`]+)`|\[(?P<link>[^\]]+)\]\([^)]+\)|(?P<github>github\.com/[\w.-]+/[\w-]+)"
     r"|arXiv[ :](?P<arxiv>\d{4}\.\d{5})|doi[ :](?P<doi>10\.\S+\w)"
 )
 
@@ -25,13 +25,13 @@ class Piece:
 
 
 def pieces(text: str) -> Iterator[Piece]:
-    """Split at `code`, github.com/owner/name, arXiv and DOI numbers."""
+    """Split at `code`, [file](links), github.com/owner/name, arXiv and DOI numbers."""
     at = 0
     for found in _PIECE.finditer(text):
         if found.start() > at:
             yield Piece(text[at : found.start()])
         kind, value = next((kind, value) for kind, value in found.groupdict().items() if value)
-        if kind == "code":
+        if kind in ("code", "link"):  # a link is to a file that is not beside the page
             yield Piece(value, code=True)
         else:
             prefix = {"github": "https://", "arxiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}[kind]

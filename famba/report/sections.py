@@ -114,7 +114,7 @@ def published_table(ledger: Ledger) -> Table:
         text = f"{sign} {shown} {p.unit}".strip() if shown else "not published in the sources we have"
         body.append([of or DASH, words(p.quantity), text, p.says or DASH, ledger.sources[p.source]])
     columns = [Column(name) for name in ("of", "quantity", "value", "the source's words", "source")]
-    return table(columns, body, id="published", caption="Published numbers, as far as our sources tell")
+    return table(columns, body, id="published", caption="Published numbers, as far as our sources have them")
 
 
 def deviations_table(found: Deviations, code: bool = True) -> Table:

@@ -4,5 +4,6 @@
 `predictions` and `tokens`: predictions.npz and tokens.npz, in the files of `arrays`.
 
 `summary`: one line per model and strategy; `recipes`: rows by their recipes; `statistics`: the tests and intervals.
-`tables`: the summary, and any other table, as Markdown, LaTeX and CSV.
+`summary_table`: summary.csv and the summary for people; `tables`: any table as Markdown, LaTeX, CSV and plain text;
+`anchors`: where the report's page shows a line or a row.
 """
