@@ -95,6 +95,13 @@ def test_the_paper_is_the_default_and_has_thirty_cells(checkout: Path, options: 
     assert planned(checkout, *options) == GRID | {"train": 2 * 5 * 3}
 
 
+def test_the_report_needs_what_it_shows(checkout: Path) -> None:
+    graph = snakemake(checkout, "--rulegraph", "--configfile", SMOKE).stdout
+    names = dict(re.findall(r'(\d+)\[label = "(\w+)"', graph))
+    edges = {(names[before], names[after]) for before, after in re.findall(r"(\d+) -> (\d+)", graph)}
+    assert {before for before, after in edges if after == "report"} == {"train", "judge", "figures", "audit"}
+
+
 def test_a_named_experiment_is_not_merged_with_the_papers(checkout: Path) -> None:
     models = yaml.safe_load((checkout / SMOKE).read_text())["models"]
     said = snakemake(checkout, "-n", "--configfile", SMOKE)

@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from rows import ROOT, experiment, paper_experiment, write_grid
+from rows import ROOT, changed, experiment, paper_experiment, write_grid
 
 from famba.claims import ledger
 from famba.cli import main
@@ -352,6 +352,8 @@ def test_what_is_missing_or_broken_beside_the_page_is_one_line(tmp_path, smoke, 
 
 
 def test_rows_or_claims_that_were_not_judged_are_refused(tmp_path, smoke, capsys):
+    """Also rows of other numbers, such as of cells that were trained again."""
+
     def page(claims: Path, rows: list[Path]) -> str:
         given = ["--out", str(smoke / "other.html"), "--claims", str(claims), "--deviations", str(DEVIATIONS)]
         assert main(["report", *given, *map(str, rows)]) == 2
@@ -359,6 +361,9 @@ def test_rows_or_claims_that_were_not_judged_are_refused(tmp_path, smoke, capsys
 
     rows = rows_in(smoke)
     assert "summary.csv: of other rows than these; run famba judge first, on the same rows" in page(CLAIMS, rows[1:])
+    again = write_grid(tmp_path, experiment(seeds=[0]))
+    changed(again[0], metrics={"last": {"top1": 12.0}})
+    assert "summary.csv: of other rows than these" in page(CLAIMS, again)
     assert "run famba judge with the same --claims" in page(ROOT / "config" / "cifar100-small-claims.yaml", rows)
 
 

@@ -1,8 +1,8 @@
 """From matplotlib's SVG to a figure that stands alone and in a page beside others, with its numbers to read off.
 
 Several figures are inlined into one page, whose policy refuses `style`: the look is set by attributes, which a page may
-override for a dark screen, and every id begins with the figure's. Text is text. The tooltip of a
-mark is a <title>, which browsers show on hover.
+override for a dark screen, and every id begins with the figure's. Text is text. The tooltip of a mark is a <title>,
+which browsers show on hover.
 """
 
 from __future__ import annotations

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 
 from famba.claims.ledger import Ledger
 from famba.claims.verdicts import Verdicts
 from famba.config.validation import read_json
 from famba.errors import InputError
-from famba.results.row import Row
+from famba.results.row import Row, grouped
 from famba.results.summary import Line, summarise
 from famba.results.summary_table import JUDGE_FIRST, read_summary
+from famba.text import six_digits
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Judged:
     files: Mapping[str, str]
 
 
+_NAMES = ("model", "strategy", "seeds", "top1_last_percent")  # what tells the lines of some rows from those of others
 FILES = ("summary.csv", "tables/summary.md", "tables/summary.tex", "tables/verdicts.md", "tables/verdicts.tex")
 
 
@@ -38,15 +40,18 @@ def read(folder: Path, rows: Mapping[Path, Row], ledger: Ledger) -> Judged:
     files = {name: _text(folder / name) for name in FILES}
     fields = summarise(dict([next(iter(rows.items()))]))[0]
     lines = read_summary(folder / "summary.csv", fields)
-    if [(line["model"], line["strategy"], line["seeds"]) for line in lines] != _cells(rows):
+    if [tuple(line[name] for name in _NAMES) for line in lines] != _of(rows):
         raise InputError(f"{folder / 'summary.csv'}: of other rows than these; {JUDGE_FIRST}")
     return Judged(lines, verdicts, files)
 
 
-def _cells(rows: Mapping[Path, Row]) -> list[tuple[str, str, str]]:
-    """Model, strategy and seeds of each line that the rows give."""
-    groups = groupby(rows.values(), key=lambda row: (row.cell.model, row.cell.strategy))
-    return [(*cell, " ".join(str(row.cell.seed) for row in group)) for cell, group in groups]
+def _of(rows: Mapping[Path, Row]) -> list[tuple[str, str, str, float]]:
+    """`_NAMES` of each line that the rows give."""
+    lines = []
+    for (model, strategy), group in grouped(rows.values(), lambda row: (row.cell.model, row.cell.strategy)).items():
+        seeds = " ".join(str(row.cell.seed) for row in group)
+        lines.append((model, strategy, seeds, six_digits(fmean(row.metrics.last.top1 for row in group))))
+    return lines
 
 
 def _text(path: Path) -> str:

@@ -18,8 +18,6 @@ NOTE = (
     "to the model without fusion, of a step's time (on a CPU: CPU time, in pairs with an unfused step where the row "
     "has that) and of memory; predicted from the tokens summed over layers."
 )
-
-
 JUDGE_FIRST = "run famba judge first, on the same rows"
 _TEXTS = {
     "model", "strategy", "seeds", "peak_memory_of", "protocol", "recipe", "dataset", "device", "watermark",
