@@ -15,10 +15,10 @@ from famba.claims.audit import document, page
 from famba.claims.ledger import load, published_rows
 from famba.cli import main
 from famba.strategies import strategy
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 LEDGER = ROOT / "config" / "claims.yaml"
-TYPED = ROOT / "tests" / "data" / "published.csv"
+TYPED = ROOT / "tests" / "files" / "published.csv"
 
 
 @pytest.fixture(scope="module")

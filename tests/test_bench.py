@@ -10,13 +10,13 @@ import sys
 
 import pytest
 import torch
-from rows import ROOT
 
 from famba.cli import main
 from famba.commands.bench import table
 from famba.config import Architecture
 from famba.cost.bench import bench, cell_of, layer_runs
 from famba.cost.roofline import Probe, Rates, interleaved_s, measured
+from tests.helpers import ROOT
 
 CPU = torch.device("cpu")
 TOY = Architecture(embed_dim=16, depth=2, img_size=32, patch_size=4)

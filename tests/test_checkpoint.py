@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import cell, same, weights
 
 from famba import files
 from famba.cli import main
@@ -16,6 +15,8 @@ from famba.results.row import read_row
 from famba.results.tokens import read_tokens
 from famba.training import checkpoint
 from famba.training.train import Training
+from tests.helpers.cells import cell
+from tests.helpers.trainings import ends_as
 
 DATA = Path("data")
 
@@ -57,14 +58,6 @@ def resume(folder: Path, files: dict[str, bytes]) -> None:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     Training(cell(), folder, DATA).run()
-
-
-def ends_as(folder: Path, undisturbed: Path) -> None:
-    assert same(weights(folder), weights(undisturbed))
-    assert read_row(folder / "row.json").metrics == read_row(undisturbed / "row.json").metrics
-    for name in ("tokens.npz", "predictions.npz"):
-        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
-    assert checkpoint.present(folder) == []
 
 
 def damaged(content: bytes, kind: str) -> bytes:

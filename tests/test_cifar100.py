@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cifar_archive as cifar
 import pytest
 import yaml
 
 from famba.results.row import read_row
+from tests.helpers import cifar_archive as cifar
 
 TRAIN, TEST = 8, 4
 ONE_STEP = {

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from rows import ROOT, experiment, make_row, paper_experiment, write_grid
 
 from famba.claims.decide import Samples, decide, grid_of
 from famba.claims.entries import Claim, Hypothesis, TradeOff
@@ -19,6 +18,8 @@ from famba.cli import main
 from famba.config import Experiment
 from famba.errors import InputError
 from famba.results.row import Row, read_row, write_row
+from tests.helpers import ROOT
+from tests.helpers.rows import experiment, make_row, paper_experiment, write_grid
 
 LEDGER = load(ROOT / "config" / "claims.yaml")
 CLAIMS = {claim.id: claim for claim in LEDGER.judged}

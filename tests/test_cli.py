@@ -4,14 +4,12 @@ import argparse
 import subprocess
 import sys
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
 from famba import cli
 from famba.errors import CheckFailed, InputError
-
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT
 
 
 def famba(*arguments: str) -> subprocess.CompletedProcess:

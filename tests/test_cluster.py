@@ -10,11 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from rows import ROOT, experiment, paper_experiment
 
 from famba.cost.plan import plan
 from famba.errors import InputError
 from famba.workflow import cluster
+from tests.helpers import ROOT
+from tests.helpers.rows import experiment, paper_experiment
 
 CELL = SimpleNamespace(model="vim_small", strategy="upper", seed=0)
 

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import jsonschema
 import pytest
@@ -12,9 +11,8 @@ import yaml
 from famba.commands import schema
 from famba.config import Cell, Experiment
 from famba.errors import InputError
-
-ROOT = Path(__file__).parent.parent
-MINIMAL = {"experiment": "x", "protocol": "smoke", "dataset": "digits", "models": ["vim_tiny"], "seeds": [0]}
+from tests.helpers import ROOT
+from tests.helpers.cells import MINIMAL
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ import torch
 from famba.errors import InputError
 from famba.system import built, container
 from famba.system.device import environment
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 ENVS = ROOT / "envs"
 IMAGES = ("cpu", "cuda")
 SETUP_PY = """

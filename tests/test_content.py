@@ -4,11 +4,11 @@ import hashlib
 
 import numpy as np
 import pytest
-from rows import changed, experiment, write_grid
 
 from famba import data
 from famba.cli import main
 from famba.data.content import content, split_digest
+from tests.helpers.rows import changed, experiment, write_grid
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import contextlib
 
 import pytest
 import torch
-from rows import experiment
 from torch.utils.flop_counter import FlopCounterMode
 
 from famba import flops, ops
@@ -15,6 +14,7 @@ from famba.model import VisionMamba
 from famba.ops.triton import scan
 from famba.strategies import STRATEGIES, strategy
 from famba.training.activations import saved_activation_bytes
+from tests.helpers.rows import experiment
 
 CPU = torch.device("cpu")
 SHAPES = {

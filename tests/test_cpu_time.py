@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from rows import experiment, make_row, paper_experiment
-from test_train import cell as micro_cell
 
 from famba.claims.decide import decide, grid_of
 from famba.claims.ledger import Ledger
@@ -18,6 +16,8 @@ from famba.system import float32
 from famba.system.cpu_time import cpu_seconds
 from famba.training import paired
 from famba.training.train import Training
+from tests.helpers.cells import cell as micro_cell
+from tests.helpers.rows import experiment, make_row, paper_experiment
 
 
 def burn(seconds: float) -> None:

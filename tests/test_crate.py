@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
-from rows import experiment, make_row, write_grid
 
 from famba.cli import main
 from famba.config import Experiment
 from famba.results.row import Row, write_row
+from tests.helpers import ROOT
+from tests.helpers.rows import experiment, make_row, write_grid
 
-ROOT = Path(__file__).parent.parent
 GRID = experiment(strategies=["baseline", "upper"], seeds=[0, 1], models={"vim_a": {"embed_dim": 192}})
 
 

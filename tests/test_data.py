@@ -20,6 +20,7 @@ from famba.cli import main
 from famba.data import fashion_mnist, sources
 from famba.data.digits import locate as locate_digits
 from famba.errors import InputError
+from tests.helpers import ROOT
 
 
 def test_digits_are_scikit_learns_in_a_stratified_split() -> None:
@@ -186,7 +187,7 @@ def test_a_sheet_has_a_format_we_can_draw(tmp_path: Path) -> None:
 
 
 def _famba(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(data.__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "famba", "data", *words]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
@@ -238,9 +239,8 @@ def test_an_altered_archive_is_a_failed_check_to_verify_and_bad_input_to_all_els
 
 
 def test_dvc_pins_the_published_archive() -> None:
-    root = Path(data.__file__).parents[2]
-    stage = yaml.safe_load((root / "dvc.lock").read_text())["stages"]["cifar100"]
+    stage = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]["cifar100"]
     published = sources.PUBLISHED["cifar-100-binary.tar.gz"]
     expected = {"path": f"data/{published.file}", "hash": "md5", "md5": published.md5, "size": published.bytes}
     assert stage["outs"] == [expected]
-    assert stage["cmd"] == yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["cifar100"]["cmd"]
+    assert stage["cmd"] == yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["cifar100"]["cmd"]

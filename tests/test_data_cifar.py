@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import cifar_archive as cifar
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 
 from famba import data
 from famba.errors import InputError
+from tests.helpers import cifar_archive as cifar
 
 
 @pytest.mark.parametrize("kind", ["binary", "python"])

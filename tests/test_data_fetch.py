@@ -15,20 +15,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import cifar_archive as cifar
 import numpy as np
 import pytest
 import yaml
-from http_server import Server
 
 from famba import data
 from famba.data import fashion_mnist
 from famba.data.download import Patience, open_part
 from famba.errors import InputError
+from tests.helpers import ROOT
+from tests.helpers import cifar_archive as cifar
+from tests.helpers.http_server import Server
 
 ARCHIVE = cifar.FILES["binary"]
 IMPATIENT = Patience(attempts=3, timeout=5.0, pause=0.0)
-REPOSITORY = Path(data.__file__).parents[2]
 
 
 @pytest.fixture
@@ -259,10 +259,10 @@ def test_the_progress_line_is_for_terminals_only(
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of this repository's data stage and package, in a git repository of its own."""
     copy = tmp_path / "repository"
-    shutil.copytree(REPOSITORY / "famba", copy / "famba", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "famba", copy / "famba", ignore=shutil.ignore_patterns("__pycache__"))
     (copy / ".dvc").mkdir()
     for name in ("dvc.yaml", "dvc.lock", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
-        shutil.copy(REPOSITORY / name, copy / name)
+        shutil.copy(ROOT / name, copy / name)
     stages = yaml.safe_load((copy / "dvc.yaml").read_text())["stages"]
     (copy / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"cifar100": stages["cifar100"]}}))
     monkeypatch.chdir(copy)

@@ -11,11 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import cifar_forms as forms
 import numpy as np
 import pytest
-from cifar_archive import Split
-from conftest import REAL_DATA
 from PIL import Image
 
 from famba import data
@@ -25,8 +22,10 @@ from famba.data import cifar100
 from famba.data.cifar_names import CIFAR10
 from famba.errors import InputError
 from famba.results.row import read_row
+from tests.helpers import ROOT
+from tests.helpers import cifar_forms as forms
+from tests.helpers.cifar_archive import Split
 
-ROOT = Path(__file__).parent.parent
 WRITERS: dict[str, Callable[[Path, dict[str, Split]], Path]] = {
     "images": forms.write_images,
     "binary": lambda root, splits: forms.write_folder(root, "binary", splits),
@@ -301,10 +300,10 @@ def test_published_archives_are_not_refused_for_their_content(place, monkeypatch
 
 
 @pytest.mark.slow
-def test_the_real_images_have_these_digests(tmp_path, monkeypatch):
+def test_the_real_images_have_these_digests(tmp_path, monkeypatch, real_data):
     tool = ROOT.parent / "shared" / "tools" / "cifar100.py"
-    root = Path(REAL_DATA) if REAL_DATA else tmp_path
-    if not REAL_DATA:
+    root = real_data or tmp_path
+    if not real_data:
         if not (ROOT.parent / "shared" / "data" / "cifar100").is_dir():
             pytest.skip("the real CIFAR-100 is not here: set FAMBA_DATA")
         subprocess.run([sys.executable, tool, "binary", tmp_path], check=True, timeout=300)

@@ -5,16 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from defects import (
-    Patch,
-    checks_silenced,
-    class_token_fused,
-    learning_rate_wrong,
-    nothing_fused,
-    order_scrambled,
-    residual_merge_dropped,
-)
-from test_train import MICRO
 
 from famba.checks import baseline, gate
 from famba.cli import main
@@ -25,6 +15,16 @@ from famba.results.summary import read_rows
 from famba.strategies import strategy
 from famba.training import checks
 from famba.training.train import Training
+from tests.helpers.cells import MICRO
+from tests.helpers.defects import (
+    Patch,
+    checks_silenced,
+    class_token_fused,
+    learning_rate_wrong,
+    nothing_fused,
+    order_scrambled,
+    residual_merge_dropped,
+)
 
 
 def train(folder: Path, strategies: list[str], seeds: list[int]) -> list[Path]:

@@ -6,11 +6,13 @@ import sys
 
 import pytest
 import torch
-from test_train import ROOT, cell, weights
 
 from famba.cli import main
 from famba.results.row import read_row
 from famba.training.lock import exclusive
+from tests.helpers import ROOT
+from tests.helpers.cells import cell
+from tests.helpers.trainings import weights
 
 
 def train(folder, processes):

@@ -10,6 +10,7 @@ from famba.cli import main
 from famba.commands import doctor
 from famba.errors import InputError
 from famba.system import host
+from tests.helpers import ROOT
 
 NVIDIA_SMI = """#!/bin/sh
 case "$1" in
@@ -75,9 +76,7 @@ def test_it_reports_where_torch_cannot_be_imported(tmp_path: Path) -> None:
     """As in a half-finished set-up: a `torch` that raises stands first on the path."""
     (tmp_path / "torch.py").write_text("raise ImportError('libtorch.so is not there')\n")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from famba.cli import main; sys.exit(main(['doctor']))"
-    said = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False
-    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
     assert "cannot be imported (libtorch.so is not there)" in said.stdout
     assert "digits" in said.stdout

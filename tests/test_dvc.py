@@ -9,16 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cifar_archive as cifar
 import pytest
 import yaml
-from http_server import Server
-from rows import write_grid
 
 from famba.cli import main
 from famba.config import Experiment
+from tests.helpers import ROOT
+from tests.helpers import cifar_archive as cifar
+from tests.helpers.http_server import Server
+from tests.helpers.rows import write_grid
 
-ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 EXPERIMENTS = [name for name in STAGES if name != "cifar100"]
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from rows import changed, paper_experiment, write_grid
 
 from famba.checks.equivalence import NOISE, compare
 from famba.cli import main
 from famba.errors import InputError
 from famba.results.summary import read_rows
+from tests.helpers.rows import changed, paper_experiment, write_grid
 
 FAST = {"precision": "bf16", "augmentation": "tensor", "cuda_graphs": True}
 

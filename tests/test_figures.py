@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from rows import ROOT, experiment, paper_experiment, write_grid
 
 from famba.claims import ledger
 from famba.cli import main
@@ -16,6 +15,9 @@ from famba.figures.results import Results, read_epochs, read_results
 from famba.figures.style import PAPER
 from famba.figures.tradeoff import pareto_front
 from famba.results.epochs import EPOCH_FIELDS
+from tests.helpers import ROOT
+from tests.helpers.drawings import texts
+from tests.helpers.rows import experiment, paper_experiment, write_grid
 
 CLAIMS = ROOT / "config" / "claims.yaml"
 TINY = {"vim_tiny": {"embed_dim": 192}}
@@ -33,15 +35,6 @@ def smoke(tmp_path_factory) -> Results:
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory) -> Results:
     return results(tmp_path_factory.mktemp("paper"), paper_experiment())
-
-
-def texts(made: Figure) -> set[str]:
-    """Every text that the figure shows."""
-    made.draw_without_rendering()
-    found = {
-        text.get_text() for text in made.findobj(lambda artist: hasattr(artist, "get_text") and artist.get_visible())
-    }
-    return found - {""}
 
 
 def drawn_points(made: Figure, marker: str) -> list[tuple[float, float]]:

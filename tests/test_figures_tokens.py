@@ -4,8 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rows import ROOT, experiment, paper_experiment, write_grid
-from test_figures import texts
 
 from famba.cli import main
 from famba.figures import NAMES, TOKEN_NAMES, draw
@@ -15,6 +13,9 @@ from famba.figures.patches import COLOURS, LAYERS, OVER, group_colours, shown_la
 from famba.figures.results import Results, read_results
 from famba.results.row import Row, read_row
 from famba.results.tokens import TokenRecord, read_tokens, write_tokens
+from tests.helpers import ROOT
+from tests.helpers.drawings import texts
+from tests.helpers.rows import experiment, paper_experiment, write_grid
 
 CLAIMS = ROOT / "config" / "claims.yaml"
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from rows import changed, experiment, paper_experiment, write_grid
 
 from famba.checks import baseline, gate
 from famba.cli import main
@@ -12,6 +11,7 @@ from famba.errors import InputError
 from famba.results.epochs import read_epochs, write_epochs
 from famba.results.row import read_row
 from famba.results.summary import read_rows
+from tests.helpers.rows import changed, experiment, paper_experiment, write_grid
 
 
 @pytest.fixture

@@ -9,20 +9,18 @@ import tarfile
 import time
 from pathlib import Path
 
-import cifar_forms
 import numpy as np
 import pytest
 import torch
 import yaml
-from test_train import MICRO, cell
 
 from famba import data
 from famba.config import Experiment
 from famba.errors import InputError
 from famba.results.predictions import read_predictions
 from famba.results.row import read_row
-
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT, cifar_forms
+from tests.helpers.cells import MICRO, cell
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import cell
 
 from famba.cli import main
 from famba.errors import CheckFailed, InputError
 from famba.results.row import Initial, read_row
 from famba.training import initial
 from famba.training.train import Training
+from tests.helpers.cells import cell
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ties import not_finite, signs
 from torch import Tensor
 
 from famba.fusion import match
@@ -14,6 +13,7 @@ from famba.ops import dispatch, reference
 from famba.ops.cpp import build, scan
 from famba.ops.cpp import tokens as kernels
 from famba.ops.cpp.build import BuildError
+from tests.helpers.ties import not_finite, signs
 
 CPU = torch.device("cpu")
 LEVELS = ("DEFAULT", "AVX2", "AVX512")

@@ -4,7 +4,6 @@ import csv
 import io
 
 import pytest
-from rows import ROOT, changed, experiment, paper_experiment, write_grid
 from scipy import stats
 
 from famba.claims import ledger
@@ -12,6 +11,8 @@ from famba.claims.paper_tables import PaperTable, paper_tables
 from famba.cli import main
 from famba.results import summary
 from famba.results.row import read_row
+from tests.helpers import ROOT
+from tests.helpers.rows import changed, experiment, paper_experiment, write_grid
 
 CLAIMS = ROOT / "config" / "claims.yaml"
 LEDGER = ledger.load(CLAIMS)

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import copy_checkout
 
 from famba.figures.draw import FIGURES, TOKEN_FIGURES
+from tests.helpers.pipeline import copy_checkout, planned, run, snakemake
 
-ROOT = Path(__file__).parent.parent
 SMOKE = "config/smoke.yaml"
 MICRO = {  # replaces the copy's smoke grid: two models, an epoch of six steps
     "experiment": "smoke",
@@ -37,28 +36,6 @@ MICRO = {  # replaces the copy's smoke grid: two models, an epoch of six steps
 }  # fmt: skip
 GRID = {"dataset": 1, "train": 2, "judge": 1, "audit": 1, "figures": 1, "report": 1, "crate": 1, "all": 1}
 AGAIN = {"judge": 1, "figures": 1, "report": 1, "crate": 1, "all": 1}
-
-
-def run(folder: Path, *command: str, path: str = "") -> subprocess.CompletedProcess:
-    """Run a command in a checkout, its output in `stdout`; this very Python and its tools come first on PATH."""
-    tools = os.pathsep.join(filter(None, [path, str(Path(sys.executable).parent), os.environ["PATH"]]))
-    env = os.environ | {"PATH": tools, "DVC_NO_ANALYTICS": "1", "PYTHONWARNINGS": ""}
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.run(command, cwd=folder, env=env, text=True, timeout=300, check=False, **output)
-
-
-def snakemake(folder: Path, *options: str, path: str = "") -> subprocess.CompletedProcess:
-    return run(folder, sys.executable, "-m", "snakemake", *options, path=path)
-
-
-def planned(folder: Path, *options: str) -> dict[str, int]:
-    """Jobs per rule that a dry run announces; empty if there is nothing to do."""
-    said = snakemake(folder, "-n", *options)
-    assert said.returncode == 0, said.stdout
-    if "Nothing to be done" in said.stdout:
-        return {}
-    table = said.stdout.split("Job stats:", 1)[1].split("total", 1)[0]
-    return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", table, flags=re.MULTILINE)}
 
 
 def lines(said: subprocess.CompletedProcess) -> list[str]:

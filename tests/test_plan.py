@@ -7,7 +7,6 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from rows import ROOT, experiment, paper_experiment
 
 from famba.cli import main
 from famba.config import ARCHITECTURES, Architecture, Recipe
@@ -18,6 +17,8 @@ from famba.cost.roofline import MEASURED, PROFILES, Rates
 from famba.data import digits
 from famba.flops import cost, step_cost
 from famba.strategies import strategy
+from tests.helpers import ROOT
+from tests.helpers.rows import experiment, paper_experiment
 
 RATES = Rates("made up", MEASURED, 1e11, 1e10, 2e10)
 CPU = torch.device("cpu")

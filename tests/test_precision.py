@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from famba.ops.memory import address, stream
 from famba.ops.triton import scan as triton_scan
 from famba.ops.triton import tokens as triton_tokens
 from famba.ops.types import ScanTensors
+from tests.helpers import ROOT
 
 HALVES = [torch.bfloat16, torch.float16]
 TYPES = [torch.float32, torch.float64, *HALVES]
@@ -326,7 +326,7 @@ def test_triton_s_kernels_refuse_what_they_cannot_read():
 def test_a_short_stress_of_all_kernels_under_the_address_sanitizer():
     if not shutil.which("g++") or cpp_tokens.unavailable(torch.device("cpu"), torch.float32):
         pytest.skip("needs g++")
-    command = [sys.executable, str(Path(__file__).parent / "stress_kernels.py"), "120", "7"]
+    command = [sys.executable, str(ROOT / "tests" / "stress" / "kernels.py"), "120", "7"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "120  cases under AddressSanitizer" in done.stdout

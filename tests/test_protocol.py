@@ -2,12 +2,13 @@
 
 import pytest
 import yaml
-from rows import ROOT, paper_experiment
-from test_config import MINIMAL
 
 from famba.config import Cell, Experiment
 from famba.config.protocol import deviation
 from famba.errors import InputError
+from tests.helpers import ROOT
+from tests.helpers.cells import MINIMAL
+from tests.helpers.rows import paper_experiment
 
 PAPER = yaml.safe_load((ROOT / "config" / "paper.yaml").read_text())
 FAST = yaml.safe_load((ROOT / "config" / "fast.yaml").read_text())

@@ -4,13 +4,14 @@ import subprocess
 import sys
 
 import pytest
-from rows import ROOT, make_row, paper_experiment
 
 from famba.claims.ledger import files, load, published_rows
 from famba.claims.verdicts import judge
 from famba.config import Experiment
 from famba.errors import InputError
 from famba.results.tables import model_name
+from tests.helpers import ROOT
+from tests.helpers.rows import make_row, paper_experiment
 
 LEDGER = ROOT / "config" / "claims.yaml"
 ROWS = published_rows(LEDGER)

@@ -6,9 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from rows import ROOT, changed, epochs_of, make_row, write_grid
 from scipy import stats
-from test_pipeline import planned
 
 from famba.claims import ledger
 from famba.claims.noise import noise_floor
@@ -24,6 +22,9 @@ from famba.results.epochs import write_epochs
 from famba.results.recipes import by_recipe, differences
 from famba.results.row import Row, write_row
 from famba.results.summary import described, read_rows, summarise
+from tests.helpers import ROOT
+from tests.helpers.pipeline import planned
+from tests.helpers.rows import changed, epochs_of, make_row, write_grid
 
 CLAIMS = ROOT / "config" / "recipe-ablation-claims.yaml"
 LEDGER = ledger.load(CLAIMS)

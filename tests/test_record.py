@@ -3,20 +3,20 @@
 import json
 import math
 import os
-from pathlib import Path
 
 import jsonschema
 import pytest
 from pydantic import ValidationError
-from rows import experiment, make_row
 
 from famba.errors import InputError
 from famba.files import atomic_file
 from famba.results.epochs import write_epochs
 from famba.results.row import Row, read_row, write_row
+from tests.helpers import ROOT
+from tests.helpers.rows import experiment, make_row
 
 ROW = make_row(experiment().cells()[1])
-SCHEMA = json.loads((Path(__file__).parent.parent / "config" / "schema" / "row.json").read_text())
+SCHEMA = json.loads((ROOT / "config" / "schema" / "row.json").read_text())
 
 
 def test_a_row_survives_the_disk_and_meets_the_published_schema(tmp_path):

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from rows import experiment, make_row, write_grid
 
 from famba.checks.reproduction import METRICS, Comparison, compare, noise_floor, read_result
 from famba.cli import main
@@ -14,6 +13,7 @@ from famba.config import Cell, Experiment
 from famba.results.epochs import write_epochs
 from famba.results.row import Row, read_row, write_row
 from famba.training.train import Training
+from tests.helpers.rows import experiment, make_row, write_grid
 
 MICRO = {
     "experiment": "micro",

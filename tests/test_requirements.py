@@ -6,8 +6,6 @@ import sys
 
 import pytest
 import yaml
-from rows import ROOT, experiment
-from test_config import MINIMAL
 
 from famba.cli import main
 from famba.config import Experiment
@@ -18,6 +16,9 @@ from famba.data.augment.timm import timm_data
 from famba.errors import InputError
 from famba.ops import BACKENDS
 from famba.strategies import NAMED, beyond_cap, strategy
+from tests.helpers import ROOT
+from tests.helpers.cells import MINIMAL
+from tests.helpers.rows import experiment
 
 FOUR = {"m": {"embed_dim": 8, "depth": 4, "img_size": 32, "patch_size": 4}}  # 65 tokens
 

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from ties import not_finite, signs
 from torch import Tensor
-from triton_cases import DEVICE, run_under_the_interpreter, with_kernels
 
 from famba.model import AddNorm, VisionMamba
 from famba.ops import dispatch, reference
 from famba.ops.triton import tokens as triton
+from tests.helpers.ties import not_finite, signs
+from tests.helpers.triton_cases import DEVICE, run_under_the_interpreter, with_kernels
 
 
 @pytest.fixture

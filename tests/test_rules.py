@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
-from rows import changed, experiment, make_row, paper_experiment, write_grid
 
 from famba.checks import rules
 from famba.cli import main
 from famba.results.row import read_row
 from famba.results.summary import read_rows
+from tests.helpers.rows import changed, experiment, make_row, paper_experiment, write_grid
 
 
 def formal(tmp_path: Path, **environment: object) -> list[Path]:

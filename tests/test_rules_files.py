@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_train import cell
 
 from famba import files
 from famba.checks import rules
@@ -17,6 +16,7 @@ from famba.results.arrays import write_arrays
 from famba.results.row import read_row
 from famba.results.summary import read_rows
 from famba.training.train import Training
+from tests.helpers.cells import cell
 
 FILES = {"predicted": predictions.NAME, "fused": tokens.NAME, "weights": "weights.pt"}
 

@@ -1,20 +1,28 @@
 """The selective scan and the causal convolution: every backend against the equations, golden arrays and each other."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scan_cases import FASTER, ON_CPU, Inputs, assert_close, by_backend, conv_inputs, scan_inputs, with_gradients
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from famba.ops import causal_conv, directional_scan, selective_scan
+from tests.helpers import ROOT
+from tests.helpers.scan_cases import (
+    FASTER,
+    ON_CPU,
+    Inputs,
+    assert_close,
+    by_backend,
+    conv_inputs,
+    scan_inputs,
+    with_gradients,
+)
 
-GOLDEN = Path(__file__).parent / "data" / "selective_scan.npz"
+GOLDEN = ROOT / "tests" / "files" / "selective_scan.npz"
 
 
 # golden arrays

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from scan_cases import scan_inputs
 
 from famba.errors import InputError
 from famba.ops import BACKENDS, available, causal_conv, choose, directional_scan, selective_scan
+from tests.helpers.scan_cases import scan_inputs
 
 
 def test_a_wrong_shape_names_the_tensor_and_both_shapes() -> None:

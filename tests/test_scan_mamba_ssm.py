@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from scan_cases import assert_close, conv_inputs, scan_inputs, with_gradients
 from torch import Tensor
 
 from famba.errors import InputError
 from famba.ops import causal_conv, directional_scan, mamba_ssm, selective_scan
 from famba.ops.types import ScanTensors
+from tests.helpers.scan_cases import assert_close, conv_inputs, scan_inputs, with_gradients
 
 
 def fake_selective_scan_fn(

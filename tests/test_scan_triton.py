@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from triton_cases import DEVICE, INTERPRETED, run_under_the_interpreter, with_kernels
 
 from famba.errors import InputError
 from famba.mixer import Mixer
@@ -13,6 +12,7 @@ from famba.ops import available, causal_conv, choose, directional_scan
 from famba.ops.dispatch import load
 from famba.ops.triton import launch, scan
 from famba.ops.types import ScanTensors, StreamGrads
+from tests.helpers.triton_cases import DEVICE, INTERPRETED, run_under_the_interpreter, with_kernels
 
 Inputs = dict[str, Tensor | None]
 # the interpreter truncates to bfloat16 where a GPU rounds

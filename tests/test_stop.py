@@ -9,9 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from stress_kills import stress
-from test_checkpoint import ends_as
-from test_train import ROOT, cell
 
 from famba.cli import main
 from famba.errors import Stopped
@@ -19,6 +16,10 @@ from famba.results.row import read_row
 from famba.training import checkpoint, train
 from famba.training.stop import SIGNALS, StopRequest, stop_request
 from famba.training.train import Training
+from tests.helpers import ROOT
+from tests.helpers.cells import cell
+from tests.helpers.trainings import ends_as
+from tests.stress.kills import stress
 
 DATA = Path("data")
 STEPS = 1437 // 128  # of an epoch

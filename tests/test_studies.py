@@ -4,10 +4,6 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
-from rows import ROOT, paper_experiment, write_grid
-from test_figures import texts
-from test_pipeline import planned, snakemake
-from test_report import Page, report
 
 from famba.claims.ledger import published_rows
 from famba.claims.sweeps import SWEEPS, sweeps
@@ -20,6 +16,11 @@ from famba.figures.results import Results, read_results
 from famba.figures.style import PAPER
 from famba.results.summary import strategy_order
 from famba.strategies import tokens_per_layer
+from tests.helpers import ROOT
+from tests.helpers.drawings import texts
+from tests.helpers.pages import Page, report
+from tests.helpers.pipeline import planned, snakemake
+from tests.helpers.rows import paper_experiment, write_grid
 
 CLAIMS = ROOT / "config" / "claims.yaml"
 STUDIES = {"starting-layer": 2, "tokens-per-layer": 3}

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rows import experiment, make_row, paper_experiment, write_grid
 from scipy import stats
 
 from famba.cli import main
 from famba.errors import InputError
 from famba.results.row import Row, read_row, write_row
 from famba.results.summary import interval, measures, read_rows, strategy_order, summarise, token_share
+from tests.helpers import ROOT
+from tests.helpers.rows import experiment, make_row, paper_experiment, write_grid
 
 PAPER_SHARES = {"baseline": 1.0, "all": 0.556, "interleaved": 0.574, "lower": 0.457, "upper": 0.638}  # paper-facts §2
 
@@ -214,7 +215,7 @@ def test_the_official_files_are_not_claimed_for_others(tmp_path):
 
 def test_every_published_number_has_a_source_and_an_id_of_its_own():
     """The numbers themselves: test_published.py."""
-    claims = yaml.safe_load((Path(__file__).parent.parent / "config" / "claims.yaml").read_text())
+    claims = yaml.safe_load((ROOT / "config" / "claims.yaml").read_text())
     assert all(n["source"] in claims["sources"] for n in claims["published"])
     ids = [n["id"] for n in claims["published"]]
     assert len(ids) == len(set(ids))

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from famba.config import Cell, Experiment
 from famba.errors import CheckFailed
 from famba.files import sealed_file
 from famba.fusion import match, strategy
@@ -19,37 +18,9 @@ from famba.model import VisionMamba
 from famba.results.row import read_row
 from famba.training.activations import saved_activation_bytes
 from famba.training.train import Training
-
-ROOT = Path(__file__).parent.parent
-MICRO = {
-    "experiment": "micro",
-    "protocol": "smoke",
-    "dataset": "digits",
-    "models": {"vim_micro": {"embed_dim": 16, "depth": 4, "img_size": 16, "patch_size": 4}},
-    "strategies": ["baseline", "upper"],
-    "seeds": [0],
-    "fusion": {"budget": "proportional"},
-    "device": "cpu",
-    "threads": 1,
-    "scan": "cpu",
-    "recipe": {
-        "epochs": 3, "global_batch": 128, "mixup_batch": 64, "micro_batch": 64, "lr": 4e-2, "warmup_epochs": 0,
-        "augmentation": "tensor", "rand_augment": None, "hflip": 0, "random_erasing": 0, "crop_scale": [0.7, 1],
-        "repeats": 1, "eval_resize": None, "ema_decay": 0.9, "workers": 0,
-    },
-}  # fmt: skip
-
-
-def cell(strategy: str = "upper", **recipe: object) -> Cell:
-    return Experiment.from_config({**MICRO, "recipe": {**MICRO["recipe"], **recipe}}).cell("vim_micro", strategy, 0)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "weights.pt", weights_only=True)["model"]
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+from tests.helpers import ROOT
+from tests.helpers.cells import cell
+from tests.helpers.trainings import same, weights
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import ROOT, cell, weights
 
 from famba.cli import main
 from famba.commands import train as train_command
@@ -18,6 +17,9 @@ from famba.errors import InputError
 from famba.results.row import read_row
 from famba.training import lock as cell_lock
 from famba.training.lock import exclusive
+from tests.helpers import ROOT
+from tests.helpers.cells import cell
+from tests.helpers.trainings import weights
 
 ONE = {"epochs": 1, "global_batch": 1280, "mixup_batch": 1280, "micro_batch": 64}  # one step
 

@@ -1,11 +1,11 @@
 """How verdicts are shown: those that share a reason as one line."""
 
-from rows import ROOT, make_row, paper_experiment
-
 from famba.claims.ledger import load
 from famba.claims.shared import by_reason
 from famba.claims.tables import latex, markdown
 from famba.claims.verdicts import judge
+from tests.helpers import ROOT
+from tests.helpers.rows import make_row, paper_experiment
 
 LEDGER = load(ROOT / "config" / "claims.yaml")
 JUDGED = judge(LEDGER, [make_row(cell) for cell in paper_experiment(seeds=[0, 1, 2]).cells()], [])

@@ -16,8 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from rows import ROOT, experiment, make_row
-from test_train import cell as micro_cell
 
 from famba.cli import main
 from famba.commands.watch import frame, remaining, table, total
@@ -27,6 +25,9 @@ from famba.text import clock
 from famba.training.progress import Progress
 from famba.training.status import QUIET_S, CellState, cell_state
 from famba.training.train import Training
+from tests.helpers import ROOT
+from tests.helpers.cells import cell as micro_cell
+from tests.helpers.rows import experiment, make_row
 
 NOW = 1_800_000_000.0
 CELL = "vim_tiny_mini-upper-s0"

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
-from rows import ROOT
 
 from famba.claims import ledger
 from famba.cli import main
 from famba.config import Experiment, yaml_file
 from famba.errors import InputError
+from tests.helpers import ROOT
 
 BLOCKS = {
     name: yaml.safe_load(text)

@@ -13,8 +13,8 @@ from famba.claims import ledger
 from famba.cli import main
 from famba.config import Experiment, yaml_file
 from famba.errors import InputError
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 SMOKE = (ROOT / "config" / "smoke.yaml").read_text()
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from cifar_archive import Split, binary_members, python_members
 from PIL import Image
 
 from famba.data.cifar_names import FINE
 from famba.data.content import split_digest
+from tests.helpers.cifar_archive import Split, binary_members, python_members
 
 PER_CLASS = {"train": 2, "test": 1}
 

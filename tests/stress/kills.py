@@ -1,6 +1,6 @@
 """A training that is killed at random moments must end in the very files of an undisturbed one.
 
-    python tests/stress_kills.py KILLS SEED
+    python -m tests.stress.kills KILLS SEED
 
 Each training is killed three times, by kill -9, SIGTERM or SIGUSR1, at moments spread evenly over the length of an
 undisturbed run (its start, steps, evaluations, checkpoints and row), and then runs to its end. Prints how many kills
@@ -19,7 +19,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from test_train import ROOT, cell
+from tests.helpers import ROOT
+from tests.helpers.cells import cell
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
 FILES = ("tokens.npz", "predictions.npz")

@@ -25,8 +25,7 @@ from famba.results.row import (
     write_row,
 )
 from famba.strategies import tokens_per_layer
-
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT
 
 
 def experiment(**changes: Any) -> Experiment:

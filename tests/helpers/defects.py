@@ -1,7 +1,7 @@
 """Defects planted into a training, as the regression gate must catch them.
 
-`python tests/defects.py ROW...` shows that it does: of rows of the smoke grid it prints, in Markdown, the gate's table,
-and its table after each defect, with the fused cells of the smallest model trained again under it.
+`python -m tests.helpers.defects ROW...` shows that it does: of rows of the smoke grid it prints, in Markdown, the
+gate's table, and its table after each defect, with the fused cells of the smallest model trained again under it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from famba.fusion import Match
 from famba.results.row import read_row
 from famba.training import checks, optim
 from famba.training.train import Training
+from tests.helpers import ROOT
 
 Patch = pytest.MonkeyPatch
 REAL = {"match": fusion.match, "merge": Match.merge_all, "places": Match._places, "lr": optim.learning_rate}
-FROZEN = Path(__file__).parent.parent / "results" / "baselines" / "smoke.json"
+FROZEN = ROOT / "results" / "baselines" / "smoke.json"
 
 
 class _Unprotected(Match):
@@ -137,7 +138,7 @@ ones as in CI (which gives times yet more room): first as they are, then with on
 defect. Time ratios are of CPU time, which other programs on the machine change far less than the wall clock. Made by
 
 ```
-python tests/defects.py results/smoke/cells/*/row.json >docs/gate.md
+python -m tests.helpers.defects results/smoke/cells/*/row.json >docs/gate.md
 ```
 """
 

@@ -1,4 +1,4 @@
-"""A seeded stress of all C++ kernels, built with AddressSanitizer: python tests/stress_kernels.py [CASES] [SEED]
+"""A seeded stress of all C++ kernels, built with AddressSanitizer: python tests/stress/kernels.py [CASES] [SEED]
 
 Each case draws a use (types, default type and device, autocast, strides, sizes, NaN and infinity, ties, operands that
 do not fit) and requires the right value, or a refusal in one line. Any read or write outside of a tensor ends the
