@@ -1,6 +1,6 @@
 """Types and devices that PyTorch lets a user choose: each gives the right value, or one line says why not.
 
-Where there is a GPU, the cases of a model run there, too: `pytest -m gpu tests/test_precision.py` runs these alone.
+Where there is a GPU, the cases of a model run there, too: `pytest -m gpu tests/ops/test_precision.py` runs these alone.
 """
 
 import shutil

@@ -214,7 +214,7 @@ def test_the_official_files_are_not_claimed_for_others(tmp_path):
 
 
 def test_every_published_number_has_a_source_and_an_id_of_its_own():
-    """The numbers themselves: test_published.py."""
+    """The numbers themselves: claims/test_published.py."""
     claims = yaml.safe_load((ROOT / "config" / "claims.yaml").read_text())
     assert all(n["source"] in claims["sources"] for n in claims["published"])
     ids = [n["id"] for n in claims["published"]]
