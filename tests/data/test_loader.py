@@ -1,3 +1,5 @@
+"""The loader: what is trained depends on seed and epoch alone, and arrives as the model takes it."""
+
 import random
 from dataclasses import replace
 

@@ -1,3 +1,5 @@
+"""The figures of results: every name and point where it should be, smoke watermarked, bad input in one line."""
+
 import re
 from pathlib import Path
 

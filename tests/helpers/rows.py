@@ -96,6 +96,10 @@ def make_row(cell: Cell, device: str | None = None, digest: str = "a" * 64) -> R
     )  # fmt: skip
 
 
+def timed(row: Row, **time: float) -> Row:
+    return row.model_copy(update={"time": row.time.model_copy(update=time)})
+
+
 def epochs_of(row: Row) -> list[dict[str, float]]:
     """A learning curve that ends at the row's accuracy."""
     last, n = row.metrics.last, row.cell.recipe.epochs

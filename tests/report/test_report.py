@@ -1,3 +1,5 @@
+"""The report's page, and its forms in Markdown and LaTeX: what is on it, where it leads, and that it loads nothing."""
+
 import csv
 import html
 import io
@@ -11,12 +13,9 @@ import pytest
 from famba.claims import ledger
 from famba.cli import main
 from famba.config import Cell, Experiment
-from famba.errors import InputError
 from famba.figures.palette import STRATEGY_COLOURS
 from famba.report import prose
-from famba.report.charts import Scale, tick_label, ticks
 from famba.report.pictures import PICTURES, VECTOR_AT_MOST
-from famba.report.prose import Piece
 from famba.results import summary
 from famba.results.row import read_row
 from tests.helpers import ROOT
@@ -287,47 +286,10 @@ def test_bad_input_is_one_line(tmp_path, smoke, capsys, changed, says):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["# No table\n\nwords", "| a | b |\n|---|---|\n| 1 |"])
-def test_a_document_without_a_whole_table_is_refused(tmp_path, text):
-    (tmp_path / "d.md").write_text(text)
-    with pytest.raises(InputError, match=r"d\.md"):
-        prose.deviations(tmp_path / "d.md")
-
-
 def test_a_broken_plan_is_named(tmp_path, smoke, capsys):
     (tmp_path / "plan.json").write_text('{"basis": [], "cells": [{"cell": "a"}]}')
     assert report(tmp_path, rows_in(smoke), "--plan", str(tmp_path / "plan.json")) == 2
     assert "cells.0.cell_s" in capsys.readouterr().err
-
-
-def test_prose_knows_code_and_public_sources():
-    found = list(prose.pieces("see `a_b` at github.com/x/y-z, arXiv 2409.09808 and doi 10.1007/978-3.20."))
-    assert found == [
-        Piece("see "),
-        Piece("a_b", code=True),
-        Piece(" at "),
-        Piece("github.com/x/y-z", href="https://github.com/x/y-z"),
-        Piece(", "),
-        Piece("arXiv 2409.09808", href="https://arxiv.org/abs/2409.09808"),
-        Piece(" and "),
-        Piece("doi 10.1007/978-3.20", href="https://doi.org/10.1007/978-3.20"),
-        Piece("."),
-    ]
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 8.2), (71.3, 78.1), (0, 40000), (0.99, 1.01), (-0.5, 299.5)])
-def test_ticks_are_round_and_inside(low, high):
-    found = ticks(low, high)
-    assert 2 <= len(found) <= 11
-    assert all(low - 1e-9 <= value <= high + 1e-9 for value in found)
-    labels = [tick_label(value, found) for value in found]
-    assert len(set(labels)) == len(labels)
-    assert [float(label.replace(",", "")) for label in labels] == pytest.approx(found)
-
-
-def test_a_scale_maps_its_ends():
-    scale = Scale(10, 20, 100, 300)
-    assert (scale(10), scale(15), scale(20)) == (100, 200, 300)
 
 
 def test_the_audit_brings_its_figures(paper, pages, tmp_path):

@@ -1,3 +1,5 @@
+"""The summary of rows: values computed by hand, what is pooled, and the tables."""
+
 import csv
 import json
 import statistics

@@ -1,23 +1,16 @@
+"""The learning rate, the optimiser and the loss: the paper's recipe, as timm carries it out."""
+
 import importlib
 import math
-import random
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from famba.config import Recipe
-from famba.data import sampling
 from famba.data.augment import timm
-from famba.data.mixup import Mix, cutmix_box, draw_mix, soft_targets
-from famba.data.seeds import derived_seed, seed_everything
-from famba.errors import InputError
 from famba.model import VisionMamba
 from famba.training import optim
-from famba.training.ema import Ema
 
 PAPER = Recipe()
 
@@ -144,143 +137,7 @@ def test_optimizer_is_the_recipes(vim):
     assert not {"pos_embed", "cls_token", "layers.0.mixer.D", "head.bias"} & moved
 
 
-# sampling
-
-
-def test_paper_step_count():
-    assert sampling.steps_per_epoch(50_000, PAPER) == 97
-    assert sampling.steps_per_epoch(50_000, PAPER) * PAPER.epochs == 29_100
-
-
-@pytest.mark.parametrize(
-    ("images", "batch", "repeats", "steps"),
-    [
-        (50_000, 512, 1, 97),
-        (1500, 64, 1, 23),
-        (1500, 64, 3, 20),  # 1280 views
-        (255, 64, 3, 3),  # below DeiT's block of 256, of which it would keep nothing
-        (512, 512, 3, 1),
-    ],
-)
-def test_step_counts(images, batch, repeats, steps):
-    settings = Recipe(global_batch=batch, mixup_batch=batch, micro_batch=batch, repeats=repeats)
-    assert sampling.steps_per_epoch(images, settings) == steps
-
-
-def test_too_small_a_set_is_refused():
-    with pytest.raises(InputError, match="global_batch 512 is more than the 256 views"):
-        sampling.steps_per_epoch(511, PAPER)
-
-
-def test_an_epoch_sees_a_third_of_the_images():
-    order = sampling.epoch_order(50_000, PAPER, seed=0, epoch=0)
-    assert order.shape == (97 * 512,)
-    assert order.unique().numel() / 50_000 == pytest.approx(0.331, abs=5e-4)
-    triples = order[: len(order) // 3 * 3].view(-1, 3)
-    assert (triples == triples[:, :1]).all()
-
-
-def test_order_without_repeats_is_a_permutation():
-    settings = Recipe(repeats=1, global_batch=64, mixup_batch=64, micro_batch=64)
-    order = sampling.epoch_order(640, settings, seed=3, epoch=1)
-    assert torch.equal(order.sort().values, torch.arange(640))
-
-
-def test_order_depends_on_seed_and_epoch_only():
-    torch.manual_seed(0)
-    first = sampling.epoch_order(50_000, PAPER, seed=1, epoch=2)
-    torch.manual_seed(1)
-    assert torch.equal(first, sampling.epoch_order(50_000, PAPER, seed=1, epoch=2))
-    assert not torch.equal(first, sampling.epoch_order(50_000, PAPER, seed=2, epoch=1))
-    assert not torch.equal(first, sampling.epoch_order(50_000, PAPER, seed=1, epoch=3))
-
-
-def test_order_is_what_deits_ranks_take_together():
-    """DeiT's RASampler (deit/samplers.py), for four ranks of 128, on our permutation."""
-    generator = torch.Generator().manual_seed(derived_seed(0, "order", 5))
-    views = torch.randperm(50_000, generator=generator).repeat_interleave(3)
-    ranks = [views[rank::4][: 50_000 // 256 * 256 // 4] for rank in range(4)]
-    order = sampling.epoch_order(50_000, PAPER, seed=0, epoch=5)
-    for step in (0, 1, 96):
-        union = torch.cat([rank[128 * step : 128 * (step + 1)] for rank in ranks])
-        assert torch.equal(union.sort().values, order[512 * step : 512 * (step + 1)].sort().values)
-
-
-def test_derived_seeds_differ():
-    seeds = {derived_seed(s, name, a, b) for s in range(3) for name in "ab" for a in range(5) for b in range(5)}
-    assert len(seeds) == 3 * 2 * 5 * 5
-    assert all(0 <= seed < 2**64 for seed in seeds)
-
-
-def test_seed_everything_covers_python_numpy_and_torch():
-    def draws():
-        return random.random(), np.random.rand(), torch.rand(1).item()
-
-    seed_everything(7)
-    first = draws()
-    seed_everything(7)
-    assert draws() == first
-    seed_everything(8)
-    assert all(a != b for a, b in zip(draws(), first, strict=True))
-
-
-# targets, mixup, loss
-
-
-def test_soft_targets():
-    targets = soft_targets(torch.tensor([2, 0]), classes=5, smoothing=0.1)
-    assert torch.allclose(targets, torch.tensor([[0.02, 0.02, 0.92, 0.02, 0.02], [0.92, 0.02, 0.02, 0.02, 0.02]]))
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.floats(0.001, 0.999), st.booleans(), st.integers(0, 31), st.integers(0, 31))
-def test_mixing_equals_timms(lam, cutmix, y, x):
-    mixup = timm.timm_data().Mixup(0.8, 1.0, num_classes=7, label_smoothing=0.1)
-    mixup._params_per_batch = lambda: (lam, cutmix)
-    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 6, 2, 2])
-    with pytest.MonkeyPatch.context() as patch:  # the box's centre, of which timm draws y first
-        centre = iter((y, x))
-        patch.setattr(np.random, "randint", lambda low, high, size: next(centre))
-        expected, expected_targets = mixup(images.clone(), labels)
-    mix = cutmix_box(lam, 32, y, x) if cutmix else Mix(lam)
-    before = images.clone()
-    assert torch.equal(mix.images(images), expected)
-    assert torch.equal(images, before)
-    targets = mix.targets(soft_targets(labels, 7, 0.1))
-    assert torch.allclose(targets, expected_targets, atol=1e-7)
-    assert torch.allclose(targets.sum(1), torch.ones(4))
-
-
-def test_mix_draws_follow_the_recipe():
-    rng = np.random.default_rng(0)
-    mixes = [draw_mix(PAPER, 224, rng) for _ in range(4000)]
-    cutmixes = [mix for mix in mixes if mix.box]
-    assert len(cutmixes) / 4000 == pytest.approx(0.5, abs=0.03)
-    lams = np.array([mix.lam for mix in mixes if not mix.box])
-    # Beta(0.8, 0.8) has mean 1/2 and variance 1 / (4 (2 * 0.8 + 1))
-    assert lams.mean() == pytest.approx(0.5, abs=0.03)
-    assert lams.var() == pytest.approx(1 / 10.4, rel=0.08)
-    for mix in cutmixes:
-        top, bottom, left, right = mix.box
-        assert 0 <= top <= bottom <= 224
-        assert 0 <= left <= right <= 224
-        assert mix.lam == pytest.approx(1 - (bottom - top) * (right - left) / 224**2)
-
-
-@pytest.mark.parametrize(
-    ("changes", "kinds"),
-    [
-        ({"mixup": 0, "cutmix": 0}, {"none"}),
-        ({"mixup_prob": 0}, {"none"}),
-        ({"mixup": 0}, {"cutmix"}),
-        ({"cutmix": 0}, {"mixup"}),
-        ({"mixup_switch_prob": 1}, {"cutmix"}),
-    ],
-)
-def test_mix_can_be_switched_off(changes, kinds):
-    rng = np.random.default_rng(0)
-    mixes = [draw_mix(Recipe(**changes), 32, rng) for _ in range(50)]
-    assert {"cutmix" if mix.box else "none" if mix.lam == 1 else "mixup" for mix in mixes} == kinds
+# loss
 
 
 def test_loss_is_soft_target_cross_entropy():
@@ -288,42 +145,3 @@ def test_loss_is_soft_target_cross_entropy():
     expected = -(targets * torch.log_softmax(logits, 1)).sum(1).mean()
     assert optim.loss(logits, targets).item() == pytest.approx(expected.item(), rel=1e-6)
     assert optim.loss(logits.bfloat16(), targets).dtype == torch.float32
-
-
-# weight averaging
-
-
-def test_ema_closed_form():
-    model = nn.Linear(1, 1, bias=False)
-    model.weight.data.fill_(0.0)
-    ema = Ema(model, decay=0.9)
-    model.weight.data.fill_(1.0)
-    for _ in range(10):
-        ema.update(model)
-    assert ema.state_dict()["weight"].item() == pytest.approx(1 - 0.9**10, rel=1e-6)
-    storage = model.weight.data_ptr()
-    with ema.applied_to(model):
-        assert model.weight.item() == pytest.approx(1 - 0.9**10, rel=1e-6)
-        assert model.weight.data_ptr() == storage
-    assert model.weight.item() == 1.0
-
-
-def test_ema_gives_the_weights_back_after_an_error():
-    model = nn.Linear(2, 2)
-    ema, own = Ema(model, 0.5), model.weight.detach().clone()
-    ema.load_state_dict({name: torch.zeros_like(value) for name, value in ema.state_dict().items()})
-    with pytest.raises(RuntimeError, match="shapes"), ema.applied_to(model):
-        model(torch.zeros(1, 3))  # takes 2
-    assert torch.equal(model.weight, own)
-
-
-def test_ema_state_round_trip():
-    model = nn.Linear(3, 2)
-    ema = Ema(model, 0.99)
-    model.weight.data.add_(1.0)
-    ema.update(model)
-    other = Ema(model, 0.99)
-    other.load_state_dict(ema.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(other.state_dict().values(), ema.state_dict().values(), strict=True))
-    with pytest.raises(ValueError, match="weight"):
-        other.load_state_dict({"bias": torch.zeros(2)})

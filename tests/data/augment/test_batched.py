@@ -1,30 +1,21 @@
+"""The batched transforms: torchvision's pixels in evaluation, timm's distributions in training."""
+
 import importlib
 import random
-from importlib import metadata
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from famba.config import Recipe
 from famba.data import dataset
 from famba.data.augment import batched, timm
-from famba.data.augment.resample import resample, resize_weights
 from famba.errors import InputError
+from tests.helpers.images import smooth_image
 
 PLAIN = Recipe(augmentation="tensor", rand_augment=None, random_erasing=0.0)
 MEAN, STD = torch.tensor(dataset.MEAN)[:, None, None], torch.tensor(dataset.STD)[:, None, None]
-
-
-def smooth_image(height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
-    """A picture-like (H, W, C) uint8 array: large structures, some noise, the full range."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
-    noisy = np.asarray(coarse) + rng.normal(0, 8, (height, width, 3))
-    return noisy.clip(0, 255).astype(np.uint8)[:, :, :channels]
 
 
 def generators(seed: int) -> tuple[torch.Generator, torch.Generator]:
@@ -34,44 +25,6 @@ def generators(seed: int) -> tuple[torch.Generator, torch.Generator]:
 def pixels(images: torch.Tensor) -> torch.Tensor:
     """Undo the normalisation: 0..255."""
     return (images * STD + MEAN) * 255
-
-
-# resampling
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.data())
-def test_crop_and_resize_give_pillows_pixels(data):
-    height, width = data.draw(st.integers(8, 40)), data.draw(st.integers(8, 40))
-    top, left = data.draw(st.integers(0, height - 2)), data.draw(st.integers(0, width - 2))
-    box_height, box_width = data.draw(st.integers(2, height - top)), data.draw(st.integers(2, width - left))
-    size = data.draw(st.sampled_from([8, 16, 32, 50]))  # enlarges and reduces
-    image = smooth_image(height, width, 3)
-    box = (left, top, left + box_width, top + box_height)
-    expected = np.asarray(Image.fromarray(image).crop(box).resize((size, size), Image.BICUBIC)).astype(int)
-    rows = resize_weights(torch.tensor([top]), torch.tensor([box_height]), height, size)
-    columns = resize_weights(torch.tensor([left]), torch.tensor([box_width]), width, size)
-    found = resample(torch.from_numpy(image)[None], rows, columns)[0].permute(1, 2, 0).numpy()
-    difference = np.abs(found - expected)
-    if max(box_height, box_width) <= size:
-        assert difference.max() <= 2
-        assert difference.mean() < 0.07  # ties between two levels, which small boxes have many of
-    else:  # Pillow's order of passes varies
-        assert difference.max() <= 12
-        assert difference.mean() < 0.6
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(4, 64), st.integers(1, 80), st.data())
-def test_weights_are_an_average_inside_the_box(size_in, size_out, data):
-    start = data.draw(st.integers(0, size_in - 1))
-    extent = data.draw(st.integers(1, size_in - start))
-    weights = resize_weights(torch.tensor([start]), torch.tensor([extent]), size_in, size_out)[0]
-    assert weights.shape == (size_out, size_in)
-    torch.testing.assert_close(weights.sum(1), torch.ones(size_out))
-    outside = torch.ones(size_in, dtype=torch.bool)
-    outside[start : start + extent] = False
-    assert not weights[:, outside].any()
 
 
 # evaluation
@@ -198,88 +151,3 @@ def test_what_is_erased_is_a_rectangle_and_the_rest_is_untouched():
         assert (rows.int().diff() != 0).sum() <= 2
         assert (columns.int().diff() != 0).sum() <= 2
     assert torch.equal((erased != 7).any(1), (erased != 7).all(1))
-
-
-# timm's transform
-
-
-def test_timm_transform_is_the_recipes():
-    transform = timm.train_transform(Recipe(), 224)
-    names = [type(stage).__name__ for stage in transform.transforms]
-    assert names == [
-        "RandomResizedCropAndInterpolation",
-        "RandomHorizontalFlip",
-        "RandAugment",
-        "MaybeToTensor",
-        "Normalize",
-        "RandomErasing",
-    ]
-    crop, flip, augment, _, normalize, erasing = transform.transforms
-    assert (crop.size, crop.scale, crop.ratio) == ((224, 224), (0.08, 1.0), (3 / 4, 4 / 3))
-    assert crop.interpolation.value == "bicubic"
-    assert flip.p == 0.5
-    assert (len(augment.ops), augment.num_layers) == (15, 2)
-    assert all((op.magnitude, op.magnitude_std, op.prob) == (9, 0.5, 0.5) for op in augment.ops)
-    assert normalize.mean.tolist() == pytest.approx(dataset.MEAN)
-    assert (erasing.probability, erasing.per_pixel, erasing.max_count) == (0.25, True, 1)
-
-
-def test_timm_transform_without_rand_augment_leaves_colours_alone():
-    transform = timm.train_transform(Recipe(rand_augment=None, random_erasing=0.0), 32)
-    names = [type(stage).__name__ for stage in transform.transforms]
-    assert names == ["RandomResizedCropAndInterpolation", "RandomHorizontalFlip", "MaybeToTensor", "Normalize"]
-
-
-def test_posterize_to_no_bits_is_black():
-    """Magnitude 10, which m9-mstd0.5 is clipped to now and then, asks for 0 bits; Pillow 13 refuses that."""
-    transform = timm.train_transform(Recipe(rand_augment="rand-m10-p1-inc1"), 32)
-    posterize = next(op for op in transform.transforms[2].ops if op.name == "PosterizeIncreasing")
-    image = timm.rgb(smooth_image(16, 16, 3))
-    assert not np.asarray(posterize(image)).any()
-    posterize.magnitude = 5  # 4 - int(0.5 * 4) = 2 bits
-    assert np.array_equal(np.asarray(posterize(image)), np.asarray(image) & 0b11000000)
-
-
-def test_every_operation_of_the_recipe_runs():
-    transform = timm.train_transform(Recipe(rand_augment="rand-m9-mstd3-p1-inc1"), 16)
-    image = timm.rgb(smooth_image(16, 16, 3))
-    with timm.kept_random_state():
-        timm.seed_sample(0)
-        for operation in transform.transforms[2].ops:
-            for _ in range(30):
-                assert operation(image).size == (16, 16)
-
-
-def test_an_unknown_policy_is_refused():
-    with pytest.raises(InputError, match="rand_augment 'rand-q9' is not"):
-        timm.train_transform(Recipe(rand_augment="rand-q9"), 32)
-
-
-def test_missing_timm_says_what_to_install(monkeypatch):
-    def missing(name: str) -> str:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "version", missing)
-    with pytest.raises(InputError, match=r"needs torchvision, .* pip install '\.\[paper\]'"):
-        timm.train_transform(Recipe(), 224)
-
-
-def test_random_state_is_kept():
-    random.seed(1)
-    np.random.seed(1)
-    torch.manual_seed(1)
-    expected = random.random(), np.random.rand(), torch.rand(1).item()
-    random.seed(1)
-    np.random.seed(1)
-    torch.manual_seed(1)
-    with timm.kept_random_state():
-        timm.seed_sample(2**63 + 5)
-        assert (random.random(), np.random.rand(), torch.rand(1).item()) != expected
-    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
-
-
-def test_grey_images_become_rgb():
-    grey = smooth_image(8, 8, 1)
-    image = timm.rgb(grey)
-    assert image.mode == "RGB"
-    assert np.array_equal(np.asarray(image), grey.repeat(3, axis=2))

@@ -1,3 +1,5 @@
+"""RandAugment on batches: timm's operations and policy, Pillow's pixels."""
+
 from collections import Counter
 from types import SimpleNamespace
 
