@@ -54,3 +54,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 def checkout(tmp_path: Path) -> Path:
     """A copy of what the pipeline consists of."""
     return copy_checkout(tmp_path / "checkout")
+
+
+@pytest.fixture(scope="session")
+def cpp_kernels() -> None:
+    """Skips the test where the C++ kernels cannot be built. They are built when the first test asks, not before."""
+    import torch  # noqa: PLC0415
+
+    from famba.ops.cpp import scan  # noqa: PLC0415
+
+    if reason := scan.unavailable(torch.device("cpu"), torch.float32):
+        pytest.skip(f"the cpu backend {reason}")

@@ -5,12 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from famba.ops import available
+from famba.ops.dispatch import load
 
 Inputs = dict[str, Tensor | None]
+# the backends that take a type on a CPU, by name: to ask whether one runs here would build its kernels
 ON_CPU = {
-    dtype: [name for name, ok, _ in available("cpu", dtype) if ok]
-    for dtype in (torch.float64, torch.float32, torch.bfloat16)
+    torch.float64: ["chunked", "reference"],
+    torch.float32: ["cpu", "chunked", "reference"],
+    torch.bfloat16: ["cpu", "chunked", "reference"],
 }
 FASTER = {dtype: [name for name in names if name != "reference"] for dtype, names in ON_CPU.items()}
 
@@ -80,6 +82,11 @@ def assert_close(
         scale = want.abs().max().item()
         error = (got - want).abs().max().item()
         assert error <= relative * max(scale, smallest), f"{name}: off by {error:.2e} of {scale:.2e}"
+
+
+def unavailable(backend: str, dtype: torch.dtype) -> str | None:
+    """Why a backend does not run here: no compiler, for instance."""
+    return load(backend).unavailable(torch.device("cpu"), dtype)
 
 
 def by_backend(dtypes: dict[torch.dtype, list[str]]) -> list[tuple[torch.dtype, str]]:

@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from famba.ops import dispatch
-from famba.ops.cpp import build, scan
+from famba.ops.cpp import build
 
-REASON = scan.unavailable(torch.device("cpu"), torch.float32)
+pytestmark = pytest.mark.usefixtures("cpp_kernels")
 
 
 @pytest.fixture

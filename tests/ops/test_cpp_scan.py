@@ -11,8 +11,7 @@ from famba.ops.cpp import build, scan
 
 LEVELS = ("DEFAULT", "AVX2", "AVX512", "AVX512_BF16")
 HERE = build.instruction_set()
-REASON = scan.unavailable(torch.device("cpu"), torch.float32)
-pytestmark = pytest.mark.skipif(REASON is not None, reason=f"the cpu backend {REASON}")
+pytestmark = pytest.mark.usefixtures("cpp_kernels")
 
 
 @pytest.fixture(params=LEVELS)

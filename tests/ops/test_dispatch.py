@@ -5,7 +5,7 @@ import torch
 
 from famba.errors import InputError
 from famba.ops import BACKENDS, available, causal_conv, choose, directional_scan, selective_scan
-from tests.helpers.scan_cases import scan_inputs
+from tests.helpers.scan_cases import ON_CPU, scan_inputs
 
 
 def test_a_wrong_shape_names_the_tensor_and_both_shapes() -> None:
@@ -32,6 +32,11 @@ def test_auto_takes_the_first_that_runs_and_says_why_not_the_others() -> None:
     for name, _, reason in rows[: BACKENDS.index(choice.name)]:
         assert f"{name} {reason}" in choice.reason
     assert "\n" not in choice.reason
+
+
+@pytest.mark.parametrize("dtype", ON_CPU)
+def test_every_backend_that_runs_on_a_cpu_has_its_tests(dtype: torch.dtype) -> None:
+    assert {name for name, runs, _ in available("cpu", dtype) if runs} <= set(ON_CPU[dtype])
 
 
 def test_auto_for_float64_on_a_cpu_is_chunked() -> None:

@@ -1,14 +1,10 @@
 """Documents as the report takes them over: code, public sources, whole tables."""
 
-import re
-
 import pytest
 
 from famba.errors import InputError
 from famba.report import prose
 from famba.report.prose import Piece
-
-PUBLIC = re.compile(r"https://(arxiv\.org/abs|doi\.org|github\.com)/[\w./-]+")
 
 
 @pytest.mark.parametrize("text", ["# No table\n\nwords", "| a | b |\n|---|---|\n| 1 |"])
