@@ -67,7 +67,7 @@ def _main(args: argparse.Namespace) -> int:
             raise InputError(
                 f"{cell.id} is for {cell.processes} processes, not {world_size}: set `processes` in its experiment"
             )
-        with processes(device) as world, _memory_told(cell), stop_request() as stop:
+        with processes(device) as world, report_out_of_memory(cell), stop_request() as stop:
             Training(cell, row.parent, args.data, args.log, world, args.init, stop).run()
     return 0
 
@@ -124,7 +124,7 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 @contextmanager
-def _memory_told(cell: Cell) -> Iterator[None]:
+def report_out_of_memory(cell: Cell) -> Iterator[None]:
     """A model or batch that does not fit is bad input, not a defect."""
     try:
         yield

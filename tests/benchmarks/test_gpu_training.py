@@ -237,7 +237,7 @@ def test_a_call_says_what_is_left_and_the_next_one_brings_it_back(gpu, packing, 
 def test_packed_weights_start_another_training(packing, tmp_path):
     weights = {"a": torch.randn(64, 64), "b": torch.randn(5)}
     torch.save({"model": weights}, tmp_path / "weights.pt")
-    packing._pack_weights(tmp_path / "weights.pt", tmp_path / "packed.pt.xz")
+    packing.pack_weights(tmp_path / "weights.pt", tmp_path / "packed.pt.xz")
     (tmp_path / "packed.pt").write_bytes(lzma.decompress((tmp_path / "packed.pt.xz").read_bytes()))
     found = torch.load(tmp_path / "packed.pt", weights_only=True)
     assert {name: tensor.dtype for name, tensor in found.items()} == dict.fromkeys("ab", torch.bfloat16)

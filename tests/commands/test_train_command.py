@@ -195,5 +195,5 @@ def test_a_model_that_does_not_fit_is_one_line(tmp_path, capsys):
 
 
 def test_a_defect_is_no_matter_of_memory():
-    with pytest.raises(RuntimeError, match="shapes"), train_command._memory_told(cell()):
+    with pytest.raises(RuntimeError, match="shapes"), train_command.report_out_of_memory(cell()):
         raise RuntimeError("shapes do not match")

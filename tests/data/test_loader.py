@@ -88,9 +88,9 @@ def test_batches_are_what_the_model_takes(digits):
 
 def test_views_of_an_image_lie_in_different_groups(digits):
     loader = TrainLoader(digits, TENSOR, 16, 0, "cpu")
-    for group in loader._groups(0):
+    for group in loader.groups(0):
         assert len(np.unique(group.indices)) == len(group.indices)
-    step = np.concatenate([group.indices for group in loader._groups(0)[:3]])
+    step = np.concatenate([group.indices for group in loader.groups(0)[:3]])
     assert len(np.unique(step)) == 16
 
 
@@ -150,7 +150,7 @@ def test_an_error_in_a_worker_surfaces(few, workers):
 
 
 def test_workers_are_no_more_than_cpus(few, monkeypatch):
-    monkeypatch.setattr("famba.data.loader._usable_cpus", lambda: 1)
+    monkeypatch.setattr("famba.data.loader.usable_cpus", lambda: 1)
     assert TrainLoader(few, TIMM.model_copy(update={"workers": 25}), 16, 0, "cpu").workers == 1
 
 

@@ -35,9 +35,7 @@ class _Unprotected(Match):
     """A match that lost sight of the class token; it goes where its group goes."""
 
     def protected_in(self, order: str) -> torch.Tensor:
-        group = self._rows(order)[0].view(len(self.kept), self.tokens)
-        first = torch.arange(len(group)) * self.kept.shape[1]
-        return group.gather(1, self.cls[:, None])[:, 0] - first
+        return self.destination(order).gather(1, self.cls[:, None])[:, 0]
 
 
 def class_token_fused(patch: Patch) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from famba.errors import InputError
 from famba.fusion import match
 from famba.model import VisionMamba
+from famba.ops import reference
 from famba.ops.cpp import tokens as cpp_tokens
 from famba.ops.memory import address, stream
 from famba.ops.triton import scan as triton_scan
@@ -227,7 +228,7 @@ def test_an_address_is_of_what_the_kernel_reads(tensor, says):
 def test_kernels_refuse_what_they_cannot_read():
     x = torch.randn(2, 9, 4)
     pairs = match(x, 3)
-    group, size, _ = pairs._rows("sequence")
+    group, size, _ = reference.groups(pairs.kept, pairs.source, pairs.target, pairs.cls, 9)
     with pytest.raises(TypeError, match="float64"):
         cpp_tokens.merge(x.double(), pairs.kept, pairs.source, group, size)
     with pytest.raises(TypeError, match="bfloat16"):
@@ -245,7 +246,7 @@ def test_kernels_refuse_what_they_cannot_read():
 def test_an_index_that_leads_outside_is_refused():
     x = torch.randn(2, 9, 4)
     pairs = match(x, 3)
-    group, size, _ = pairs._rows("sequence")
+    group, size, _ = reference.groups(pairs.kept, pairs.source, pairs.target, pairs.cls, 9)
     for wrong in (-1, 9, 10**12):
         with pytest.raises(ValueError, match="match_tokens: an index lies outside"):
             cpp_tokens.match(x, 3, torch.tensor([0, wrong]))

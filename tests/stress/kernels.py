@@ -19,7 +19,7 @@ from torch import Tensor
 from famba import fusion
 from famba.errors import InputError
 from famba.model import AddNorm, VisionMamba
-from famba.ops import causal_conv, directional_scan, dispatch
+from famba.ops import causal_conv, directional_scan, dispatch, reference
 from famba.ops.cpp import build
 from famba.ops.cpp import scan as scan_kernels
 from famba.ops.cpp import tokens as row_kernels
@@ -206,7 +206,7 @@ def misfits(case: Case) -> None:
     """Kernels called directly; one operand of another type, shape, device or layout, or an index that leads outside."""
     batch, tokens, dim, state, r = 2, 9, case.size(3, 16, 20), 5, 3
     pairs = fusion.match(case.tensor(batch, tokens, dim), r, 4)
-    group, size, _ = pairs._rows("sequence")
+    group, size, _ = reference.groups(pairs.kept, pairs.source, pairs.target, pairs.cls, tokens)
     x, grad = (torch.ones(batch, n, dim, device="cpu", dtype=torch.float32) for n in (tokens, tokens - r))
     weight, rstd = torch.ones_like(x[0, 0]), torch.ones_like(x[..., :1])
     streams = [torch.ones(2, batch, tokens, n, device="cpu", dtype=torch.float32) for n in (dim, dim, state, state)]

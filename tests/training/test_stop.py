@@ -108,7 +108,7 @@ def test_a_long_epoch_is_saved_in_between(undisturbed, tmp_path, monkeypatch):
 
     def saved() -> None:
         save()
-        positions.append(training._position())
+        positions.append(training.position())
 
     training._save = saved
     training.run()
