@@ -33,14 +33,14 @@ def pack(out: Path, folder: Path, weights: bool) -> None:
     if weights:
         finished = sorted(out.glob(f"cells/*/{WEIGHTS}"))
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda path: _pack_weights(path, folder / f"{path.parent.name}-bf16.pt.xz"), finished))
+            list(pool.map(lambda path: pack_weights(path, folder / f"{path.parent.name}-bf16.pt.xz"), finished))
     for path in sorted(folder.iterdir()):
         print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
         if path.stat().st_size > FILE_LIMIT:
             raise CheckFailed(f"{path}: more than {FILE_LIMIT / 2**20:.0f} MiB")
 
 
-def _pack_weights(weights: Path, path: Path) -> None:
+def pack_weights(weights: Path, path: Path) -> None:
     state = torch.load(weights, map_location="cpu", weights_only=True)["model"]
     plain = io.BytesIO()
     torch.save({name: tensor.bfloat16() for name, tensor in state.items()}, plain)

@@ -22,7 +22,7 @@ CUDA_MODULES = ("causal_conv1d", "mamba_ssm", "pynvml", "triton")  # need torch'
 EXTENSIONS = {"causal_conv1d_cuda": "causal-conv1d", "selective_scan_cuda": "mamba-ssm"}  # module: package
 CODE, PTX = ["sm_80", "sm_90"], ["sm_90"]  # A100 and Hopper; later GPUs compile the PTX (envs/sdists.sh)
 ROOTS = ("/opt", "/usr", "/var")  # the image's own files: the rest is the host's, or small
-TOLERANCE = 2e-5  # of the largest value, float32: as in tests/test_scan_cpu.py
+TOLERANCE = 2e-5  # of the largest value, float32: as in tests/ops/test_cpp_scan.py
 
 
 def check_versions(lock: Path, installed: dict[str, str]) -> int:

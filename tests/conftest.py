@@ -1,18 +1,26 @@
 """Fixtures that several test modules share."""
 
 import os
-import shutil
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cifar_archive as cifar
 import pytest
-from http_server import Server
 
-ROOT = Path(__file__).parent.parent
+pytest.register_assert_rewrite("tests.helpers")  # before the first import from there
+
+from tests.helpers import cifar_archive as cifar  # noqa: E402
+from tests.helpers.http_server import Server  # noqa: E402
+from tests.helpers.pipeline import copy_checkout  # noqa: E402
+
 REAL_DATA = os.environ.pop("FAMBA_DATA", None)  # only the test of the real images uses what the developer has
+
+
+@pytest.fixture
+def real_data() -> Path | None:
+    """The developer's own folder of images, if there is one."""
+    return Path(REAL_DATA) if REAL_DATA else None
 
 
 @pytest.fixture
@@ -48,12 +56,12 @@ def checkout(tmp_path: Path) -> Path:
     return copy_checkout(tmp_path / "checkout")
 
 
-def copy_checkout(folder: Path) -> Path:
-    """Copy what the pipeline consists of into a new folder."""
-    folder.mkdir()
-    for name in ("Snakefile", "Makefile", "dvc.yaml", "dvc.lock", ".dvcignore", ".gitignore", "CITATION.cff"):
-        shutil.copy(ROOT / name, folder / name)
-    for name in ("rules", "config", "profiles", "docs", "envs", "famba", ".dvc"):
-        ignored = shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local", "*.sif")
-        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    return folder
+@pytest.fixture(scope="session")
+def cpp_kernels() -> None:
+    """Skips the test where the C++ kernels cannot be built. They are built when the first test asks, not before."""
+    import torch  # noqa: PLC0415
+
+    from famba.ops.cpp import backend  # noqa: PLC0415
+
+    if reason := backend.unavailable(torch.device("cpu"), torch.float32):
+        pytest.skip(f"the cpu backend {reason}")

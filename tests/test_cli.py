@@ -2,14 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from famba import cli
 from famba.errors import CheckFailed, InputError
-
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT
 
 
 def famba(*arguments: str) -> subprocess.CompletedProcess:

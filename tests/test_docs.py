@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rows import ROOT
 
 from famba.claims.ledger import load
 from famba.config import Experiment, Recipe
+from tests.helpers import ROOT
 
 PAGE = (ROOT / "docs" / "experiments.md").read_text()
 BLOCKS = dict(re.findall(r"```yaml\n# (config/\S+)\n(.*?)```", PAGE, flags=re.DOTALL))

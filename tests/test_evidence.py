@@ -7,8 +7,8 @@ import pytest
 
 from famba.cli import main
 from famba.config import Experiment
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 FOLDERS = sorted((ROOT / "results" / "evidence").iterdir())
 
 

@@ -1,20 +1,19 @@
 """Matching and merging against ToMe's golden arrays, and the rules that ToMe does not have."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ties import expected_pairs, not_finite, signs
 
 from famba import fusion
 from famba.errors import InputError
 from famba.fusion import match, strategy, tokens_per_layer
 from famba.ops import dispatch, reference
+from tests.helpers import ROOT
+from tests.helpers.ties import expected_pairs, not_finite, signs
 
-GOLDEN = np.load(Path(__file__).parent / "data" / "fusion.npz")
+GOLDEN = np.load(ROOT / "tests" / "files" / "fusion.npz")
 
 
 def _pairs_of_torch(metric: torch.Tensor, r: int, protected: int | torch.Tensor) -> fusion.Match:

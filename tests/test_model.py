@@ -3,7 +3,6 @@
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ import torch
 import famba
 from famba.errors import InputError
 from famba.training.checks import tokens_per_layer
+from tests.helpers import ROOT
 
-GOLDEN = np.load(Path(__file__).parent / "data" / "vim_micro.npz")
+GOLDEN = np.load(ROOT / "tests" / "files" / "vim_micro.npz")
 
 
 def golden(prefix: str, dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:

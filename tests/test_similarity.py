@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rows import experiment, make_row
-from test_train import cell as micro_cell
 from torch import nn
 
 from famba import fusion
@@ -18,6 +16,8 @@ from famba.results.arrays import write_arrays
 from famba.results.tokens import TokenRecord, read_tokens, write_tokens
 from famba.similarity import EXAMPLES, MAPS, best_match, cosines, token_record
 from famba.training.train import Training
+from tests.helpers.cells import cell as micro_cell
+from tests.helpers.rows import experiment, make_row
 
 DEPTH, PATCHES = 8, 16  # a 4 x 4 grid
 

@@ -6,11 +6,11 @@ import shlex
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
-from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT
+
 JOBS = yaml.safe_load((ROOT / ".github" / "workflows" / "gpu.yml").read_text())["jobs"]
 GPU = JOBS["kernels-and-benchmarks"]["steps"]
 COLLECT = """

@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
             raise InputError(
                 f"{cell.id} is for {cell.processes} processes, not {world_size}: set `processes` in its experiment"
             )
-        with processes(device) as world, _memory_told(cell), stop_request() as stop:
+        with processes(device) as world, report_out_of_memory(cell), stop_request() as stop:
             Training(cell, row.parent, args.data, args.log, world, args.init, stop).run()
     return 0
 
@@ -113,7 +113,7 @@ def _difference(recorded: Cell, cell: Cell) -> str:
 
 
 @contextmanager
-def _memory_told(cell: Cell) -> Iterator[None]:
+def report_out_of_memory(cell: Cell) -> Iterator[None]:
     """A model or batch that does not fit is bad input, not a defect."""
     try:
         yield

@@ -113,7 +113,7 @@ class TrainLoader:
         m <= micro_batch and the m of a step adding up to global_batch / world_size.
         """
         began = time.perf_counter()
-        groups = self._groups(epoch)[first_step * len(self._parts) :]
+        groups = self.groups(epoch)[first_step * len(self._parts) :]
         images = self._augmented(groups)
         for step in range(self.steps - first_step):
             micro_batches: list[Batch] = []
@@ -125,7 +125,7 @@ class TrainLoader:
             yield micro_batches
             began = time.perf_counter()
 
-    def _groups(self, epoch: int) -> list[Group]:
+    def groups(self, epoch: int) -> list[Group]:
         """The groups of an epoch that this rank has a part in, step by step."""
         order = epoch_order(self.images, self.recipe, self.seed, epoch).numpy()
         places = np.arange(len(order)).reshape(self.steps, self.recipe.mixup_batch, -1)  # [step, image, group]

@@ -124,7 +124,7 @@ class Training:
         steps_done = done * steps + self.history.epoch_so_far.steps
         if self.world.all_max(steps_done, self.device) != steps_done:  # file systems may show a new file late
             raise CheckFailed(
-                f"{self.cell.id}: another node found a later checkpoint than {self._position()}; start anew"
+                f"{self.cell.id}: another node found a later checkpoint than {self.position()}; start anew"
             )
         self._warmed_up = False
         if warning := optim.rates(self.cell.recipe, steps).warning:
@@ -226,9 +226,9 @@ class Training:
 
     def _stopped(self) -> tuple[str, signal.Signals]:
         by = self.stop.signal or signal.SIGTERM  # another process's
-        return f"{self.cell.id}: stopped by {by.name} at {self._position()}; run it again to resume there", by
+        return f"{self.cell.id}: stopped by {by.name} at {self.position()}; run it again to resume there", by
 
-    def _position(self) -> str:
+    def position(self) -> str:
         """Such as `epoch 3 of 12, step 80 of 97`: what is done."""
         done, steps = self.history.epoch_so_far.steps, self.train_images.steps
         within = f", step {done} of {steps}" if done else ""
@@ -317,7 +317,7 @@ class Training:
             peak = self.world.all_max(torch.cuda.max_memory_allocated(self.device), self.device)
             history.device_peak = max(history.device_peak, peak)
 
-    def _state_tensors(self) -> dict[str, Tensor]:
+    def state_tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint holds of the training, by what it is."""
         parameters = dict(self.model.named_parameters())
         moments = {
@@ -331,9 +331,9 @@ class Training:
     def _save(self) -> None:
         """Write a checkpoint. Raises CheckFailed if a value in it would not be finite; the last one stays."""
         self._account()
-        if not math.isfinite(checks.largest_magnitude(self._state_tensors().values())):
-            name = next(name for name, tensor in self._state_tensors().items() if not tensor.isfinite().all())
-            raise CheckFailed(f"{self.cell.id}: {name} is not finite after {self._position()} (lr {self._lr():.3g})")
+        if not math.isfinite(checks.largest_magnitude(self.state_tensors().values())):
+            name = next(name for name, tensor in self.state_tensors().items() if not tensor.isfinite().all())
+            raise CheckFailed(f"{self.cell.id}: {name} is not finite after {self.position()} (lr {self._lr():.3g})")
         if self.world.is_main:
             data_identity = self.dataset.identity.sequence
             checkpoint.write(self.folder, self.cell, data_identity, self.history, self._states())
@@ -371,7 +371,7 @@ class Training:
             for path, why, reason in rejected:
                 self.progress.say(f"{self.cell.id}: {reason}; it is now {checkpoint.archive(path, why).name}")
         if self.history.losses:
-            self.progress.say(f"{self.cell.id}: resuming after {self._position()}")
+            self.progress.say(f"{self.cell.id}: resuming after {self.position()}")
         elif found:
             self.progress.say(f"{self.cell.id}: starting anew")
 

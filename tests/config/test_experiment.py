@@ -1,0 +1,243 @@
+"""Experiment files: what is accepted, what is refused and in which words, and the grid that comes out."""
+
+import json
+import subprocess
+import sys
+
+import jsonschema
+import pytest
+import yaml
+
+from famba.commands import schema
+from famba.config import Cell, Experiment
+from famba.errors import InputError
+from tests.helpers import ROOT
+from tests.helpers.cells import MINIMAL
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [("paper", 2 * 5 * 3), ("smoke", 2 * 5), ("recipe-ablation", 2 * 2 * 3), ("smoke-recipe-ablation", 2 * 2 * 2)],
+)
+def test_shipped_experiments(name, cells):
+    path = ROOT / "config" / f"{name}.yaml"
+    experiment = Experiment.load(path)
+    assert experiment.experiment == name
+    assert len({cell.id for cell in experiment.cells()}) == cells
+    jsonschema.validate(
+        yaml.safe_load(path.read_text()), json.loads((ROOT / "config/schema/experiment.json").read_text())
+    )
+
+
+def test_published_schemas_are_the_code_s():
+    for path, text in schema.published().items():
+        assert path.read_text() == text, "run `python -m famba.commands.schema`"
+
+
+def test_the_paper_s_recipe_is_the_default():
+    cell = Experiment.load(ROOT / "config" / "paper.yaml").cell("vim_small", "upper", 2)
+    assert cell.schedule == (0,) * 5 + (9,) * 19
+    assert (cell.recipe.epochs, cell.recipe.global_batch, cell.recipe.precision) == (300, 512, "fp32")
+    assert (cell.architecture.tokens, cell.architecture.cls_index) == (197, 0)
+    assert Cell.from_json(cell.model_dump_json()) == cell
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sed": [1]}, "file.yaml: sed: unknown key; did you mean 'seeds'?"),
+        ({"recipe": {"epoch": 3}}, "file.yaml: recipe.epoch: unknown key; did you mean 'epochs'?"),
+        (
+            {"models": {"a": {"embed_dim": 8, "dept": 2}}},
+            "file.yaml: models.a.dept: unknown key; did you mean 'depth'?",
+        ),
+        ({"models": ["vim_tinny"]}, "file.yaml: models: unknown model 'vim_tinny'; did you mean 'vim_tiny'?"),
+        ({"models": {"a-b": {"embed_dim": 8}}}, "file.yaml: models.a-b.[key]: String should match pattern"),
+        ({"models": {}}, "models is empty"),
+        ({"strategies": ["uper"]}, "unknown strategy 'uper'; did you mean 'upper'?"),
+        (
+            {"schedules": {"mine": [1, 2]}, "strategies": ["mine"]},
+            "schedules.mine has 2 layers and the model 24 (vim_tiny)",
+        ),
+        ({"seeds": [1, 1]}, "seeds has a value twice"),
+        ({"seeds": []}, "seeds: List should have at least 1 item"),
+        ({"recipe": {"micro_batch": 100}}, "recipe: micro_batch 100 must divide mixup_batch 128"),
+        ({"recipe": {"lr": "fast"}}, "recipe.lr: Input should be a valid number, found 'fast'"),
+        ({"models": {"a": {"embed_dim": 8, "img_size": 30}}}, "img_size 30 is not a multiple of patch_size 16"),
+        ({"models": {"a": {"embed_dim": 10**9}}}, "models.a.embed_dim: Input should be less than or equal to 65536"),
+        ({"experiment": ".."}, "experiment: String should match pattern"),
+        ({"experiment": "a/b"}, "experiment: String should match pattern"),
+        ({"experiment": "-x"}, "experiment: String should match pattern"),
+        ({"seeds": [True]}, "seeds.0: Input should be a valid integer, found True"),
+        ({"recipe": {"lr": True}}, "recipe.lr: Input should be a valid number, found True"),
+        ({"recipe": {"lr": "5e-4"}}, "recipe.lr: Input should be a valid number, found '5e-4'"),
+        ({"recipe": {"cuda_graphs": "yes"}}, "recipe.cuda_graphs: Input should be a valid boolean, found 'yes'"),
+        ({"recipe": {"epochs": 2.5}}, "recipe.epochs: Input should be a valid integer, found 2.5"),
+        ({"recipe": {"betas": [1.0, 1.0]}}, "recipe.betas.0: Input should be less than 1, found 1.0"),
+        ({"recipe": {"lr": float("inf")}}, "recipe.lr: Input should be a finite number, found inf"),
+        ({"recipe": {"weight_decay": float("nan")}}, "recipe.weight_decay: Input should be"),
+        ({"recipe": {"lr": 0}}, "recipe.lr: Input should be greater than 0"),
+        (
+            {"scan": "tritn"},
+            "scan: Input should be 'auto', 'mamba_ssm', 'cpu', 'triton', 'chunked' or 'reference', "
+            "found 'tritn'; did you mean 'triton'?",
+        ),
+        ({"cls_position": "end"}, "file.yaml: cls_position: Input should be 'middle' or 'head', found 'end'"),
+        ({"dataset": "cifar10"}, "dataset: Input should be 'cifar100', 'fashion-mnist' or 'digits', found 'cifar10'"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(change, message):
+    with pytest.raises(InputError) as error:
+        Experiment.from_config({**MINIMAL, **change}, "file.yaml")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_misspelt_required_key_is_named_rather_than_missed():
+    with pytest.raises(InputError, match="sedes: unknown key; did you mean 'seeds'"):
+        Experiment.from_config({**{k: v for k, v in MINIMAL.items() if k != "seeds"}, "sedes": [0]})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "not valid YAML"), ("- 1", "expected a mapping"), ("", "expected a mapping"), (None, "cannot read")],
+)
+def test_a_file_that_is_no_experiment(tmp_path, text, message):
+    path = tmp_path / "e.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        Experiment.load(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_ledger_that_is_not_there_is_named_with_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    Experiment.from_config(MINIMAL).require_claims()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"claims: config/claims.yaml is not there; it is looked for from {tmp_path}"):
+        Experiment.from_config(MINIMAL).require_claims()
+
+
+def test_own_schedules_join_the_grid():
+    mine = [0] * 23 + [5]
+    experiment = Experiment.from_config({**MINIMAL, "strategies": ["baseline", "mine"], "schedules": {"mine": mine}})
+    assert experiment.cell("vim_tiny", "mine", 0).schedule == tuple(mine)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ({"from": 5, "r": 9}, [0] * 5 + [9] * 19),
+        ({"to": 18, "r": 9}, [9] * 19 + [0] * 5),
+        ({"from": 2, "to": 3, "r": 14}, [0, 0, 14, 14] + [0] * 20),
+        ({"from": 0, "r": 4}, [4] * 24),
+        ({"layers": [1, 3], "r": 14}, [0, 14, 0, 14] + [0] * 20),
+    ],
+)
+def test_a_short_schedule_is_the_long_one(written, expected):
+    short, full = (
+        Experiment.from_config({**MINIMAL, "strategies": ["mine"], "schedules": {"mine": schedule}})
+        for schedule in (written, expected)
+    )
+    assert short.cells() == full.cells()
+    assert Experiment.from_config(short.model_dump()) == short
+    jsonschema.validate(
+        {**MINIMAL, "schedules": {"mine": written}}, json.loads((ROOT / "config/schema/experiment.json").read_text())
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ({"form": 5, "r": 9}, ".form: unknown key; did you mean 'from'?"),
+        ({"from": 5}, ".r: Field required"),
+        ({"r": 9}, ": name the layers that fuse either by `from` and `to` (or one of them) or by `layers`"),
+        ({"to": 3, "layers": [1], "r": 9}, ": name the layers that fuse either by"),
+        ({"from": 5, "to": 4, "r": 9}, ": from 5 is after to 4"),
+        ({"layers": [], "r": 9}, ".layers: Tuple should have at least 1 item"),
+        ({"layers": [3, 3], "r": 9}, ": layers has a value twice"),
+        ({"layers": [-1], "r": 9}, ".layers.0: Input should be greater than or equal to 0, found -1"),
+        ({"layers": [24], "r": 9}, " fuses in layer 24 of a model with layers 0 to 23 (vim_tiny)"),
+        ({"to": 24, "r": 9}, " fuses in layer 24 of a model with layers 0 to 23 (vim_tiny)"),
+        ({"from": True, "r": 9}, ".from: Input should be a valid integer, found True"),
+        ({"to": 3, "r": 0}, ".r: Input should be greater than or equal to 1, found 0"),
+        ({"from": 0, "r": 99}, ": mine asks for 99 tokens in layer 0 of vim_tiny, where 98 can be fused"),
+        ("late", ": write one whole number per layer, or {from: 5, r: 9}"),
+        ([0.5] * 24, ".0: Input should be a valid integer, found 0.5"),
+    ],
+)
+def test_a_wrong_schedule_is_one_line_about_the_form_that_was_meant(written, message):
+    with pytest.raises(InputError) as error:
+        Experiment.from_config({**MINIMAL, "schedules": {"mine": written}}, "file.yaml")
+    assert f"file.yaml: schedules.mine{message}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_released_scripts_18_layers_are_strategies_by_name():
+    experiment = Experiment.from_config({**MINIMAL, "strategies": ["lower_18", "upper_18"]})
+    assert experiment.cell("vim_tiny", "lower_18", 0).schedule == (9,) * 18 + (0,) * 6
+    assert experiment.cell("vim_tiny", "upper_18", 0).schedule == (0,) * 6 + (9,) * 18
+    with pytest.raises(InputError, match="schedules: upper_18 is a published strategy"):
+        Experiment.from_config({**MINIMAL, "schedules": {"upper_18": [0] * 24}})
+
+
+def test_the_class_token_stands_where_the_experiment_says_unless_a_model_says_otherwise():
+    own = {"a": {"embed_dim": 8}, "b": {"embed_dim": 8, "cls_position": "middle"}}
+    for models, places in ((["vim_tiny"], ["head"]), (own, ["head", "middle"])):
+        experiment = Experiment.from_config({**MINIMAL, "models": models, "cls_position": "head"})
+        assert [model.cls_position for model in experiment.models.values()] == places
+    assert Experiment.from_config(MINIMAL).models["vim_tiny"].cls_position == "middle"
+
+
+@pytest.mark.parametrize(
+    ("cell_id", "message"),
+    [("vim_tiny-uper-s0", "did you mean 'vim_tiny-upper-s0'"), ("x", "known: vim_tiny-baseline")],
+)
+def test_a_cell_that_is_not_in_the_grid(cell_id, message):
+    with pytest.raises(InputError, match=message):
+        Experiment.from_config(MINIMAL).cell_by_id(cell_id)
+
+
+def test_reading_a_configuration_needs_no_torch():
+    """Snakemake parses the grid in every job: importing torch there would cost seconds each time."""
+    code = "import sys, famba.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"models": [["vim_tiny"]]}, "models: unknown model ['vim_tiny']"),
+        ({"models": [{"a": 1}]}, "models: unknown model {'a': 1}"),
+        ({"models": ["vim_tiny", "vim_tiny"]}, "models has a value twice"),
+        ({"container": ""}, "container: String should have at least 1 character"),
+        ({"threads": 100_000}, "threads: 100,000 is more than 1,024, the most that is accepted"),
+        ({"recipe": {"epochs": 10**12}}, "recipe.epochs: 1,000,000,000,000 is more than 100,000"),
+        ({"recipe": {"repeats": 101}}, "recipe.repeats: 101 is more than 100"),
+        ({"recipe": {"eval_resize": 100_000}}, "recipe.eval_resize: 100,000 is more than 4,096"),
+        ({"recipe": {"warmup_lr": 1}}, "recipe.warmup_lr: 1 is above the peak of 0.0005, which it rises to"),
+        ({"seeds": list(range(10_001))}, "a grid of 50,005 cells; at most 10,000 fit into one experiment"),
+        ({"a\nb\x1b[1m": 1}, "a b\\x1b[1m: unknown key"),
+        ({"dataset": "x" * 9999}, "xxx…"),
+        ({"recipe": "paper-txt"}, "recipe.preset: Input should be"),
+        ({"protocol": ["paper"]}, "protocol: Input should be"),
+        ({"cls_position": {"a": 1}}, "cls_position: Input should be"),
+    ],
+)
+def test_a_senseless_setting_is_one_printable_line(change, message):
+    with pytest.raises(InputError) as error:
+        Experiment.from_config({**MINIMAL, **change}, "file.yaml")
+    assert message in str(error.value)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": ' * 100_000, '{"a": ' + "[" * 900 + "]" * 900 + "}", '{"a": ' + "1" * 9999 + "}"]
+)
+def test_a_cell_of_deep_or_long_json_is_one_line(text):
+    with pytest.raises(InputError) as error:
+        Cell.from_json(text)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1000

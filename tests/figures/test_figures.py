@@ -1,0 +1,257 @@
+"""The figures of results: every name and point where it should be, smoke watermarked, bad input in one line."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.patches import Rectangle
+
+from famba.claims import ledger
+from famba.cli import main
+from famba.errors import InputError
+from famba.figures import NAMES, style, svg
+from famba.figures.captions import FIGURES as CAPTIONS
+from famba.figures.draw import FIGURES, figure
+from famba.figures.palette import STRATEGY_COLOURS, colours, markers
+from famba.figures.results import Results, read_results
+from famba.figures.style import PAPER
+from famba.figures.tradeoff import pareto_front
+from famba.results.epochs import EPOCH_FIELDS, read_epochs
+from tests.helpers import ROOT
+from tests.helpers.drawings import texts
+from tests.helpers.rows import experiment, paper_experiment, write_grid
+
+CLAIMS = ROOT / "config" / "claims.yaml"
+TINY = {"vim_tiny": {"embed_dim": 192}}
+
+
+def results(folder: Path, grid) -> Results:
+    return read_results(write_grid(folder, grid), CLAIMS)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> Results:
+    return results(tmp_path_factory.mktemp("smoke"), experiment())
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory) -> Results:
+    return results(tmp_path_factory.mktemp("paper"), paper_experiment())
+
+
+def drawn_points(made: Figure, marker: str) -> list[tuple[float, float]]:
+    """Data points drawn with a marker, in any panel."""
+    return [
+        (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
+        for axes in made.axes for line in axes.get_lines() if line.get_marker() == marker
+    ]  # fmt: skip
+
+
+def bars(axes: Axes) -> list[Rectangle]:
+    """The bars of a panel, without the strips that tell their numbers."""
+    return [bar for container in axes.containers for bar in container]
+
+
+def test_the_names_are_those_that_the_pipeline_expects():
+    assert tuple(FIGURES) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_names_its_strategies_and_models(smoke, name):
+    found = texts(figure(name, smoke))
+    assert {*smoke.strategies} <= found
+    assert all(any(model in text for text in found) for model in smoke.models)  # one title may name several
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_smoke_figures_and_no_others_are_watermarked(smoke, paper, name):
+    (mark,) = [text for text in figure(name, smoke).texts if text.get_gid() == "watermark-smoke"]
+    assert mark.get_text() == "SMOKE"
+    assert mark.get_zorder() < 0  # behind the axes, whose background is transparent
+    assert not [text for text in figure(name, paper).texts if "SMOKE" in text.get_text()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_clipped_at_the_edge(smoke, paper, name):
+    for source in (smoke, paper):
+        made = figure(name, source)
+        made.draw_without_rendering()
+        needed = made.get_tightbbox()  # inches, of all that is drawn
+        width, height = made.get_size_inches()
+        assert needed.x0 >= 0
+        assert needed.y0 >= 0
+        assert needed.x1 <= width
+        assert needed.y1 <= height
+
+
+def test_identical_rows_give_identical_files(tmp_path):
+    grid = experiment(models={"m": {"embed_dim": 32, "depth": 12, "img_size": 32, "patch_size": 4}})
+    rows = write_grid(tmp_path, grid)
+    for out, order in (("a", rows), ("b", rows[::-1])):
+        args = ["figures", "--out", str(tmp_path / out), "--claims", str(CLAIMS), *map(str, order)]
+        assert main(args) == 0
+    for name in NAMES:
+        svg = (tmp_path / "a" / f"{name}.svg").read_bytes()
+        assert svg == (tmp_path / "b" / f"{name}.svg").read_bytes()
+        assert b"<dc:date>" not in svg
+        assert f'id="{name}-watermark-smoke"'.encode() in svg
+        for strategy in grid.strategies:  # text is text
+            assert f">{strategy}</text>".encode() in svg
+        assert imread(tmp_path / "a" / f"{name}.png").shape[1] == 680  # a column at 200 dpi
+
+
+@pytest.mark.parametrize("name", ["top1", "tokens", "accuracy_time"])
+def test_a_file_can_stand_in_a_page_beside_others(tmp_path, smoke, name):
+    """Its ids are its own and all that is referred to is there; no `style`, which a page's policy refuses."""
+    with style.theme():
+        style.save(figure(name, smoke), tmp_path, name, CAPTIONS[name])
+    root = ET.parse(tmp_path / f"{name}.svg").getroot()
+    elements = list(root.iter())
+    ids = [element.attrib["id"] for element in elements if "id" in element.attrib]
+    assert len(ids) == len(set(ids)) > 2
+    assert all(id_ == name or id_.startswith(f"{name}-") for id_ in ids)
+    text = (tmp_path / f"{name}.svg").read_text()
+    assert set(re.findall(r'(?:url\(|xlink:href=")#([^)"]+)', text)) <= {*ids}
+    assert not any("style" in element.attrib or element.tag.endswith("}style") for element in elements)
+    assert root.attrib["aria-label"] == CAPTIONS[name].title
+    (about,) = [element for element in elements if element.get("id") == root.attrib["aria-describedby"]]
+    assert about.text == CAPTIONS[name].text
+    titles = [mark.findtext(f"{{{svg.SVG}}}title") for mark in elements if mark.get("class") == "mark"]
+    assert len(titles) == len(smoke.models) * (12 if name == "tokens" else len(smoke.strategies))
+    assert all(titles)
+
+
+def test_published_points_stand_where_the_paper_has_them(paper):
+    made = figure("top1", paper)
+    place = paper.strategies.index
+    printed = [row for row in ledger.published_rows(CLAIMS) if row.table == 1]
+    assert sorted(drawn_points(made, "*")) == sorted((row.top1, place(row.strategy)) for row in printed)
+    assert {PAPER, "top-1, best epoch on test (%)"} <= texts(made)
+    time = figure("time", paper)
+    hours = sorted((row.time_s / 3600, place(row.strategy)) for row in printed)
+    assert sorted(drawn_points(time, "*")) == [pytest.approx(point) for point in hours]
+    assert "paper (1 seed, whole loop, A100)" in texts(time)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset": "fashion-mnist"},
+        {"protocol": "smoke", "device": "cpu"},
+        {"models": {"vim_tiny": {"embed_dim": 96}}},
+    ],
+    ids=["data", "protocol", "model"],
+)
+def test_published_points_stand_beside_nothing_else(tmp_path, changes):
+    other = results(tmp_path, paper_experiment(**{"models": TINY, "seeds": [0], **changes}))
+    made = figure("top1", other)
+    assert drawn_points(made, "*") == []
+    assert PAPER not in texts(made)
+    assert "top-1, last epoch (%)" in texts(made)
+
+
+def test_tokens_shows_every_layer(smoke):
+    made = figure("tokens", smoke)
+    rows = [row for row in smoke.rows.values() if row.cell.model == smoke.models[0] and row.cell.seed == 0]
+    lines = [tuple(line.get_ydata()) for line in made.axes[0].get_lines()]
+    for row in rows:
+        assert lines.count(row.tokens.measured[:-1]) == 2  # once as the schedule's line, once as markers
+
+
+def test_bars_are_not_cut(paper):
+    made = figure("time", paper)
+    for axes in made.axes:
+        left, right = axes.get_xlim()
+        assert left == 0
+        assert all(bar.get_width() <= right for bar in bars(axes))
+
+
+def test_own_strategies_get_their_own_colours(tmp_path):
+    grid = experiment(strategies=["baseline", "upper", "late"], schedules={"late": (0,) * 11 + (20,)}, seeds=[0])
+    own = results(tmp_path, grid)
+    assert own.strategies == ["baseline", "upper", "late"]
+    for name in NAMES:
+        assert "late" in texts(figure(name, own))
+    palette = colours(own.strategies)
+    assert palette["upper"] == STRATEGY_COLOURS["upper"]
+    assert palette["late"] not in STRATEGY_COLOURS.values()
+    assert len(set(markers(own.strategies).values())) == 3
+
+
+def test_one_seed_says_that_there_is_no_interval(tmp_path):
+    one = results(tmp_path, experiment(seeds=[0]))
+    for name in ("top1", "time", "memory", "accuracy_time", "accuracy_memory"):
+        shown = " ".join(texts(figure(name, one))).replace("\n", " ")
+        assert "One seed: no interval." in shown
+        assert "95 %" not in shown
+
+
+def test_a_grid_without_baseline_shows_what_it_can(tmp_path):
+    upper = results(tmp_path, experiment(strategies=["upper"]))
+    ratios = [axes for axes in figure("time", upper).axes if axes.get_xlabel().endswith("baseline's")]
+    assert [len(bars(axes)) for axes in ratios] == [0] * len(upper.models)  # no ratio without its baseline
+    for name in NAMES:
+        assert "upper" in texts(figure(name, upper))
+
+
+@pytest.mark.parametrize(
+    ("points", "front"),
+    [
+        ([(1, 1), (2, 2), (3, 3)], {0, 1, 2}),
+        ([(1, 3), (2, 2), (3, 1)], {0}),
+        ([(1, 1), (1, 2), (2, 2)], {1}),
+        ([(1, 1), (1, 1)], {0, 1}),
+        ([(3, 5), (1, 1), (2, 0)], {0, 1}),
+    ],
+)
+def test_pareto_front(points, front):
+    assert set(pareto_front(points)) == front
+
+
+def _epochs(tmp_path: Path, text: str | None) -> Path:
+    path = tmp_path / "epochs.csv"
+    if text is not None:
+        path.write_text(text)
+    return path
+
+
+HEADER = ",".join(EPOCH_FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "cannot read"),
+        ("", "not a CSV"),
+        ("a,b\n1,2\n", "expected the columns"),
+        (f"{HEADER}\n0{',1' * 10}\n", "epochs 0 to 1"),
+        (f"{HEADER}\n0{',1' * 10}\n1,1,nan{',1' * 8}\n", "train_loss of epoch 1 is nan"),
+        (f"{HEADER}\n0{',1' * 10}\n1,1,1,oops{',1' * 7}\n", "top1 of epoch 1 is oops"),
+    ],
+)
+def test_bad_epochs_are_one_line(tmp_path, text, says):
+    with pytest.raises(InputError, match=re.escape(says)) as caught:
+        read_epochs(_epochs(tmp_path, text), 2)
+    assert str(tmp_path / "epochs.csv") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_epochs_end_the_command(tmp_path, capsys):
+    rows = write_grid(tmp_path, experiment(seeds=[0]))
+    rows[0].with_name("epochs.csv").unlink()
+    assert main(["figures", "--out", str(tmp_path / "f"), "--claims", str(CLAIMS), *map(str, rows)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize("text", ["", "published: 3", "published: [{id: a}]", "published: [", "- 1"])
+def test_bad_claims_are_one_line(tmp_path, text):
+    path = tmp_path / "claims.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"claims\.yaml") as caught:
+        ledger.load(path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,43 @@
+"""A copy of the checkout, and the pipeline run in it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.helpers import ROOT
+
+
+def copy_checkout(folder: Path) -> Path:
+    """Copy what the pipeline consists of into a new folder."""
+    folder.mkdir()
+    for name in ("Snakefile", "Makefile", "dvc.yaml", "dvc.lock", ".dvcignore", ".gitignore", "CITATION.cff"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in ("rules", "config", "profiles", "docs", "envs", "famba", ".dvc"):
+        ignored = shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local", "*.sif")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    return folder
+
+
+def run(folder: Path, *command: str, path: str = "") -> subprocess.CompletedProcess:
+    """Run a command in a checkout, its output in `stdout`; this very Python and its tools come first on PATH."""
+    tools = os.pathsep.join(filter(None, [path, str(Path(sys.executable).parent), os.environ["PATH"]]))
+    env = os.environ | {"PATH": tools, "DVC_NO_ANALYTICS": "1", "PYTHONWARNINGS": ""}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.run(command, cwd=folder, env=env, text=True, timeout=300, check=False, **output)
+
+
+def snakemake(folder: Path, *options: str, path: str = "") -> subprocess.CompletedProcess:
+    return run(folder, sys.executable, "-m", "snakemake", *options, path=path)
+
+
+def planned(folder: Path, *options: str) -> dict[str, int]:
+    """Jobs per rule that a dry run announces; empty if there is nothing to do."""
+    said = snakemake(folder, "-n", *options)
+    assert said.returncode == 0, said.stdout
+    if "Nothing to be done" in said.stdout:
+        return {}
+    table = said.stdout.split("Job stats:", 1)[1].split("total", 1)[0]
+    return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", table, flags=re.MULTILINE)}

@@ -1,0 +1,369 @@
+"""The report's page, and its forms in Markdown and LaTeX: what is on it, where it leads, and that it loads nothing."""
+
+import csv
+import html
+import io
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from famba.claims import ledger
+from famba.cli import main
+from famba.config import Cell, Experiment
+from famba.figures import names_of, style, svg
+from famba.figures.captions import AUDIT, FIGURES
+from famba.figures.draw import figure
+from famba.figures.palette import DARK, STRATEGY_COLOURS
+from famba.figures.results import read_results
+from famba.report import prose
+from famba.results import summary
+from famba.results.row import read_row
+from tests.helpers import ROOT
+from tests.helpers.pages import CLAIMS, DEVIATIONS, Page, report
+from tests.helpers.rows import changed, experiment, paper_experiment, write_grid
+
+PUBLIC = re.compile(r"https://(arxiv\.org/abs|doi\.org|github\.com)/[\w./-]+")
+
+
+DRAWN = ("top1", "time", "accuracy_time")
+
+
+def drawn_and_audited(folder: Path, rows: list[Path]) -> list[Path]:
+    """The rows, with some of their figures and the audit where the page takes them from."""
+    results = read_results(rows, CLAIMS)
+    for name in DRAWN:
+        with style.theme():
+            style.save(figure(name, results), folder / "figures", name, FIGURES[name])
+    assert main(["audit", "--claims", str(CLAIMS), "--out", str(folder / "audit")]) == 0
+    return rows
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory) -> Path:
+    """A folder with the report of the paper's grid, made-up numbers."""
+    folder = tmp_path_factory.mktemp("paper")
+    assert report(folder, drawn_and_audited(folder, write_grid(folder, paper_experiment(seeds=[0, 1, 2])))) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("smoke")
+    assert report(folder, drawn_and_audited(folder, write_grid(folder, experiment(seeds=[0])))) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(paper, smoke) -> dict[str, Page]:
+    return {folder.name[:5]: Page((folder / "report.html").read_text()) for folder in (paper, smoke)}
+
+
+def rows_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("cells/*/row.json"))
+
+
+def copied(page: Page, of: str, kind: str) -> str:
+    (button,) = page.all("button", **{"aria-label": f"Copy {kind}: {of}"})
+    return button["data-copy"]
+
+
+@pytest.mark.parametrize("which", ["paper", "smoke"])
+def test_every_claim_is_there_with_its_verdict(pages, which, request):
+    judged = request.getfixturevalue(which)
+    verdicts = json.loads((judged / "claims.json").read_text())["verdicts"]
+    page = pages[which]
+    shown = [a["id"] for a in page.all("li") if a.get("id", "").startswith("claim-")]
+    assert sorted(shown) == sorted(f"claim-{v['id']}" for v in verdicts)
+    for v in verdicts:
+        shown = page.text[page.text.index(" ".join(v["quote"].split())) :]
+        assert ledger.load(CLAIMS).sources[v["source"]].split()[-1] in shown[:400]
+        assert v["reason"][1:] in page.text
+        alike = [other for other in verdicts if (other["verdict"], other["reason"]) == (v["verdict"], v["reason"])]
+        if len(alike) > 1:
+            recipe = "" if v["recipe"] == "custom" else f" (recipe {v['recipe']})"
+            assert page.text.count(f"{len(alike)} claims {v['verdict']}{recipe}: {v['reason']}") == 1
+        if v["mean"] is not None:
+            assert f"{v['mean']:.4g}" in shown
+    exact = list(csv.DictReader(io.StringIO(copied(page, "the verdicts", "CSV"))))
+    assert [(line["claim"], line["verdict"]) for line in exact] == [(v["id"], v["verdict"]) for v in verdicts]
+    assert copied(page, "the verdicts", "LaTeX") == (judged / "tables" / "verdicts.tex").read_text()
+
+
+@pytest.mark.parametrize("which", ["paper", "smoke"])
+def test_results_and_figures_come_before_the_verdicts(pages, which, request):
+    ids = [a["id"] for a in pages[which].all("section")]
+    assert ids[:4] == ["results", "figures", "audit", "verdicts"]
+    assert [a["href"] for a in pages[which].all("a") if a["href"] in {f"#{i}" for i in ids}][1:5] == [
+        f"#{i}" for i in ids[:4]
+    ]
+    text = (request.getfixturevalue(which) / "report.md").read_text()
+    assert text.index("## Results") < text.index("## Verdicts")
+    tex = (request.getfixturevalue(which) / "report.tex").read_text()
+    assert tex.index(r"\label{tab:summary}") < tex.index(r"\label{tab:verdicts}")
+
+
+def test_what_the_papers_own_tables_say(smoke, pages):
+    assert "6 of 8 agree with the paper's own tables" in pages["smoke"].text
+    assert "## The paper's own tables\n\n* Memory: the 26 Vim-Ti rows" in (smoke / "report.md").read_text()
+
+
+def test_smoke_verdicts_are_one_line_in_markdown(smoke, pages):
+    text = (smoke / "report.md").read_text()
+    assert text.count("these are smoke rows") == 1
+    assert "| claim |" not in text
+    assert pages["smoke"].text.count("these are smoke rows") == 1
+
+
+def test_a_table_without_numbers_is_left_out(pages):
+    assert "Noise floor" in pages["paper"].text
+    assert "Noise floor" not in pages["smoke"].text  # one seed
+
+
+def test_every_comparison_of_a_claim_is_shown(pages):
+    assert "Vim-S, upper against baseline: time reduction" in pages["paper"].text
+    assert "above 0 %" in pages["paper"].text
+
+
+def test_a_trade_off_says_how_often_it_is_dominance(tmp_path):
+    grid = Experiment.load(ROOT / "config" / "starting-layer.yaml")
+    assert report(tmp_path, write_grid(tmp_path, grid), claims=ROOT / grid.claims) == 0
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "efficiency is highest when fusion starts at the 6th layer" in text
+    assert re.search(r"dominates in \d+% of resamples", text)
+
+
+def test_smoke_rows_test_no_claim_and_say_so(pages):
+    assert "0 ✓ reproduced" in pages["smoke"].text
+    assert f"{len(ledger.load(CLAIMS).judged)} ○ not tested" in pages["smoke"].text
+    assert "SMOKE" in pages["smoke"].text
+    marked = [a["id"] for _, a in pages["smoke"].elements if a.get("id", "").endswith("watermark-smoke")]
+    assert marked == [f"{name}-watermark-smoke" for name in DRAWN]
+    assert "SMOKE" not in pages["paper"].text
+    assert not any(a.get("id", "").endswith("watermark-smoke") for _, a in pages["paper"].elements)
+
+
+def test_the_summary_is_the_judges(paper, pages):
+    of = "One line per model and strategy"
+    assert copied(pages["paper"], of, "CSV") == (paper / "summary.csv").read_text()
+    assert copied(pages["paper"], of, "LaTeX") == (paper / "tables" / "summary.tex").read_text()
+    assert (paper / "tables" / "summary.md").read_text() in (paper / "report.md").read_text()
+    assert (paper / "tables" / "verdicts.md").read_text() in (paper / "report.md").read_text()
+    values = [a["data-value"] for a in pages["paper"].all("td") if "data-value" in a]
+    for line in summary.summarise(summary.read_rows(rows_in(paper))):
+        for name in ("top1_last_percent", "step_ratio"):
+            assert str(float(f"{line[name]:.6g}")) in values
+
+
+def test_the_marks_tell_the_summarys_numbers(paper):
+    """Each of a figure's marks, by the line of the summary that it leads to."""
+    (top1, time, _) = (told(paper / "figures" / f"{name}.svg") for name in DRAWN)
+    for line in summary.summarise(summary.read_rows(rows_in(paper))):
+        href = f"#line-{line['model']}-{line['strategy']}"
+        mean = f"{line['top1_best_percent']:.6g} ± {line['top1_best_percent_ci95']:.6g}"
+        assert f"top-1, best epoch on test: {mean} %" in top1[href][0]
+        assert "n = 3, 95 % interval" in top1[href][0]
+        assert f"time of a step / baseline's: {line['step_ratio']:.6g}" in " ".join(time[href][1])
+        assert f"predicted from the tokens: {line['token_share']:.6g}" in time[href][1]
+
+
+def told(path: Path) -> dict[str, list[list[str]]]:
+    """What the marks of a figure tell, line by line, by where they lead."""
+    found: dict[str, list[list[str]]] = {}
+    for mark in ET.parse(path).iter(f"{{{svg.SVG}}}a"):
+        words = mark.findtext(f"{{{svg.SVG}}}title") or ""
+        found.setdefault(mark.attrib["href"], []).append(words.split("\n"))
+    return found
+
+
+@pytest.mark.parametrize("which", ["paper", "smoke"])
+def test_the_figures_are_the_very_files(which, pages, request):
+    folder, page = request.getfixturevalue(which), pages[which]
+    text = (folder / "report.html").read_text()
+    for name in DRAWN:
+        assert (folder / "figures" / f"{name}.svg").read_text() in text
+        assert FIGURES[name].text in page.text
+    for name, caption in AUDIT.items():
+        assert (folder / "audit" / f"{name}.svg").read_text() in text
+        assert caption.text in page.text
+    shown = [a["id"] for a in page.all("figure")]
+    assert shown == [*(f"figure-{name}" for name in DRAWN), *(f"figure-audit-{name}" for name in AUDIT)]
+    missing = [FIGURES[name].title for name in names_of(STRATEGY_COLOURS) if name not in DRAWN]
+    told = f"(famba figures): {', '.join(missing)}."
+    assert re.sub(r"\s", "", told) in re.sub(r"\s", "", page.text)
+
+
+def test_a_dark_page_has_other_greys(pages, smoke):
+    """Every grey that is drawn with has its counterpart: on a dark page none is left dark."""
+    page = (smoke / "report.html").read_text()
+    drawn = {a[paint] for _, a in pages["smoke"].elements for paint in ("fill", "stroke") if paint in a}
+    greys = {colour for colour in drawn if re.fullmatch(r"#(..)\1\1", colour)} - {"#ffffff", "#000000"}
+    assert greys <= {grey.lower() for grey in DARK}
+    for grey in greys:
+        assert f'[fill="{grey}"] {{ fill: {DARK[grey]}; }}' in page
+
+
+def test_published_numbers_and_the_missing_ones(pages):
+    assert "paper (1 seed, best epoch on test): 76.9 %" in pages["paper"].text
+    assert "not published in the sources we have" in pages["paper"].text
+    assert "paper (1 seed" not in pages["smoke"].text
+
+
+@pytest.mark.parametrize("which", ["paper", "smoke"])
+def test_every_link_leads_somewhere(pages, which, request):
+    folder, page = request.getfixturevalue(which), pages[which]
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    links = [a["href"] for a in page.all("a")]
+    for href in links:
+        if href.startswith("#"):
+            assert href[1:] in ids
+        elif "://" in href:
+            assert PUBLIC.fullmatch(href), href
+        else:
+            assert (folder / href).is_file(), href
+    for path in rows_in(folder):
+        assert path.relative_to(folder).as_posix() in links
+        assert f"#row-{path.parent.name}" in links
+        assert copied(page, path.parent.name, "JSON") == path.read_text().rstrip("\n")
+        words = shlex.split(copied(page, path.parent.name, "command"))
+        assert Cell.from_json(words[words.index("--cell") + 1]) == read_row(path).cell
+
+
+@pytest.mark.parametrize("which", ["paper", "smoke"])
+def test_the_page_loads_nothing(pages, which, request):
+    page, text = pages[which], (request.getfixturevalue(which) / "report.html").read_text()
+    assert len(text.encode()) < 2_000_000
+    (policy,) = [a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    for tag, attributes in page.elements:
+        assert "src" not in attributes or attributes["src"].startswith("data:"), tag
+        assert "style" not in attributes, tag  # the policy refuses it
+        assert not any(name.startswith("on") for name in attributes), tag
+    assert [a["href"] for a in page.all("link")] == ["data:,"]
+    assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttp|import\(", text)
+
+
+def test_the_deviations_are_the_documents(pages):
+    found = prose.deviations(DEVIATIONS)
+    assert len(found.lines) >= 16
+    shown = re.sub(r"\s", "", pages["paper"].text)  # the pieces of a text are elements of their own
+    for text in [*found.before, *(cell for line in found.lines for cell in line), *found.bullets]:
+        assert re.sub(r"\]\([^)]*\)|[\s`[]", "", text) in re.sub(r"\[", "", shown)
+
+
+def test_identical_rows_give_identical_files(tmp_path, smoke):
+    rows = rows_in(smoke)
+    assert report(tmp_path / "a", rows) == 0
+    assert report(tmp_path / "b", rows[::-1]) == 0
+    for name in ("report.html", "report.md", "report.tex", "report.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_text_from_outside_is_escaped(tmp_path):
+    nasty = '<img src=x onerror=alert(1)> & "quoted" \'</script>'
+    rows = write_grid(tmp_path, experiment(seeds=[0], strategies=["baseline", "upper"]), device=nasty)
+    assert report(tmp_path, rows) == 0
+    text = (tmp_path / "report.html").read_text()
+    assert "<img src=x" not in text
+    assert html.escape(nasty, quote=False).split("&lt;/")[0].split(" &amp;")[0] in text
+    assert text.count("</script>") == 1
+    assert nasty in " ".join(Page(text).words)
+
+
+def test_markdown_and_latex_hold_verdicts_and_summary(paper):
+    text = (paper / "report.md").read_text()
+    assert "| claim | recipe | verdict |" in text
+    assert "| Vim-Ti | baseline " in text
+    assert "GPU-hours" in text
+    tex = (paper / "report.tex").read_text()
+    assert tex.index(r"\begin{document}") < tex.index(r"\label{tab:summary}")
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 3  # Table 1, summary, verdicts
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("claims.json", None, "cannot read the file of verdicts (No such file or directory); run famba judge first"),
+        ("claims.json", "{}", "not a valid file of verdicts: watermark: Field required; run famba judge first"),
+        ("summary.csv", None, "run famba judge first"),
+        ("summary.csv", "model,strategy\n", "its columns are not those that famba judge writes"),
+        ("tables/verdicts.tex", None, "run famba judge first"),
+        ("figures/top1.svg", "<svg/>", "not drawn by this famba; draw it again"),
+        ("audit/audit.json", "{}", "not a valid audit: source: Field required; run famba audit again"),
+    ],
+)
+def test_what_is_missing_or_broken_beside_the_page_is_one_line(tmp_path, smoke, capsys, name, text, says):
+    folder = tmp_path / "copy"
+    shutil.copytree(smoke, folder)
+    (folder / name).unlink()
+    if text is not None:
+        (folder / name).write_text(text)
+    page = (folder / "report.html").read_bytes()
+    given = ["--out", str(folder / "report.html"), "--claims", str(CLAIMS), "--deviations", str(DEVIATIONS)]
+    assert main(["report", *given, *map(str, rows_in(folder))]) == 2
+    error = capsys.readouterr().err
+    assert f"{folder / name}: " in error
+    assert says in error
+    assert error.count("\n") == 1
+    assert (folder / "report.html").read_bytes() == page
+
+
+def test_rows_or_claims_that_were_not_judged_are_refused(tmp_path, smoke, capsys):
+    """Also rows of other numbers, such as of cells that were trained again."""
+
+    def page(claims: Path, rows: list[Path]) -> str:
+        given = ["--out", str(smoke / "other.html"), "--claims", str(claims), "--deviations", str(DEVIATIONS)]
+        assert main(["report", *given, *map(str, rows)]) == 2
+        return capsys.readouterr().err
+
+    rows = rows_in(smoke)
+    assert "summary.csv: of other rows than these; run famba judge first, on the same rows" in page(CLAIMS, rows[1:])
+    again = write_grid(tmp_path, experiment(seeds=[0]))
+    changed(again[0], metrics={"last": {"top1": 12.0}})
+    assert "summary.csv: of other rows than these" in page(CLAIMS, again)
+    assert "run famba judge with the same --claims" in page(ROOT / "config" / "cifar100-small-claims.yaml", rows)
+
+
+def test_a_plan_stands_beside_the_measured_time(tmp_path, smoke, pages):
+    assert "No plan was given" in pages["smoke"].text
+    plan = tmp_path / "plan.json"
+    cells = [{"cell": path.parent.name, "cell_s": 12345.6, "peak_bytes": 1} for path in rows_in(smoke)]
+    plan.write_text(json.dumps({"basis": ["device: made up"], "cells": cells}))
+    assert report(tmp_path, rows_in(smoke), "--plan", str(plan)) == 0
+    page = Page((tmp_path / "report.html").read_text())
+    assert "Planned: device: made up." in page.text
+    assert page.text.count(" 12,345.60 ") == len(cells)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (["--out", "page.pdf"], "is a .html file"),
+        (["--deviations", "absent.md"], "cannot read the deviations"),
+        (["--plan", "absent.json"], "cannot read the plan"),
+        (["--claims", "absent.yaml"], "cannot read the claims"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, smoke, capsys, changed, says):
+    options = {"--out": str(smoke / "other.html"), "--claims": str(CLAIMS), "--deviations": str(DEVIATIONS)}
+    options[changed[0]] = str(tmp_path / changed[1])
+    arguments = [word for pair in options.items() for word in pair]
+    assert main(["report", *arguments, *map(str, rows_in(smoke))]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+    assert not (smoke / "other.html").exists()
+
+
+def test_a_broken_plan_is_named(tmp_path, smoke, capsys):
+    (tmp_path / "plan.json").write_text('{"basis": [], "cells": [{"cell": "a"}]}')
+    assert report(tmp_path, rows_in(smoke), "--plan", str(tmp_path / "plan.json")) == 2
+    assert "cells.0.cell_s" in capsys.readouterr().err

@@ -1,0 +1,147 @@
+"""The cost model: its bookkeeping against what a forward pass really keeps, its counts against counts made by torch."""
+
+import contextlib
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from famba import flops, ops
+from famba.config import ARCHITECTURES, Architecture, Recipe
+from famba.flops import Work, cost, forward_flops, parameter_count, scheduled_tokens, step_cost
+from famba.fusion import match
+from famba.model import VisionMamba
+from famba.ops.triton import scan
+from famba.strategies import STRATEGIES, strategy
+from famba.training.activations import saved_activation_bytes
+from tests.helpers.rows import experiment
+
+CPU = torch.device("cpu")
+SHAPES = {
+    "narrow": Architecture(embed_dim=40, depth=5, img_size=96, patch_size=8),
+    "odd": Architecture(embed_dim=24, depth=3, img_size=40, patch_size=8, d_state=12, expand=3, cls_position="head"),
+    "overlapping": Architecture(embed_dim=32, depth=4, img_size=64, patch_size=16, stride=8),
+    "long": Architecture(embed_dim=16, depth=2, img_size=96, patch_size=4),  # 577 tokens: the scan cuts time
+}
+
+
+def model_of(architecture, schedule, classes=7, backend="cpu"):
+    return VisionMamba(**architecture.model_dump(), num_classes=classes, fusion=schedule, scan=backend)
+
+
+def autocast(precision):
+    return (lambda: torch.autocast("cpu", torch.bfloat16)) if precision == "bf16" else contextlib.nullcontext
+
+
+def skip_without(backend):
+    if backend not in [name for name, runs, _ in ops.available(CPU) if runs]:
+        pytest.skip(f"the scan {backend} does not run here")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "chunked"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("strategy_name", ["baseline", "all", "interleaved"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kept_activations_are_those_that_a_forward_pass_keeps(shape, strategy_name, precision, backend):
+    skip_without(backend)
+    architecture = SHAPES[shape]
+    schedule = strategy(strategy_name, architecture.depth)
+    measured = saved_activation_bytes(model_of(architecture, schedule, backend=backend), CPU, autocast(precision))
+    predicted = cost(architecture, schedule, Recipe(precision=precision), 7, scan=backend).saved_per_image
+    assert predicted == pytest.approx(measured, rel=0.01)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_parameters_are_those_of_the_model(shape):
+    architecture = SHAPES[shape]
+    model = model_of(architecture, (0,) * architecture.depth)
+    assert parameter_count(architecture, 7) == sum(p.numel() for p in model.parameters())
+
+
+def test_parameters_of_the_published_models():
+    assert parameter_count(ARCHITECTURES["vim_tiny"], 100) == 6_974_308
+    assert parameter_count(ARCHITECTURES["vim_small"], 1000) == 25_796_584
+
+
+@pytest.mark.parametrize("strategy_name", ["baseline", "all"])
+def test_matrix_products_are_those_that_torch_counts(strategy_name):
+    """Forward and backward, of two images; with `cpu`, all products but the matching's are torch's."""
+    skip_without("cpu")
+    architecture = SHAPES["narrow"]
+    schedule = strategy(strategy_name, architecture.depth)
+    model = model_of(architecture, schedule)
+    images = torch.randn(2, 3, architecture.img_size, architecture.img_size)
+    with FlopCounterMode(display=False) as counter:
+        model(images).sum().backward()
+    counted = cost(architecture, schedule, Recipe(), 7)
+    per_image = counted.ends.both.gemm_flops + sum(layer.gemms.both.gemm_flops for layer in counted.layers)
+    assert 2 * per_image == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_the_matching_s_products_are_those_that_torch_counts():
+    architecture = SHAPES["narrow"]
+    layer = cost(architecture, strategy("all", architecture.depth), Recipe(), 7).layers[0]
+    with FlopCounterMode(display=False) as counter:
+        match(torch.randn(1, layer.entering, architecture.embed_dim, dtype=torch.float64), r=7)  # torch's own
+    assert layer.fusion.both.gemm_flops == counter.get_total_flops()
+
+
+def test_forward_flops_of_the_published_models():
+    """A multiply-add is two: twice the multiply-adds that Vim's paper rounds to, by the same order of magnitude."""
+    tiny, small = (
+        forward_flops(ARCHITECTURES[name], strategy("baseline"), classes=100) for name in ("vim_tiny", "vim_small")
+    )
+    assert 2.5e9 < tiny < 4e9
+    assert 3 < small / tiny < 4
+
+
+def test_exponentials_are_the_states_and_a_few():
+    architecture = ARCHITECTURES["vim_tiny"]
+    layer = cost(architecture, strategy("baseline"), Recipe(), 100).layers[0]
+    states = 2 * 384 * 16 * 197
+    assert states < layer.scan.forward.exps < 1.1 * states
+    assert layer.scan.backward.exps == layer.scan.forward.exps  # the states are rebuilt
+    assert layer.norm.both.exps == layer.gemms.both.exps == 0
+
+
+def test_half_the_width_of_the_numbers_halves_the_scan_s_traffic_and_nothing_else():
+    architecture, schedule = ARCHITECTURES["vim_tiny"], strategy("upper")
+    wide, narrow = (cost(architecture, schedule, Recipe(precision=p), 100).layers[0] for p in ("fp32", "bf16"))
+    assert narrow.scan.both.moved == wide.scan.both.moved / 2
+    assert narrow.scan.both.exps == wide.scan.both.exps
+    assert narrow.gemms.both.gemm_flops == wide.gemms.both.gemm_flops
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_layer_s_work_follows_the_tokens_that_its_mixer_sees(name):
+    architecture = ARCHITECTURES["vim_tiny"]
+    schedule = strategy(name)
+    layers = cost(architecture, schedule, Recipe(), 100).layers
+    tokens = scheduled_tokens(architecture, schedule)
+    assert tuple(layer.tokens for layer in layers) == tokens[:-1]
+    assert [layer.fusion.both.moved > 0 for layer in layers] == [r > 0 for r in schedule]
+    full = cost(architecture, strategy("baseline"), Recipe(), 100).layers[0]
+    assert layers[-1].scan.both.exps * 197 == pytest.approx(full.scan.both.exps * tokens[-2])
+
+
+def test_a_step_is_its_images_and_what_it_costs_in_any_case():
+    cell = experiment().cells()[0]
+    counted = step_cost(cell, 10)
+    batches = {"global_batch": 2 * cell.recipe.global_batch}
+    more = cell.model_copy(update={"recipe": cell.recipe.model_copy(update=batches)})
+    twice = step_cost(more, 10)
+    assert twice.layer_work == counted.layer_work * 2
+    assert twice.update == counted.update
+    assert counted.fixed_work.moved < twice.fixed_work.moved < 2 * counted.fixed_work.moved
+    assert twice.peak_bytes == counted.peak_bytes  # micro-batches, one after the other
+    assert counted.work == counted.layer_work + counted.fixed_work
+
+
+def test_images_that_other_processes_make_cost_the_device_nothing():
+    architecture, schedule = ARCHITECTURES["vim_tiny"], strategy("baseline")
+    assert cost(architecture, schedule, Recipe(augmentation="timm"), 100).augmentation == Work()
+    assert cost(architecture, schedule, Recipe(augmentation="tensor"), 100).augmentation.moved > 0
+
+
+def test_the_triton_scan_keeps_a_state_for_as_many_steps_as_is_counted():
+    assert scan.CHUNK == flops._TRITON_SCAN_STEPS

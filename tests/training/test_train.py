@@ -1,0 +1,178 @@
+"""The loop on real digits: it learns, resumes bit for bit after a kill, and stops where it must."""
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+
+from famba.errors import CheckFailed
+from famba.files import sealed_file
+from famba.fusion import match, strategy
+from famba.model import VisionMamba
+from famba.results.row import read_row
+from famba.training.activations import saved_activation_bytes
+from famba.training.train import Training
+from tests.helpers import ROOT
+from tests.helpers.cells import cell
+from tests.helpers.trainings import same, weights
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    Training(cell(), folder, Path("data")).run()
+    return folder
+
+
+def test_a_cell_ends_in_a_complete_row(finished):
+    row = read_row(finished / "row.json")
+    assert row.watermark == "SMOKE"
+    assert row.metrics.last.top1 > 50  # chance is 10
+    assert row.metrics.best.top1 >= row.metrics.last.top1
+    assert row.metrics.images_seen == 3 * (1437 // 128) * 128
+    assert row.tokens.measured == row.tokens.scheduled == (17, 13, 8, 5, 5)
+    assert row.time.total >= row.time.train + row.time.evaluation
+    assert row.time.warmup < row.time.train
+    assert row.memory.device_peak is None
+    assert row.scan.backend == "cpu"
+    assert row.environment.packages["torch"] == torch.__version__
+    assert not (finished / "checkpoint.pt").exists()
+    with (finished / "epochs.csv").open() as file:
+        epochs = list(csv.DictReader(file))
+    assert [int(epoch["epoch"]) for epoch in epochs] == [0, 1, 2]
+    assert float(epochs[-1]["top1"]) == pytest.approx(row.metrics.last.top1, abs=1e-3)
+    assert float(epochs[0]["train_loss"]) > float(epochs[-1]["train_loss"])
+    with (finished / "steps.csv").open() as file:
+        steps = list(csv.DictReader(file))
+    assert [(int(s["epoch"]), int(s["step"])) for s in steps] == [(e, s) for e in range(3) for s in range(1437 // 128)]
+    for epoch in range(3):
+        losses = [float(s["loss"]) for s in steps if int(s["epoch"]) == epoch]
+        assert sum(losses) / len(losses) == pytest.approx(float(epochs[epoch]["train_loss"]), rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(finished, tmp_path):
+    Training(cell(), tmp_path / "again", Path("data")).run()
+    assert same(weights(finished), weights(tmp_path / "again"))
+    Training(cell().model_copy(update={"seed": 1}), tmp_path / "other", Path("data")).run()
+    assert not same(weights(finished), weights(tmp_path / "other"))
+
+
+def test_micro_batches_do_not_change_the_gradient(tmp_path):
+    whole, split = (
+        Training(cell("baseline", micro_batch=size), tmp_path / str(size), Path("data")) for size in (64, 16)
+    )
+    losses = [training.step.gradients(next(training.train_images.epoch(0))) for training in (whole, split)]
+    torch.testing.assert_close(*losses)
+    for (name, p), q in zip(whole.model.named_parameters(), split.model.parameters(), strict=True):
+        assert (p.grad - q.grad).norm() <= 1e-4 * p.grad.norm(), name
+
+
+def test_a_killed_training_resumes_to_the_same_weights(finished, tmp_path):
+    """A real kill -9 once a checkpoint is there; the re-run must end where the undisturbed training ended."""
+    command = [
+        sys.executable,
+        "-m",
+        "famba",
+        "train",
+        "--cell",
+        cell().model_dump_json(),
+        "--out",
+        f"{tmp_path}/row.json",
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "row.json").exists(), "the training ended before it could be killed"
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    assert "resuming after epoch" in second.stderr
+    assert same(weights(finished), weights(tmp_path))
+    assert read_row(tmp_path / "row.json").time.runs == 2
+    assert len(second.stderr.strip().splitlines()) == 2  # the resumption and one progress line
+
+
+def test_a_checkpoint_of_other_settings_is_set_aside(finished, tmp_path, capsys):
+    (tmp_path / "checkpoint.pt").write_bytes((finished / "weights.pt").read_bytes())
+    Training(cell(lr=1e-2), tmp_path, Path("data")).run()
+    assert "is a checkpoint of other settings; it is now checkpoint.other-settings.pt" in capsys.readouterr().err
+    assert (tmp_path / "checkpoint.other-settings.pt").exists()
+    assert read_row(tmp_path / "row.json").time.runs == 1
+
+
+def test_every_checkpoint_that_is_set_aside_is_kept(finished, tmp_path, capsys):
+    """Twice other settings, then a checkpoint of a famba that remembers something else."""
+    weights_file = finished / "weights.pt"
+    for lr in (1e-2, 1e-3):
+        (tmp_path / "checkpoint.pt").write_bytes(weights_file.read_bytes())
+        Training(cell(lr=lr, epochs=1), tmp_path, Path("data")).run()
+    state = torch.load(weights_file, weights_only=True)
+    state["history"]["mood"] = state["history"].pop("warmup_s")
+    with sealed_file(tmp_path / "checkpoint.pt") as file:
+        torch.save(state, file)
+    capsys.readouterr()
+    Training(cell(), tmp_path, Path("data")).run()
+    last = tmp_path / "checkpoint.other-settings-3.pt"
+    assert f"a checkpoint of another version of famba; it is now {last.name}" in capsys.readouterr().err
+    kept = [tmp_path / f"checkpoint.other-settings{number}.pt" for number in ("", "-2")]
+    assert [path.read_bytes() for path in kept] == 2 * [weights_file.read_bytes()]
+    assert torch.load(last, weights_only=True)["history"]["mood"] == state["history"]["mood"]
+    assert same(weights(finished), weights(tmp_path))
+
+
+def test_a_diverging_loss_stops_the_cell_and_says_where(tmp_path):
+    with pytest.raises(
+        CheckFailed, match=r"vim_micro-upper-s0: the loss is .* at epoch \d, step \d+ .*first not finite: "
+    ):
+        Training(cell(lr=1e30), tmp_path, Path("data")).run()
+    assert not (tmp_path / "row.json").exists()
+
+
+def test_a_trace_that_differs_from_the_schedule_is_an_error(tmp_path, monkeypatch):
+    """Planted: a model that fuses nothing, as the released code does."""
+    monkeypatch.setattr("famba.model.match", lambda hidden, r, protected: match(hidden, 0, protected))
+    with pytest.raises(CheckFailed, match="tokens per layer: the schedule says"):
+        Training(cell(), tmp_path, Path("data"))
+
+
+def test_saved_activations_follow_the_tokens():
+    """What the forward pass keeps for the backward one is kept per token, in the tokens' proportion."""
+    models = {
+        name: VisionMamba(64, 6, 10, img_size=32, patch_size=4, fusion=strategy(name, 6, 65), scan="cpu")
+        for name in ("baseline", "all", "interleaved", "lower", "upper")
+    }
+    saved = {name: saved_activation_bytes(model, torch.device("cpu"), nullcontext) for name, model in models.items()}
+    for name, model in models.items():
+        share = sum(model.scheduled_tokens[:-1]) / (6 * 65)
+        assert saved[name] / saved["baseline"] == pytest.approx(share, abs=0.05), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cell", "{"], "--cell is not JSON"),
+        (["--cell", "{}"], "--cell: experiment: Field required"),
+        (["--cell", "a-b-s0"], "name the experiment it belongs to with --config"),
+        (["--config", "config/smoke.yaml", "--cell", "vim_tiny_mini-uper-s0"], "did you mean 'vim_tiny_mini-upper-s0'"),
+        (
+            ["--config", "config/smoke.yaml", "--cell", "vim_tiny_mini-upper-s0", "--out", "x.json"],
+            "is called row.json",
+        ),
+        (["--config", "config/paper.yaml", "--cell", "vim_tiny-upper-s0"], "no CUDA device"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message):
+    result = subprocess.run(
+        [sys.executable, "-m", "famba", "train", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("famba: error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
