@@ -13,7 +13,8 @@ from famba.config import Fusion, Model, Recipe
 from famba.config.validation import Strict, read_json
 from famba.errors import InputError
 from famba.results.epochs import read_epochs
-from famba.results.row import Bytes, Percent, Row, Sha256
+from famba.results.row import Bytes, Percent, Row, Sha256, grouped
+from famba.results.summary import unfused
 from famba.text import count
 
 VERSION: Literal[2] = 2  # of the baseline's format
@@ -71,21 +72,17 @@ def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
     Raises InputError unless every cell has enough seeds and a baseline.
     """
     first = next(iter(rows.values()))
-    groups: dict[tuple[str, str], list[Path]] = {}
-    for path, row in rows.items():
-        groups.setdefault((row.cell.model, row.cell.strategy), []).append(path)
-    there = {(row.cell.model, row.cell.strategy, row.cell.seed) for row in rows.values()}
     recipes = {row.cell.model: row.cell.recipe for row in rows.values()}
     own = {model: recipe for model, recipe in recipes.items() if recipe != first.cell.recipe}
     cells = []
-    for (model, strategy), paths in groups.items():
+    for (model, strategy), paths in grouped(rows, lambda path: rows[path].cell.line).items():
         group = [rows[path] for path in paths]
         seeds = tuple(row.cell.seed for row in group)
         if len(seeds) < MIN_SEEDS:
             raise InputError(
                 f"{model} {strategy} has {count(len(seeds), 'seed')}; a baseline needs {MIN_SEEDS} of every cell"
             )
-        missing = [seed for seed in seeds if (model, "baseline", seed) not in there]
+        missing = [row.cell.seed for row in group if unfused(row, rows) is None]
         if missing:
             raise InputError(f"{model} {strategy}: seed {missing[0]} has no row of the baseline, which times refer to")
         if len({(row.tokens.measured, row.memory.saved_activations) for row in group}) > 1:
@@ -146,14 +143,14 @@ def time_ratios(path: Path, rows: Mapping[Path, Row]) -> tuple[float, ...]:
 
     Of CPU time on a CPU, as a neighbour there changes the wall clock. Empty without that baseline.
     """
-    cell, cpu = rows[path].cell, rows[path].environment.device_kind == "cpu"
-    for other, row in rows.items():
-        if (row.cell.model, row.cell.strategy, row.cell.seed) == (cell.model, "baseline", cell.seed):
-            ours, theirs = (read_epochs(p.with_name("epochs.csv")) for p in (path, other))
-            pairs = zip(ours[1:], theirs[1:], strict=False)
-            ratios = (a["cpu_s"] / b["cpu_s"] if cpu else b["images_per_s"] / a["images_per_s"] for a, b in pairs)
-            return tuple(round(ratio, 4) for ratio in ratios)
-    return ()
+    other = unfused(rows[path], rows)
+    if other is None:
+        return ()
+    cpu = rows[path].environment.device_kind == "cpu"
+    ours, theirs = (read_epochs(p.with_name("epochs.csv")) for p in (path, other))
+    pairs = zip(ours[1:], theirs[1:], strict=False)
+    ratios = (a["cpu_s"] / b["cpu_s"] if cpu else b["images_per_s"] / a["images_per_s"] for a, b in pairs)
+    return tuple(round(ratio, 4) for ratio in ratios)
 
 
 def _learning_rates(path: Path) -> tuple[float, ...]:

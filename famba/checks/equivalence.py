@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,7 @@ from scipy import stats
 from famba.config import Cell
 from famba.config.protocol import FREE_OF
 from famba.errors import InputError
-from famba.results.row import Row
+from famba.results.row import Row, by_line
 from famba.results.statistics import ALPHA, Spread, holm, pooled_spread
 
 NOISE = 1.96
@@ -46,32 +46,28 @@ class Agreement:
         return "different" if self.p_different <= ALPHA else "inconclusive"
 
 
-def compare(rows: Mapping[Path, Row], reference: Mapping[Path, Row]) -> list[Agreement]:
+def agreements(rows: Mapping[Path, Row], reference: Mapping[Path, Row]) -> list[Agreement]:
     """Cell by cell. Raises InputError where the two were not meant to be equal, or too few seeds tell their spread."""
-    ours, theirs = _by_cell(rows), _by_cell(reference)
+    ours, theirs = by_line(rows.values()), by_line(reference.values())
     for key in ours:
         if key not in theirs:
             raise InputError(f"{_name(key)} has no row in the reference; run the same grid there")
         _require_same_work(ours[key][0].cell, theirs[key][0].cell)
     spreads = {model: _spread(model, ours, theirs) for model in dict.fromkeys(model for model, _ in ours)}
-    found = [_agreement(key, _top1(ours[key]), _top1(theirs[key]), spreads[key[0]]) for key in ours]
-    adjusted = holm(np.array([different for *_, different in found]))
-    return [
-        Agreement(_name(key), n, top1, margin, equal, float(p))
-        for (key, n, top1, margin, equal, _), p in zip(found, adjusted, strict=True)
-    ]
+    found = [_agreement(_name(key), _top1(ours[key]), _top1(theirs[key]), spreads[key[0]]) for key in ours]
+    adjusted = holm(np.array([one.p_different for one in found]))
+    return [replace(one, p_different=float(p)) for one, p in zip(found, adjusted, strict=True)]
 
 
-def _agreement(
-    key: tuple[str, str], ours: Sequence[float], theirs: Sequence[float], spread: Spread
-) -> tuple[tuple[str, str], tuple[int, int], tuple[float, float], float, float, float]:
+def _agreement(cell: str, ours: Sequence[float], theirs: Sequence[float], spread: Spread) -> Agreement:
+    """Of one cell; `p_different` is not adjusted yet."""
     means = statistics.fmean(ours), statistics.fmean(theirs)
     error = math.sqrt(1 / len(ours) + 1 / len(theirs))  # of the difference, in standard deviations of a seed
     t, shift = (means[0] - means[1]) / (spread.sd * error), NOISE / error
     above_low, below_high = stats.nct.sf(t, spread.df, -shift), stats.nct.cdf(t, spread.df, shift)
     different = min(1.0, 2 * float(min(stats.nct.cdf(t, spread.df, -shift), stats.nct.sf(t, spread.df, shift))))
-    margin = NOISE * spread.sd
-    return key, (len(ours), len(theirs)), means, margin, float(max(above_low, below_high)), different
+    equal = float(max(above_low, below_high))
+    return Agreement(cell, (len(ours), len(theirs)), means, NOISE * spread.sd, equal, different)
 
 
 def _spread(model: str, *grids: Mapping[tuple[str, str], Sequence[Row]]) -> Spread:
@@ -94,13 +90,6 @@ def _require_same_work(ours: Cell, theirs: Cell) -> None:
     for what, one, other in pairs:
         if one != other:
             raise InputError(f"{ours.model} {ours.strategy}: {what} is {one} here and {other} in the reference")
-
-
-def _by_cell(rows: Mapping[Path, Row]) -> dict[tuple[str, str], list[Row]]:
-    cells: dict[tuple[str, str], list[Row]] = {}
-    for row in rows.values():
-        cells.setdefault((row.cell.model, row.cell.strategy), []).append(row)
-    return cells
 
 
 def _top1(rows: Sequence[Row]) -> list[float]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from famba.checks.baseline import Frozen, FrozenCell, time_ratios
 from famba.results.epochs import read_epochs
-from famba.results.row import Row
+from famba.results.row import Row, grouped
 from famba.results.statistics import Spread, holm, mann_whitney_greater, pooled_spread, welch_less
 from famba.text import count
 
@@ -31,7 +31,7 @@ _LR_DIGITS = 1e-4  # epochs.csv has six digits
 
 
 @dataclass(frozen=True)
-class Line:
+class GateLine:
     """One comparison. `p` is adjusted for all comparisons of its kind; `better` passes, and asks for a new baseline."""
 
     check: str
@@ -47,55 +47,47 @@ class Line:
 class _Tested:
     """A line whose p-value still awaits its correction: a regression if that is small and it is beyond the margin."""
 
-    line: Line
+    line: GateLine
     beyond: bool
 
 
-def compare(rows: Mapping[Path, Row], frozen: Frozen, time_margin: float = TIME_MARGIN) -> list[Line]:
+def check(rows: Mapping[Path, Row], frozen: Frozen, time_margin: float = TIME_MARGIN) -> list[GateLine]:
     """All comparisons, cell by cell within each kind; a frozen cell without a row is a regression, too."""
-    now: dict[tuple[str, str], list[Path]] = {}
-    for path, row in rows.items():
-        now.setdefault((row.cell.model, row.cell.strategy), []).append(path)
-    cells = [cell for key, cell in frozen.by_cell.items() if key in now]
-    missing = [
-        Line("present", _name(cell), count(len(cell.seeds), "seed"), "no row", "regression")
-        for key, cell in frozen.by_cell.items()
-        if key not in now
-    ]
-    paths = {_name(cell): now[cell.model, cell.strategy] for cell in cells}
-    ratios = {cell: [ratio for path in paths[cell] for ratio in time_ratios(path, rows)] for cell in paths}
-    accuracy = [tested for cell in cells for tested in _accuracy(cell, frozen, rows, now)]
-    times = [
-        _time(cell, ratios[_name(cell)], time_margin)
-        for cell in cells
-        if cell.strategy != "baseline" and ratios[_name(cell)] and any(cell.time_ratios)
-    ]
-    return [
-        *missing,
-        *(line for cell in cells for line in _exact(cell, frozen, {path: rows[path] for path in paths[_name(cell)]})),
-        *_corrected(accuracy),
-        *_corrected(times),
-    ]
+    now = grouped(rows, lambda path: rows[path].cell.line)
+    missing: list[GateLine] = []
+    exact: list[GateLine] = []
+    accuracy: list[_Tested] = []
+    times: list[_Tested] = []
+    for key, cell in frozen.by_cell.items():
+        if key not in now:
+            missing.append(GateLine("present", _name(cell), count(len(cell.seeds), "seed"), "no row", "regression"))
+            continue
+        exact += _exact(cell, frozen, {path: rows[path] for path in now[key]})
+        accuracy += _accuracy(cell, frozen, rows, now)
+        ratios = [ratio for path in now[key] for ratio in time_ratios(path, rows)]
+        if cell.strategy != "baseline" and ratios and any(cell.time_ratios):
+            times.append(_time(cell, ratios, time_margin))
+    return [*missing, *exact, *_corrected(accuracy), *_corrected(times)]
 
 
 def _name(cell: FrozenCell) -> str:
     return f"{cell.model}-{cell.strategy}"
 
 
-def _exact(cell: FrozenCell, frozen: Frozen, rows: Mapping[Path, Row]) -> Iterator[Line]:
+def _exact(cell: FrozenCell, frozen: Frozen, rows: Mapping[Path, Row]) -> Iterator[GateLine]:
     """Tokens, saved activations and learning rates: the worst of the rows."""
     name = _name(cell)
     tokens = next((r.tokens.measured for r in rows.values() if r.tokens.measured != cell.tokens), cell.tokens)
-    yield Line("tokens", name, _chain(cell.tokens), _chain(tokens), "ok" if tokens == cell.tokens else "regression")
+    yield GateLine("tokens", name, _chain(cell.tokens), _chain(tokens), "ok" if tokens == cell.tokens else "regression")
     saved = max(row.memory.saved_activations for row in rows.values())
     verdict: Literal["ok", "better", "regression"] = "regression" if saved > cell.saved_activations else "ok"
     if saved < cell.saved_activations:
         verdict = "better"
-    yield Line("saved activations (bytes/image)", name, f"{cell.saved_activations:,}", f"{saved:,}", verdict)
+    yield GateLine("saved activations (bytes/image)", name, f"{cell.saved_activations:,}", f"{saved:,}", verdict)
     curves = ([epoch["lr"] for epoch in read_epochs(path.with_name("epochs.csv"))] for path in rows)
     then = cell.learning_rates or frozen.learning_rates
     wrong = next((rates for rates in curves if not _same(rates, then)), None)
-    yield Line("learning rate", name, _peak(then), _peak(wrong or then), "regression" if wrong else "ok")
+    yield GateLine("learning rate", name, _peak(then), _peak(wrong or then), "regression" if wrong else "ok")
 
 
 def _same(rates: Sequence[float], then: Sequence[float]) -> bool:
@@ -125,7 +117,7 @@ def _accuracy(
     def tested(check: str, ours: Sequence[float], theirs: Sequence[float], scale: float) -> _Tested:
         p = welch_less(ours, theirs, *(Spread(scale * sd, df) for sd, df in (of_now, of_then)))
         margin = scale * of_then.sd
-        line = Line(check, _name(cell), _mean(theirs), _mean(ours), "ok", p, f"-{margin:.2f}")
+        line = GateLine(check, _name(cell), _mean(theirs), _mean(ours), "ok", p, f"-{margin:.2f}")
         return _Tested(line, statistics.fmean(theirs) - statistics.fmean(ours) > margin)
 
     yield tested("top-1 (%)", list(top1[cell.strategy].values()), cell.top1, 1)
@@ -149,14 +141,14 @@ def _time(cell: FrozenCell, ratios: Sequence[float], margin: float) -> _Tested:
     median, known = statistics.median(ratios), statistics.median(then)
     strayed = max(statistics.median(seed) / known - 1 for seed in cell.time_ratios)
     margin = max(margin, strayed)
-    line = Line(
+    line = GateLine(
         "time ratio", _name(cell), f"{known:.3f}", f"{median:.3f}", "ok", mann_whitney_greater(ratios, then),
         f"+{100 * margin:.0f} %",
     )  # fmt: skip
     return _Tested(line, median > known * (1 + margin))
 
 
-def _corrected(tested: Sequence[_Tested]) -> list[Line]:
+def _corrected(tested: Sequence[_Tested]) -> list[GateLine]:
     if not tested:
         return []
     adjusted = holm(np.array([one.line.p for one in tested], dtype=float))

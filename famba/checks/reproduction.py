@@ -30,7 +30,7 @@ from famba.results.row import Environment, Row, read_row
 from famba.results.statistics import Spread, holm, pooled_spread, welch_less
 from famba.system.device import environment, pick_device
 
-Verdict = Literal["identical", "within the noise floor", "differs", "not comparable"]
+FieldVerdict = Literal["identical", "within the noise floor", "differs", "not comparable"]
 Floor = Mapping[str, Sequence[Spread]]  # of each number of a result; of a curve, per epoch
 
 METRICS = (
@@ -66,12 +66,12 @@ class Field:
     name: str
     recorded: Any
     now: Any
-    verdict: Verdict
+    verdict: FieldVerdict
     epoch: int | None = None
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Reproduction:
     """All fields of two results, and by what they were held: bit for bit if `conditions` is empty."""
 
     fields: tuple[Field, ...]
@@ -124,7 +124,7 @@ def noise_floor(results: Sequence[Result], of: Result) -> dict[str, list[Spread]
     }
 
 
-def compare(recorded: Result, again: Result, floor: Floor) -> Comparison:
+def compare(recorded: Result, again: Result, floor: Floor) -> Reproduction:
     """Compare two results of one training.
 
     Raises InputError if settings or data differ: then they are results of two.
@@ -134,7 +134,7 @@ def compare(recorded: Result, again: Result, floor: Floor) -> Comparison:
     then, now = _leaves(recorded), _leaves(again)
     others = [_exact(name, then.get(name), now.get(name), not changed) for name in then | now if name not in METRICS]
     chance = _up_to_chance(recorded, again, {} if not changed else floor)
-    return Comparison((*chance, *others), tuple(changed), floor)
+    return Reproduction((*chance, *others), tuple(changed), floor)
 
 
 def _require_one_training(recorded: Result, again: Result) -> None:
@@ -156,7 +156,7 @@ def _exact(name: str, then: Any, now: Any, all_else_equal: bool) -> Field:
     if then == now:
         return Field(name, then, now, "identical")
     must = (name.startswith(_ALWAYS) and name not in _BUT) or (all_else_equal and name in _ALL_ELSE_EQUAL)
-    verdict: Verdict = "differs" if must else "not comparable"
+    verdict: FieldVerdict = "differs" if must else "not comparable"
     if name.startswith("epochs."):
         epoch = next(i for i, (a, b) in enumerate(zip(then, now, strict=True)) if a != b)
         return Field(name, then[epoch], now[epoch], verdict, epoch)
@@ -174,7 +174,7 @@ def _up_to_chance(recorded: Result, again: Result, floor: Floor) -> list[Field]:
         for name in family:
             values, others = then[name], now[name]
             worst = min(range(len(values)), key=lambda i: (of[name, i], -abs(values[i] - others[i]), -i))
-            verdict: Verdict = "within the noise floor" if of[name, worst] >= ALPHA else "differs"
+            verdict: FieldVerdict = "within the noise floor" if of[name, worst] >= ALPHA else "differs"
             if values == others:
                 verdict = "identical"
             epoch = worst if name in CURVES else None

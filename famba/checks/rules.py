@@ -29,21 +29,28 @@ _RATE_TOLERANCE = 0.1  # data waits and logging between steps belong to the trai
 _FLOAT32_MAX = 3.4028235e38
 
 
+RuleVerdict = Literal["ok", "broken", "not applicable", "absent"]
+
+
 class NotApplicable(Exception):
     """The rule asks nothing of this row."""
+
+    verdict: RuleVerdict = "not applicable"
 
 
 class Absent(Exception):
     """None of the rows that were given has the file that the rule is about."""
 
+    verdict: RuleVerdict = "absent"
+
 
 @dataclass(frozen=True)
-class Finding:
+class Applied:
     """A rule applied to a row."""
 
     rule: str
     row: str
-    verdict: Literal["ok", "broken", "not applicable", "absent"]
+    verdict: RuleVerdict
     detail: str = ""
 
 
@@ -222,22 +229,21 @@ _ALL = (
 RULES: dict[str, Callable[[Beside], str | None]] = {rule.__name__: rule for rule in _ALL}
 
 
-def apply(rows: Mapping[Path, Row]) -> list[Finding]:
+def apply(rows: Mapping[Path, Row]) -> list[Applied]:
     """Every rule on every row."""
-    findings = []
+    found = []
     for name, rule in RULES.items():
         for path, row in rows.items():
+            verdict: RuleVerdict
             try:
-                broken = rule(Beside(path, row, rows))
-            except NotApplicable:
-                findings.append(Finding(name, row.id, "not applicable"))
-            except Absent:
-                findings.append(Finding(name, row.id, "absent"))
+                detail = rule(Beside(path, row, rows)) or ""
+                verdict = "broken" if detail else "ok"
+            except (NotApplicable, Absent) as nothing:
+                verdict, detail = nothing.verdict, ""
             except InputError as error:  # of a file beside the row
-                findings.append(Finding(name, row.id, "broken", str(error)))
-            else:
-                findings.append(Finding(name, row.id, "broken" if broken else "ok", broken or ""))
-    return findings
+                verdict, detail = "broken", str(error)
+            found.append(Applied(name, row.id, verdict, detail))
+    return found
 
 
 def written() -> str:

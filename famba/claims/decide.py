@@ -15,7 +15,7 @@ import numpy as np
 
 from famba.claims.entries import Claim, Hypothesis, TradeOff
 from famba.claims.ledger import Ledger
-from famba.results.row import Row
+from famba.results.row import Row, by_line
 from famba.results.statistics import ALPHA, Array, Evidence, Region, dominates, every, mean_in, some
 
 _REDUCTIONS = {"time_reduction": "hours", "memory_reduction": "memory", "activations_reduction": "activations"}
@@ -53,11 +53,8 @@ class Comparison:
 
 def grid_of(rows: Sequence[Row], accuracy: Literal["best", "last"] = "best") -> dict[tuple[str, str], Samples]:
     """The measurements that claims are about, cell by cell, in the order of the seeds. `accuracy`: of which epoch."""
-    cells: dict[tuple[str, str], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: row.cell.seed):
-        cells.setdefault((row.cell.model, row.cell.strategy), []).append(row)
     grid = {}
-    for key, group in cells.items():
+    for key, group in by_line(sorted(rows, key=lambda row: row.cell.seed)).items():
         of = {
             "top1": [getattr(row.metrics, accuracy).top1 for row in group],
             "top5": [getattr(row.metrics, accuracy).top5 for row in group],

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from famba.config.validation import Strict
 from famba.errors import InputError
-from famba.results.row import Row, read_row, rows_of
+from famba.results.row import Row, by_line, grouped, read_row, rows_of
 from famba.results.statistics import pooled_spread
 
 QUANTITIES: dict[str, Callable[[Row], float]] = {
@@ -41,19 +40,11 @@ class Noise(Strict):
 def noise_floor(rows: Sequence[Row], repeats: Sequence[Row] = ()) -> list[Noise]:
     """Spread of each quantity for each model; `repeats` are further runs of cells that are among the rows."""
     floor = []
-    for model in dict.fromkeys(row.cell.model for row in rows):
+    for model, own in grouped(rows, lambda row: row.cell.model).items():
+        again = [row for row in repeats if row.cell.model == model]
+        lines, cells = by_line(own).values(), grouped([*own, *again], lambda row: row.id).values()
         for name, of in QUANTITIES.items():
-            by_strategy, by_cell = defaultdict(list), defaultdict(list)
-            for row in rows:
-                if row.cell.model == model:
-                    by_strategy[row.cell.strategy].append(of(row))
-                    by_cell[row.id].append(of(row))
-            for row in repeats:
-                if row.cell.model == model:
-                    by_cell[row.id].append(of(row))
-            floor.append(
-                Noise(model=model, quantity=name, seeds=_scatter(by_strategy), repeats=_scatter(by_cell)),
-            )
+            floor.append(Noise(model=model, quantity=name, seeds=_scatter(lines, of), repeats=_scatter(cells, of)))
     return floor
 
 
@@ -72,6 +63,6 @@ def read_repeats(folders: Sequence[Path], rows: Mapping[Path, Row]) -> list[Row]
     return repeats
 
 
-def _scatter(groups: Mapping[str, Sequence[float]]) -> Scatter:
-    sd, df = pooled_spread(groups.values())
+def _scatter(groups: Iterable[Sequence[Row]], of: Callable[[Row], float]) -> Scatter:
+    sd, df = pooled_spread([[of(row) for row in group] for group in groups])
     return Scatter(sd=sd if df else None, df=df)

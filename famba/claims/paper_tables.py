@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from famba.claims.cells import DEVICE, GPUS, IMAGES_PER_GPU
 from famba.claims.ledger import Ledger
 from famba.claims.published import PublishedRow
-from famba.claims.sweeps import SWEEPS, Sweep, first_layer, sweeps, tokens_per_layer
+from famba.claims.sweeps import SWEEPS, Sweep, first_layer, fused_per_layer, sweeps
 from famba.config.protocol import FREE_OF, deviation
 from famba.results.recipes import SameRecipe, by_recipe
 from famba.results.row import Row
@@ -89,7 +89,7 @@ def paper_tables(ledger: Ledger, lines: Sequence[Line], rows: Sequence[Row]) -> 
 
 def _of_recipe(ledger: Ledger, lines: Sequence[Line], part: SameRecipe) -> Iterator[PaperTable]:
     rows = part.rows
-    by_cell = {(row.cell.model, row.cell.strategy): row for row in rows}
+    by_cell = {row.cell.line: row for row in rows}
     made = {(line["model"], line["strategy"]): line for line in lines}
     names = {row.cell.strategy for row in rows}
     published = all(map(comparable, rows))
@@ -147,7 +147,7 @@ def _measured_lines(
             fuses = any(row.cell.schedule) and sweep is not None
             yield PaperLine(
                 model, model, "upper" if sweep and fuses else name,
-                tokens_per_layer(row.cell.schedule) if fuses else None,
+                fused_per_layer(row.cell.schedule) if fuses else None,
                 first_layer(row.cell.schedule) if fuses else None,
                 made[model, name], _numbers({}, made[model, name], row, accuracy),
             )  # fmt: skip

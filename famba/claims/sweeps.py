@@ -31,7 +31,7 @@ class Sweep:
 
     def at(self, schedule: Sequence[int]) -> float:
         """Where a schedule stands on the axis of this study."""
-        return first_layer(schedule) if self.prefix == "start" else tokens_per_layer(schedule)
+        return first_layer(schedule) if self.prefix == "start" else fused_per_layer(schedule)
 
 
 SWEEPS = (
@@ -51,6 +51,6 @@ def first_layer(schedule: Sequence[int]) -> int:
     return next(layer for layer, r in enumerate(schedule, 1) if r)
 
 
-def tokens_per_layer(schedule: Sequence[int]) -> float:
+def fused_per_layer(schedule: Sequence[int]) -> float:
     """Tokens that a layer fuses, the mean from the first layer that fuses to the last layer of the model."""
     return sum(schedule) / (len(schedule) - first_layer(schedule) + 1)

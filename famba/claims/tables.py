@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from famba.claims.shared import by_reason
-from famba.claims.verdicts import Verdict, Verdicts
+from famba.claims.verdicts import Verdict, Verdicts, by_reason
 from famba.results.tables import DASH, Column, Table, table
 from famba.text import count
 

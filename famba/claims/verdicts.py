@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from famba.claims.decide import Comparison, Grid, comparisons, decide, grid_of, region, scaled, unscaled
@@ -13,9 +14,9 @@ from famba.claims.noise import Noise
 from famba.config.protocol import FREE_OF, deviation
 from famba.config.validation import Strict
 from famba.results.recipes import Difference, by_recipe, differences
-from famba.results.row import Row
+from famba.results.row import Row, grouped
 from famba.results.statistics import ALPHA, Evidence, dominates, interval
-from famba.text import model_name
+from famba.text import count, model_name
 
 VerdictName = Literal["reproduced", "not reproduced", "inconclusive", "not tested"]
 _UNITS = {
@@ -61,6 +62,26 @@ class Verdict(Strict):
     unit: str | None
     effect_size: float | None
     parts: list[Part]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Two or more verdicts of one kind and recipe for one reason."""
+
+    verdicts: Sequence[Verdict]
+
+    @property
+    def line(self) -> str:
+        """Such as `12 claims not tested: these are smoke rows`."""
+        first = self.verdicts[0]
+        recipe = "" if first.recipe == "custom" else f" (recipe {first.recipe})"
+        return f"{count(len(self.verdicts), 'claim')} {first.verdict}{recipe}: {first.reason}"
+
+
+def by_reason(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], list[Shared]]:
+    """Verdicts with a reason of their own, and those that share one; both in the ledger's order."""
+    groups = grouped(verdicts, lambda verdict: (verdict.verdict, verdict.recipe, verdict.reason)).values()
+    return [group[0] for group in groups if len(group) == 1], [Shared(group) for group in groups if len(group) > 1]
 
 
 class Verdicts(Strict):

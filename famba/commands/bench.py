@@ -10,7 +10,7 @@ from pathlib import Path
 
 from famba import ops
 from famba.config import ARCHITECTURES
-from famba.cost.bench import CPU_BATCH, CUDA_BATCH, Part, bench, cell_of
+from famba.cost.bench import CPU_BATCH, CUDA_BATCH, StepPart, bench, cell_of
 from famba.cost.roofline import Rates
 from famba.files import atomic_file
 from famba.results import tables
@@ -18,7 +18,7 @@ from famba.results.tables import Column
 from famba.system.device import environment, pick_device
 
 
-def table(rates: Rates, parts: Sequence[Part], what: str) -> str:
+def table(rates: Rates, parts: Sequence[StepPart], what: str) -> str:
     """For people: what the device can do, and a line for each part."""
     columns = (
         Column("part"), Column("measured (ms)", "r"), Column("bound (ms)", "r"), Column("achieved", "r"),

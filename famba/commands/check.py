@@ -98,18 +98,18 @@ def main(args: argparse.Namespace) -> int:
     head: tuple[str, ...]
     if args.rules:
         name, head = "rules", ("rule", "row", "verdict", "what is wrong")
-        outcomes = [_of_finding(finding) for finding in rules.apply(rows)]
+        outcomes = [_of_rule(applied) for applied in rules.apply(rows)]
         shown = _together(outcomes)
     elif args.equals:
         reference = read_rows(rows_of(args.equals))
         name, head = "equivalence", ("cell", "top-1 (%)", "reference", "margin", "p equal", "p different", "verdict")
-        shown = outcomes = [_of_agreement(agreement) for agreement in equivalence.compare(rows, reference)]
+        shown = outcomes = [_of_agreement(agreement) for agreement in equivalence.agreements(rows, reference)]
     else:
         frozen = baseline.read(args.against)
         baseline.require_same_settings(frozen, args.against, rows)
         margin = gate.TIME_MARGIN if args.time_margin is None else args.time_margin
         name, head = "gate", ("check", "cell", "frozen", "now", "p", "limit", "verdict")
-        outcomes = [_of_line(line) for line in gate.compare(rows, frozen, margin)]
+        outcomes = [_of_line(line) for line in gate.check(rows, frozen, margin)]
         shown = sorted(outcomes, key=lambda outcome: not outcome.failed)
     table = tables.table([Column(name) for name in head], [outcome.columns for outcome in shown]).markdown + "\n"
     print(table, end="")
@@ -127,13 +127,13 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _of_finding(finding: rules.Finding) -> Outcome:
-    columns = (finding.rule, finding.row, finding.verdict, finding.detail)
-    failed, asked = finding.verdict == "broken", finding.verdict in ("ok", "broken")
-    return Outcome(columns, finding.rule, finding.row, failed, finding.detail, asked)
+def _of_rule(applied: rules.Applied) -> Outcome:
+    columns = (applied.rule, applied.row, applied.verdict, applied.detail)
+    failed, asked = applied.verdict == "broken", applied.verdict in ("ok", "broken")
+    return Outcome(columns, applied.rule, applied.row, failed, applied.detail, asked)
 
 
-def _of_line(line: gate.Line) -> Outcome:
+def _of_line(line: gate.GateLine) -> Outcome:
     p = "" if line.p is None else f"{line.p:.2g}"
     columns = (line.check, line.cell, line.frozen, line.now, p, line.limit, line.verdict)
     detail = f"frozen {line.frozen}, now {line.now}"

@@ -33,7 +33,7 @@ PACKAGES = {  # what each is for, and how to get it where it is missing
 
 
 @dataclass(frozen=True)
-class Finding:
+class Item:
     """One line of the report. `get` says how to get what is missing; None where nothing is."""
 
     name: str
@@ -41,7 +41,7 @@ class Finding:
     get: str | None = None
 
 
-def report(data_root: Path) -> dict[str, list[Finding]]:
+def report(data_root: Path) -> dict[str, list[Item]]:
     """All findings, by section, in the order in which a person would ask for them."""
     return {
         "Machine": list(_machine()),
@@ -51,79 +51,79 @@ def report(data_root: Path) -> dict[str, list[Finding]]:
     }
 
 
-def _machine() -> Iterator[Finding]:
-    yield Finding("cpu", f"{cpu_name()}, {usable_cpus()} of {os.cpu_count()} cores usable")
+def _machine() -> Iterator[Item]:
+    yield Item("cpu", f"{cpu_name()}, {usable_cpus()} of {os.cpu_count()} cores usable")
     gpus = nvidia_gpus()
     for index, gpu in enumerate(gpus):
-        yield Finding(f"gpu {index}", f"{gpu}, driver {nvidia_driver()}")
+        yield Item(f"gpu {index}", f"{gpu}, driver {nvidia_driver()}")
     if not gpus:
-        yield Finding("gpu", "none", "an NVIDIA GPU, for config/paper.yaml: on another machine")
+        yield Item("gpu", "none", "an NVIDIA GPU, for config/paper.yaml: on another machine")
     try:
         torch = import_module("torch")
     except ImportError as error:
-        yield Finding("torch", f"cannot be imported ({error})", PACKAGES["torch"])
+        yield Item("torch", f"cannot be imported ({error})", PACKAGES["torch"])
         return
     if torch.cuda.is_available():
-        yield Finding(
+        yield Item(
             "torch", f"{torch.__version__}, CUDA {torch.version.cuda}, sees {count(torch.cuda.device_count(), 'GPU')}"
         )
     elif gpus:
-        yield Finding(
+        yield Item(
             "torch",
             f"{torch.__version__}, sees no GPU",
             "a CUDA build of torch that suits the driver, or the container",
         )
     else:
-        yield Finding("torch", f"{torch.__version__}, on the CPU")
+        yield Item("torch", f"{torch.__version__}, on the CPU")
 
 
-def _scans() -> Iterator[Finding]:
+def _scans() -> Iterator[Item]:
     try:
         torch, scan = import_module("torch"), import_module("famba.scan")
         for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
             choice = scan.choose(device)
-            yield Finding(f"on {device}", f"auto takes {choice.name}: {choice.reason}")
+            yield Item(f"on {device}", f"auto takes {choice.name}: {choice.reason}")
             for name, runs, reason in scan.available(device):
-                yield Finding(f"  {name}", reason if runs else f"no: {reason}")
+                yield Item(f"  {name}", reason if runs else f"no: {reason}")
     except (ImportError, OSError, InputError) as error:
-        yield Finding("scan", f"cannot be asked ({error})", PACKAGES["torch"])
+        yield Item("scan", f"cannot be asked ({error})", PACKAGES["torch"])
 
 
-def _software() -> Iterator[Finding]:
-    yield Finding("python", platform.python_version())
+def _software() -> Iterator[Item]:
+    yield Item("python", platform.python_version())
     for package, get in PACKAGES.items():
         try:
-            yield Finding(package, metadata.version(package))
+            yield Item(package, metadata.version(package))
         except metadata.PackageNotFoundError:
-            yield Finding(package, "not installed", get)
+            yield Item(package, "not installed", get)
     version = _first_line("apptainer", "--version") or _first_line("singularity", "--version")
-    yield Finding(
+    yield Item(
         "apptainer", version or "not installed", None if version else "for --use-singularity: apptainer.org/docs/admin"
     )
     for name, use in (("cpu", "config/smoke.yaml"), ("cuda", "GPUs")):
         image = Path("envs", f"famba-{name}.sif")
         if image.is_file():
-            yield Finding(image.name, f"{image.stat().st_size / 2**20:,.0f} MiB")
+            yield Item(image.name, f"{image.stat().st_size / 2**20:,.0f} MiB")
         else:
-            yield Finding(image.name, "not built", f"for --use-singularity with {use}: {container.how_to_build(name)}")
+            yield Item(image.name, "not built", f"for --use-singularity with {use}: {container.how_to_build(name)}")
     compiler = shutil.which("c++") or shutil.which("g++")
-    yield Finding("c++ compiler", compiler or "none", None if compiler else "for compiled scans: apt-get install g++")
+    yield Item("c++ compiler", compiler or "none", None if compiler else "for compiled scans: apt-get install g++")
 
 
-def _data(root: Path) -> Iterator[Finding]:
+def _data(root: Path) -> Iterator[Item]:
     try:
         data = import_module("famba.data")
     except (ImportError, OSError) as error:
-        yield Finding("data", f"cannot be asked ({error})", PACKAGES["torch"])
+        yield Item("data", f"cannot be asked ({error})", PACKAGES["torch"])
         return
     for name in data.NAMES:
         try:
             found = data.verify(name, root)
         except (InputError, ImportError) as error:
-            yield Finding(name, "not usable", str(error))
+            yield Item(name, "not usable", str(error))
         else:
             standing = "verified" if found.official else "verified, NOT the published one (FAMBA_SOURCES)"
-            yield Finding(name, f"{standing}: {found.train:,} + {found.test:,} images from {found.source}")
+            yield Item(name, f"{standing}: {found.train:,} + {found.test:,} images from {found.source}")
 
 
 def _first_line(*command: str) -> str | None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from famba.checks.reproduction import (
     CURVES,
     METRICS,
-    Comparison,
     Field,
+    Reproduction,
     Result,
     compare,
     noise_floor,
@@ -29,7 +29,7 @@ from famba.results.tables import Column, table
 from famba.text import count
 
 
-def report(comparison: Comparison) -> str:
+def report(comparison: Reproduction) -> str:
     """The table: accuracies and losses, all that is not identical, and a line for what is of each part of a row."""
     lines = []
     rest = []
@@ -51,7 +51,7 @@ def _part(field: Field) -> str:
     return part if dot else "row"
 
 
-def held_by(comparison: Comparison) -> str:
+def held_by(comparison: Reproduction) -> str:
     """What the numbers were held to, in one line."""
     if not comparison.conditions:
         return "Held bit for bit: the same CPU, threads, packages and code."

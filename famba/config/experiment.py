@@ -85,6 +85,11 @@ class Cell(Strict):
         return f"{self.model}-{self.strategy}-s{self.seed}"
 
     @property
+    def line(self) -> tuple[str, str]:
+        """Model and strategy: the line of the summary to which all seeds belong."""
+        return self.model, self.strategy
+
+    @property
     def images_per_pass(self) -> int:
         """Images of each process in a backward pass, which memory follows: a small global batch has fewer."""
         return min(self.recipe.micro_batch, self.recipe.global_batch // self.processes)

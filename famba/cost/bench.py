@@ -28,7 +28,7 @@ CPU_BATCH, CUDA_BATCH = 16, 128
 
 
 @dataclass(frozen=True)
-class Part:
+class StepPart:
     """One part of a training step: measured and least seconds, and what the bound is mostly made of."""
 
     name: str
@@ -64,7 +64,7 @@ def cell_of(architecture: Architecture, schedule: str | Sequence[int], batch: in
 
 def bench(
     cell: Cell, device: torch.device, backend: str, rounds: int = 5, small: bool = False
-) -> tuple[Rates, list[Part]]:
+) -> tuple[Rates, list[StepPart]]:
     """Measure the parts of the cell's layers without fusion, one fusion, and its whole step. `small`: rough rates."""
     torch.manual_seed(0)
     probe = Probe(device, cell.recipe.precision, small)
@@ -80,14 +80,14 @@ def bench(
     return rates, [_part(name, seconds[name], work, rates) for name, (_, work) in parts.items()]
 
 
-def _part(name: str, measured_s: float, work: Work, rates: Rates) -> Part:
+def _part(name: str, measured_s: float, work: Work, rates: Rates) -> StepPart:
     shares = {
         "GEMM": work.gemm_flops / rates.gemm_flops,
         "exp": work.exps / rates.exps,
         "bytes": work.moved / rates.moved,
     }
     bound = rates.bound_s(work)
-    return Part(name, measured_s, bound, bound / measured_s, max(shares, key=lambda key: shares[key]))
+    return StepPart(name, measured_s, bound, bound / measured_s, max(shares, key=lambda key: shares[key]))
 
 
 def layer_runs(cell: Cell, device: torch.device, backend: str) -> Runs:

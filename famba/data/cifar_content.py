@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from famba.data.cifar_names import FINE
-from famba.data.cifar_records import Contents, Part
+from famba.data.cifar_records import Contents, Split
 from famba.data.content import Content, records, split_digest
 from famba.data.sources import CONTENT, Expected, expected
 from famba.errors import InputError
@@ -43,7 +43,7 @@ def _wrong_names(names: Sequence[str]) -> str | None:
     return None
 
 
-def _what_is_wrong(part: Part, split: str, wanted: Expected) -> str:
+def _what_is_wrong(part: Split, split: str, wanted: Expected) -> str:
     """The most likely reason why a split is not the published one."""
     rows = records(part.images, part.fine)
     repeated = len(rows) - len(np.unique(rows.view(f"S{rows.shape[1]}"))) - wanted.repeated.get(split, 0)
@@ -55,7 +55,7 @@ def _what_is_wrong(part: Part, split: str, wanted: Expected) -> str:
     )
 
 
-def _wrong_number(part: Part, full: int, repeated: int) -> str | None:
+def _wrong_number(part: Split, full: int, repeated: int) -> str | None:
     """Classes that are not there, or too few or too many images; `repeated`: records that should be there once less."""
     per_class, count = np.bincount(part.fine, minlength=len(FINE)), len(part.fine)
     again = f", {repeated:,} of them duplicated" if repeated > 0 else ""
@@ -72,13 +72,13 @@ def _wrong_number(part: Part, full: int, repeated: int) -> str | None:
     return None
 
 
-def _wrong_labels(part: Part, split: str, wanted: Expected) -> str | None:
+def _wrong_labels(part: Split, split: str, wanted: Expected) -> str | None:
     if split_digest(part.images, np.zeros_like(part.fine)) != wanted.unlabelled.get(split):
         return None
     return "swapped labels: the images are the published ones, their labels are not (permuted class indices?)"
 
 
-def _wrong_pixels(part: Part, wanted: Expected) -> str | None:
+def _wrong_pixels(part: Split, wanted: Expected) -> str | None:
     if (steps := _block_steps(part.images)) > _JPEG_STEPS:
         return f"a JPEG-compressed copy: steps between blocks of 8 pixels are {steps:.2f} times those within, not 1.02"
     mean = part.images.mean((0, 1, 2)) / 255

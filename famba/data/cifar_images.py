@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from famba.data.cifar_names import CIFAR10, FINE
-from famba.data.cifar_records import SIZE, Contents, Part
+from famba.data.cifar_records import SIZE, Contents, Split
 from famba.data.dataset import check_labels
 from famba.errors import InputError
 
@@ -27,7 +27,7 @@ def read_images(root: Path) -> Contents:
     return Contents(train, test, FINE)
 
 
-def _read_split(folder: Path) -> Part:
+def _read_split(folder: Path) -> Split:
     _check_classes(folder)
     files: list[Path] = []
     labels: list[int] = []
@@ -38,7 +38,7 @@ def _read_split(folder: Path) -> Part:
         images = [path for path in found if path.suffix.lower() == ".png"]
         files += images
         labels += [label] * len(images)
-    return Part(_decode_all(files, str, lambda path: path), np.array(labels, np.int64))
+    return Split(_decode_all(files, str, lambda path: path), np.array(labels, np.int64))
 
 
 def _check_classes(folder: Path) -> None:
@@ -117,6 +117,6 @@ def read_parquet(folder: Path) -> Contents:
             images += [(f"{file}: record {at}", blob) for at, blob in enumerate(blobs)]
         fine = np.array(labels, np.int64)
         check_labels(fine, len(FINE), f"{folder}: {split}", "fine label")
-        parts.append(Part(_decode_all(images, lambda one: one[0], lambda one: io.BytesIO(one[1])), fine))
+        parts.append(Split(_decode_all(images, lambda one: one[0], lambda one: io.BytesIO(one[1])), fine))
     train, test = parts
     return Contents(train, test, FINE)

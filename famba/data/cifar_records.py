@@ -28,7 +28,7 @@ _BLOCK = 4096  # records decoded at a time: 12 MiB beside the array they go into
 Members = Iterator[tuple[str, IO[bytes], int]]  # (name, stream, size) of each file
 
 
-class Part(NamedTuple):
+class Split(NamedTuple):
     """One split."""
 
     images: np.ndarray  # uint8 (N, 32, 32, 3)
@@ -38,8 +38,8 @@ class Part(NamedTuple):
 class Contents(NamedTuple):
     """What each reader of CIFAR-100 returns; names of the fine classes by label."""
 
-    train: Part
-    test: Part
+    train: Split
+    test: Split
     names: Sequence[str]
 
 
@@ -58,7 +58,7 @@ def read_folder(path: Path, form: str) -> Contents:
 
 
 def _read_binary(members: Members, path: Path, records: Mapping[str, int] | None) -> Contents:
-    parts: dict[str, Part] = {}
+    parts: dict[str, Split] = {}
     names: dict[str, list[str]] = {}
     for name, stream, size in members:
         where = f"{path}: {name}"
@@ -76,10 +76,10 @@ def _read_binary(members: Members, path: Path, records: Mapping[str, int] | None
     return _contents(parts, fine, coarse, path)
 
 
-def _decode(stream: IO[bytes], count: int, where: str) -> Part:
+def _decode(stream: IO[bytes], count: int, where: str) -> Split:
     """`count` binary records, a block at a time straight into the final arrays."""
     part, coarse = (
-        Part(np.empty((count, SIZE, SIZE, 3), np.uint8), np.empty(count, np.int64)),
+        Split(np.empty((count, SIZE, SIZE, 3), np.uint8), np.empty(count, np.int64)),
         np.empty(count, np.int64),
     )
     for start in range(0, count, _BLOCK):
@@ -92,7 +92,7 @@ def _decode(stream: IO[bytes], count: int, where: str) -> Part:
 
 
 def _read_python(members: Members, path: Path, records: Mapping[str, int] | None) -> Contents:
-    parts: dict[str, Part] = {}
+    parts: dict[str, Split] = {}
     names: dict[str, list[str]] = {}
     for name, stream, _ in members:
         where = f"{path}: {name}"
@@ -109,7 +109,7 @@ def _read_python(members: Members, path: Path, records: Mapping[str, int] | None
         for what, found in (("records", len(data)), ("fine labels", len(fine)), ("coarse labels", len(coarse))):
             _count(f"{where}: {what}", found, expected)
         _check_part(fine, coarse, where)
-        parts[name] = Part(np.ascontiguousarray(_channels_last(data)), fine)
+        parts[name] = Split(np.ascontiguousarray(_channels_last(data)), fine)
     return _contents(parts, names["fine_label_names"], names["coarse_label_names"], path)
 
 
@@ -119,7 +119,7 @@ _FORMATS = {
 }
 
 
-def _contents(parts: Mapping[str, Part], fine: Sequence[str], coarse: Sequence[str], path: Path) -> Contents:
+def _contents(parts: Mapping[str, Split], fine: Sequence[str], coarse: Sequence[str], path: Path) -> Contents:
     _count(f"{path}: fine label names", len(fine), FINE)
     _count(f"{path}: coarse label names", len(coarse), COARSE)
     return Contents(parts["train"], parts["test"], fine)

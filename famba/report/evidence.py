@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from famba.claims.ledger import Ledger
-from famba.claims.shared import by_reason
-from famba.claims.verdicts import Part, Verdict, Verdicts
+from famba.claims.verdicts import Part, Verdict, Verdicts, by_reason
 from famba.results.anchors import line_href
 from famba.results.tables import DASH, csv_of, slug, words
 from famba.text import model_name

@@ -14,7 +14,7 @@ from itertools import combinations
 from famba.config import Architecture
 from famba.config.protocol import published_model
 from famba.config.validation import Strict
-from famba.results.row import Row
+from famba.results.row import Row, grouped
 from famba.results.statistics import interval
 from famba.results.summary import measures
 
@@ -46,12 +46,10 @@ class SameRecipe:
 
 def by_recipe(rows: Sequence[Row]) -> list[SameRecipe]:
     """Rows of one experiment, those of each recipe together, in the order in which recipes first appear."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.cell.recipe.identity, []).append(row)
-    presets = [group[0].cell.recipe.preset for group in groups.values()]
+    groups = grouped(rows, lambda row: row.cell.recipe.identity).values()
+    presets = [group[0].cell.recipe.preset for group in groups]
     found = []
-    for preset, group in zip(presets, groups.values(), strict=True):
+    for preset, group in zip(presets, groups, strict=True):
         models = ", ".join(dict.fromkeys(row.cell.model for row in group))
         found.append(SameRecipe(preset if presets.count(preset) == 1 else f"{preset} ({models})", group))
     return found

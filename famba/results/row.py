@@ -244,11 +244,16 @@ def rows_of(folder: Path) -> list[Path]:
 
 
 def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
-    """Items by their key, in the order in which keys first appear; such as rows by `lambda row: row.cell.line`."""
+    """Items by their key, in the order in which keys first appear."""
     groups: dict[K, list[T]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
+
+
+def by_line(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Rows by model and strategy."""
+    return grouped(rows, lambda row: row.cell.line)
 
 
 def json_schema() -> dict[str, Any]:

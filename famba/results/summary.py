@@ -11,12 +11,11 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from famba.errors import InputError
-from famba.results.row import Row, read_row
+from famba.results.row import Row, by_line, grouped, read_row
 from famba.results.statistics import interval
 from famba.strategies import STRATEGIES
 from famba.text import count
@@ -87,9 +86,15 @@ def measures(row: Row) -> dict[str, float]:
 
 def ratios(row: Row, rows: Mapping[Path, Row]) -> dict[str, float | None]:
     """Measures of a row relative to the baseline of the same model and seed; None where that is missing."""
-    pair = [r for r in rows.values() if r.cell.strategy == "baseline" and (r.cell.model, r.cell.seed) == _pair(row)]
-    found = {name: of(row) / of(pair[0]) if pair else None for name, of in RATIOS.items()}
+    pair = unfused(row, rows)
+    found = {name: of(row) / of(rows[pair]) if pair else None for name, of in RATIOS.items()}
     return found if row.time.step_ratio is None else found | {"step_ratio": row.time.step_ratio}
+
+
+def unfused(row: Row, rows: Mapping[Path, Row]) -> Path | None:
+    """Of `rows`, the baseline of the same model and seed: what a ratio refers to."""
+    wanted = (row.cell.model, "baseline", row.cell.seed)
+    return next((path for path, other in rows.items() if (*other.cell.line, other.cell.seed) == wanted), None)
 
 
 def wall_to_cpu(row: Row) -> float | None:
@@ -131,8 +136,7 @@ def summarise(rows: Mapping[Path, Row]) -> list[Line]:
     A ratio is paired by seed, and empty unless every seed of the line has its baseline.
     """
     lines = []
-    for (model, strategy), grouped in groupby(rows.values(), key=lambda row: (row.cell.model, row.cell.strategy)):
-        group = list(grouped)
+    for (model, strategy), group in by_line(rows.values()).items():
         first = group[0]
         line: Line = {
             "model": model,
@@ -209,14 +213,10 @@ def compared(lines: Sequence[Line]) -> dict[str, dict[str, Line]]:
     return {
         metric: {
             model: {line["strategy"]: line[metric] for line in group if line[metric] is not None}
-            for model, group in groupby(lines, key=lambda line: line["model"])
+            for model, group in grouped(lines, lambda line: line["model"]).items()
         }
         for metric in COMPARED
     }
-
-
-def _pair(row: Row) -> tuple[str, int]:
-    return row.cell.model, row.cell.seed
 
 
 def _check_comparable(rows: Mapping[Path, Row]) -> None:

@@ -83,10 +83,10 @@ def test_a_planted_defect_is_caught(
     rows += [path for path in good if "baseline" in path.parent.name and "baseline" not in strategies]
     assert check(rows, frozen) == 1
     assert "| regression |" in capsys.readouterr().out.splitlines()[2]
-    lines = gate.compare(read_rows(rows), baseline.read(frozen), time_margin=1000)
+    lines = gate.check(read_rows(rows), baseline.read(frozen), time_margin=1000)
     assert caught_by <= {line.check for line in lines if line.verdict == "regression"}
     one = {path: row for path, row in read_rows(rows).items() if row.cell.seed == 0}
-    assert any(line.verdict == "regression" for line in gate.compare(one, baseline.read(frozen), time_margin=1000))
+    assert any(line.verdict == "regression" for line in gate.check(one, baseline.read(frozen), time_margin=1000))
 
 
 @pytest.mark.parametrize("name", ["all", "interleaved", "lower", "upper"])
@@ -122,7 +122,7 @@ def test_fusing_nothing_is_caught_three_times(good, frozen, tmp_path, monkeypatc
         checks_silenced(patch)
         rows = train(tmp_path / "silent", ["all"], [0])
     assert check(rows + unfused, frozen) == 1
-    lines = gate.compare(read_rows(rows + unfused), baseline.read(frozen), time_margin=1000)
+    lines = gate.check(read_rows(rows + unfused), baseline.read(frozen), time_margin=1000)
     assert [line.cell for line in lines if line.check.startswith("saved") and line.verdict == "regression"] == [
         "vim_micro-all"
     ]

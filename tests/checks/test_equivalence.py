@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from famba.checks.equivalence import NOISE, compare
+from famba.checks.equivalence import NOISE, agreements
 from famba.cli import main
 from famba.errors import InputError
 from famba.results.summary import read_rows
@@ -72,8 +72,8 @@ def test_the_error_rate_holds_at_the_margin(experiments):
         return for_seed
 
     def share(shift, runs=200):
-        agreements = [a for _ in range(runs) for a in compare(redrawn(ours, shift), redrawn(theirs, 0))]
-        return np.mean([a.verdict == "equal" for a in agreements])
+        found = [a for _ in range(runs) for a in agreements(redrawn(ours, shift), redrawn(theirs, 0))]
+        return np.mean([a.verdict == "equal" for a in found])
 
     at_margin, equal = share(NOISE), share(0)
     print(f"called equal: {at_margin:.3f} at the margin, {equal:.3f} of equal protocols (n = 3)")
@@ -93,7 +93,7 @@ def test_other_work_is_bad_input(experiments, lr, kept, message):
     for path in fast[:3]:
         changed(path, cell={"recipe": {"lr": lr}})
     with pytest.raises(InputError, match=message):
-        compare(read_rows(fast[:3]), read_rows(sorted(paper.glob(f"cells/{kept}/row.json"))))
+        agreements(read_rows(fast[:3]), read_rows(sorted(paper.glob(f"cells/{kept}/row.json"))))
 
 
 def test_one_seed_and_an_empty_folder_are_bad_input(experiments, tmp_path, capsys):

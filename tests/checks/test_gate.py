@@ -43,7 +43,7 @@ def with_top1(path: Path, top1: float) -> None:
 
 
 def regressions(paths: list[Path], frozen: Path) -> set[tuple[str, str]]:
-    lines = gate.compare(read_rows(paths), baseline.read(frozen))
+    lines = gate.check(read_rows(paths), baseline.read(frozen))
     return {(line.check, line.cell) for line in lines if line.verdict == "regression"}
 
 
@@ -88,7 +88,7 @@ def test_time_is_a_ratio_to_the_same_runs_baseline(grid):
     one = [path for path in paths if path.parent.name.endswith("s0")]
     slower(next(path for path in one if "tiny_mini-upper" in path.parent.name), 1.3)
     assert regressions(one, frozen) == {("time ratio", "vim_tiny_mini-upper")}
-    assert gate.compare(read_rows(one), baseline.read(frozen), time_margin=0.4)[-1].verdict == "ok"
+    assert gate.check(read_rows(one), baseline.read(frozen), time_margin=0.4)[-1].verdict == "ok"
 
 
 def test_a_baseline_of_an_earlier_format_is_one_line(grid):
@@ -125,7 +125,7 @@ def test_times_of_a_shared_machine_are_left_out(grid):
     fused = next(path for path in paths if path.parent.name == "vim_tiny_mini-upper-s0")
     slower(fused, 3.0)
     assert regressions(paths, frozen) == set()
-    assert not [line for line in gate.compare(read_rows(paths), baseline.read(frozen)) if line.check == "time ratio"]
+    assert not [line for line in gate.check(read_rows(paths), baseline.read(frozen)) if line.check == "time ratio"]
 
 
 @pytest.mark.parametrize(("more", "verdict"), [(1, "regression"), (-1, "better")])
@@ -133,7 +133,7 @@ def test_memory_is_compared_exactly(grid, more, verdict):
     paths, frozen = grid
     for path in paths[:3]:
         changed(path, memory={"saved_activations": read_row(path).memory.saved_activations + more})
-    lines = gate.compare(read_rows(paths), baseline.read(frozen))
+    lines = gate.check(read_rows(paths), baseline.read(frozen))
     assert next(line.verdict for line in lines if line.check.startswith("saved")) == verdict
 
 

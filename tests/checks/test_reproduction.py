@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from famba.checks.reproduction import METRICS, Comparison, compare, noise_floor, read_result
+from famba.checks.reproduction import METRICS, Reproduction, compare, noise_floor, read_result
 from famba.cli import main
 from famba.config import Cell, Experiment
 from famba.results.epochs import write_epochs
@@ -192,7 +192,7 @@ def elsewhere(path: Path, folder: Path, points: float) -> Path:
     return copy
 
 
-def compared(folder: Path, points: float, seeds: list[int]) -> Comparison:
+def compared(folder: Path, points: float, seeds: list[int]) -> Reproduction:
     paths = write_grid(folder / "here", experiment(seeds=seeds))
     results = [read_result(path) for path in paths]
     again = read_result(elsewhere(paths[0], folder / "there", points))

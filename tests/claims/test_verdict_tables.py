@@ -1,9 +1,8 @@
 """How verdicts are shown: those that share a reason as one line."""
 
 from famba.claims.ledger import load
-from famba.claims.shared import by_reason
 from famba.claims.tables import verdict_table
-from famba.claims.verdicts import judge
+from famba.claims.verdicts import by_reason, judge
 from tests.helpers import ROOT
 from tests.helpers.rows import make_row, paper_experiment
 
