@@ -5,69 +5,61 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from famba.ops.dispatch import BY_NAME
+from famba.ops import reference
+from tests.helpers.backends import Compared
 
+FP64, FP32, BF16, FP16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
+# Triton's interpreter truncates to bfloat16 where a GPU rounds
+TOLERANCE = {FP64: 1e-12, FP32: 2e-5, BF16: 2e-2, FP16: 2e-3}
 Inputs = dict[str, Tensor | None]
-# the backends that take a type on a CPU, by name: to ask whether one runs here would build its kernels
-ON_CPU = {
-    torch.float64: ["chunked", "reference"],
-    torch.float32: ["cpu", "chunked", "reference"],
-    torch.bfloat16: ["cpu", "chunked", "reference"],
-}
-FASTER = {dtype: [name for name in names if name != "reference"] for dtype, names in ON_CPU.items()}
 
 
 def scan_inputs(
+    at: Compared,
     directions: int = 2,
     batch: int = 2,
     length: int = 11,
     dim: int = 5,
     state: int = 3,
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype = FP32,
 ) -> Inputs:
-    generator = torch.Generator().manual_seed(directions + 10 * length + dim)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
-    wide = torch.promote_types(dtype, torch.float32)
+    wide = torch.promote_types(dtype, FP32)
     return {
-        "u": normal(directions, batch, length, dim),
-        "delta": normal(directions, batch, length, dim) - 1,
-        "A": -torch.exp(normal(directions, dim, state).to(wide)),
-        "B": normal(directions, batch, length, state),
-        "C": normal(directions, batch, length, state),
-        "D": normal(directions, dim).to(wide),
-        "z": normal(batch, length, dim),
-        "delta_bias": normal(directions, dim).to(wide),
+        "u": at.random(directions, batch, length, dim, seed=1, dtype=dtype),
+        "delta": (at.random(directions, batch, length, dim, seed=2, dtype=FP64) - 1).to(dtype),
+        "A": -at.random(directions, dim, state, seed=3, dtype=FP64).exp().to(wide),
+        "B": at.random(directions, batch, length, state, seed=4, dtype=dtype),
+        "C": at.random(directions, batch, length, state, seed=5, dtype=dtype),
+        "D": at.random(directions, dim, seed=6, dtype=wide),
+        "z": at.random(batch, length, dim, seed=7, dtype=dtype),
+        "delta_bias": at.random(directions, dim, seed=8, dtype=wide).cos(),
     }
 
 
 def conv_inputs(
+    at: Compared,
     directions: int = 2,
     batch: int = 2,
     length: int = 11,
     dim: int = 5,
     width: int = 4,
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype = FP32,
 ) -> Inputs:
-    generator = torch.Generator().manual_seed(directions + 10 * length + dim)
-    wide = torch.promote_types(dtype, torch.float32)
+    wide = torch.promote_types(dtype, FP32)
     return {
-        "x": torch.randn(batch, length, dim, generator=generator, dtype=torch.float64).to(dtype),
-        "weight": torch.randn(directions, dim, width, generator=generator, dtype=torch.float64).to(wide),
-        "bias": torch.randn(directions, dim, generator=generator, dtype=torch.float64).to(wide),
+        "x": at.random(batch, length, dim, seed=1, dtype=dtype),
+        "weight": at.random(directions, dim, width, seed=2, dtype=wide),
+        "bias": at.random(directions, dim, seed=3, dtype=wide),
     }
 
 
-def with_gradients(function: Callable[..., Tensor], inputs: Inputs, backend: str) -> dict[str, Tensor]:
+def with_gradients(function: Callable[..., Tensor], inputs: Inputs, **how: object) -> dict[str, Tensor]:
     """The result and the gradient of every input, for a fixed random gradient of the result."""
     leaves = {k: None if v is None else v.detach().requires_grad_() for k, v in inputs.items()}
-    out = function(**leaves, backend=backend)
+    out = function(**leaves, **how)
     generator = torch.Generator().manual_seed(7)
-    out.backward(torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype))
-    grads = {f"grad_{k}": v.grad for k, v in leaves.items() if v is not None}
-    return {"out": out.detach(), **grads}  # type: ignore[dict-item]
+    out.backward(torch.randn(out.shape, generator=generator, dtype=FP64).to(out))
+    return {"out": out.detach()} | {f"grad_{k}": v.grad for k, v in leaves.items() if v is not None}
 
 
 def assert_close(
@@ -76,18 +68,21 @@ def assert_close(
     """Every entry within `relative` of the largest value of the expected one, which counts as at least `smallest`."""
     assert actual.keys() == expected.keys()
     for name, want in expected.items():
-        assert actual[name] is not None, name
-        got, want = actual[name].double(), want.double()  # noqa: PLW2901
-        assert got.shape == want.shape, name
-        scale = want.abs().max().item()
-        error = (got - want).abs().max().item()
+        got = actual[name]
+        assert (got.shape, got.dtype) == (want.shape, want.dtype), name
+        scale = want.double().abs().max().item()
+        error = (got.double() - want.double()).abs().max().item()
         assert error <= relative * max(scale, smallest), f"{name}: off by {error:.2e} of {scale:.2e}"
 
 
-def unavailable(backend: str, dtype: torch.dtype) -> str | None:
-    """Why a backend does not run here: no compiler, for instance."""
-    return BY_NAME[backend].unavailable(torch.device("cpu"), dtype)
+def equals_the_reference(
+    function: Callable[..., Tensor], backend: Compared, inputs: Inputs, relative: float, smallest: float = 1e-6
+) -> dict[str, Tensor]:
+    """The backend's result and gradients, which are the reference's."""
+    found = with_gradients(function, inputs, backend=backend.module)
+    assert_close(found, with_gradients(function, inputs, backend=reference), relative, smallest)
+    return found
 
 
-def by_backend(dtypes: dict[torch.dtype, list[str]]) -> list[tuple[torch.dtype, str]]:
-    return [(dtype, name) for dtype, names in dtypes.items() for name in names]
+def as_double(values: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+    return {name: None if x is None else x.double() for name, x in values.items()}

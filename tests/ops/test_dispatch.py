@@ -5,11 +5,14 @@ import torch
 
 from famba.errors import InputError
 from famba.ops import BACKENDS, available, causal_conv, choose, directional_scan, selective_scan
-from tests.helpers.scan_cases import ON_CPU, scan_inputs
+from famba.ops.dispatch import BY_NAME
+from tests.helpers.backends import EVERY, Compared
+from tests.helpers.scan_cases import scan_inputs
 
 
 def test_a_wrong_shape_names_the_tensor_and_both_shapes() -> None:
-    inputs = scan_inputs() | {"B": torch.zeros(2, 2, 11, 4, dtype=torch.float64)}
+    here = Compared("reference", BY_NAME["reference"], torch.device("cpu"))
+    inputs = scan_inputs(here) | {"B": torch.zeros(2, 2, 11, 4, dtype=torch.float64)}
     with pytest.raises(ValueError, match=r"B has shape \(2, 2, 11, 4\), expected \(2, 2, 11, 3\)"):
         directional_scan(**inputs)
     with pytest.raises(ValueError, match=r"weight has shape"):
@@ -34,9 +37,9 @@ def test_auto_takes_the_first_that_runs_and_says_why_not_the_others() -> None:
     assert "\n" not in choice.reason
 
 
-@pytest.mark.parametrize("dtype", ON_CPU)
-def test_every_backend_that_runs_on_a_cpu_has_its_tests(dtype: torch.dtype) -> None:
-    assert {name for name, runs, _ in available("cpu", dtype) if runs} <= set(ON_CPU[dtype])
+def test_every_backend_has_its_tests() -> None:
+    names = (getattr(param, "values", (param,))[0] for param in EVERY)
+    assert {name.split()[0] for name in names} == set(BACKENDS)
 
 
 def test_auto_for_float64_on_a_cpu_is_chunked() -> None:

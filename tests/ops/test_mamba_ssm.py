@@ -8,7 +8,10 @@ from torch import Tensor
 from famba.errors import InputError
 from famba.ops import causal_conv, directional_scan, mamba_ssm, selective_scan
 from famba.ops.types import ScanTensors
-from tests.helpers.scan_cases import assert_close, conv_inputs, scan_inputs, with_gradients
+from tests.helpers.backends import Compared
+from tests.helpers.scan_cases import FP64, assert_close, conv_inputs, scan_inputs, with_gradients
+
+HERE = Compared("mamba_ssm", mamba_ssm, torch.device("cpu"))
 
 
 def fake_selective_scan_fn(
@@ -63,9 +66,9 @@ def test_layout_around_mamba_ssms_kernels(directions: int, missing: tuple[str, .
             return directional_scan(**inputs, backend=backend)
         return mamba_ssm.scan(ScanTensors(**inputs), softplus=True)
 
-    inputs = scan_inputs(directions) | dict.fromkeys(missing)
-    expected = with_gradients(through_kernels, inputs, "reference")
-    assert_close(with_gradients(through_kernels, inputs, "mamba_ssm"), expected, 1e-12)
+    inputs = scan_inputs(HERE, directions, dtype=FP64) | dict.fromkeys(missing)
+    expected = with_gradients(through_kernels, inputs, backend="reference")
+    assert_close(with_gradients(through_kernels, inputs, backend="mamba_ssm"), expected, 1e-12)
 
 
 @pytest.mark.usefixtures("kernels_on_cpu")
@@ -74,8 +77,8 @@ def test_layout_around_causal_conv1ds_kernel(directions: int) -> None:
     def through_kernel(x: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Tensor:
         return causal_conv(x, weight, bias, backend) if backend == "reference" else mamba_ssm.conv(x, weight, bias)
 
-    inputs = conv_inputs(directions)
-    expected = with_gradients(through_kernel, inputs, "reference")
-    assert_close(with_gradients(through_kernel, inputs, "mamba_ssm"), expected, 1e-12)
+    inputs = conv_inputs(HERE, directions, dtype=FP64)
+    expected = with_gradients(through_kernel, inputs, backend="reference")
+    assert_close(with_gradients(through_kernel, inputs, backend="mamba_ssm"), expected, 1e-12)
     with pytest.raises(InputError, match="width 5, expected 2 to 4"):
-        mamba_ssm.conv(**conv_inputs(width=5))
+        mamba_ssm.conv(**conv_inputs(HERE, width=5, dtype=FP64))

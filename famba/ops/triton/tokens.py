@@ -60,6 +60,7 @@ def norm_backward(
     from famba.ops.triton import norm_kernels  # noqa: PLC0415
 
     dout, total, weight = dout.contiguous(), total.contiguous(), weight.contiguous()
+    dout = dout.float() if dout.dtype == torch.float64 else dout  # of a layer with float64 parameters
     dtotal = None if dtotal is None else dtotal.contiguous()
     shape, real = total.shape, torch.float32
     expect(total.device, (total, real, shape), (dout, None, shape), (dtotal, real, shape))
