@@ -1,15 +1,15 @@
-"""One training at a time in a cell's folder: an exclusive lock that the kernel holds for as long as the process lives.
+"""One training at a time in a cell's folder.
 
-It goes with the process, however that ends, kill -9 and a power cut included. The file `.lock` says who holds it; it is
-gone after a training that ended by itself, and one that is left behind by another holds nobody up. On NFS, Linux asks
-the server (since 2.6.12), so that machines see each other's locks; a client that died is forgotten after the server's
-lease, about 90 seconds. A file system that knows no locks is used without one, and says so.
+The lock is the kernel's (filelock: flock) and goes with the process, however that ends, kill -9 and a power cut
+included. The file `.lock` names its holder; one that a killed training left behind holds nobody up. DataLoader workers
+inherit the lock; filelock closes it in the child, or a worker that outlives a killed training would keep it for
+seconds. On NFS, Linux asks the server (since 2.6.12), so that machines see each other's locks; a client that died is
+forgotten after the server's lease, about 90 seconds. A file system without locks is used without one, and says so.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import sys
@@ -18,11 +18,12 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from famba.errors import InputError
 
 NAME = ".lock"
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-_held: set[int] = set()
 
 
 @contextmanager
@@ -32,62 +33,39 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises InputError, with who holds it, if another process does.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = FileLock(folder / NAME, blocking=False, fallback_to_soft=False, on_acquired=_sign)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = _acquire(folder / NAME)
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{folder}: another training is at work here ({_holder(folder)}); wait for it, or stop it and run this "
+            "again, which goes on where it stopped"
+        ) from None
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); free or choose another folder") from None
-    _held.add(file)
+        if error.errno not in _UNSUPPORTED:
+            raise InputError(f"{folder}: cannot be written ({error.strerror}); free or choose another folder") from None
+        print(f"{folder}: no locks on this file system: start no second training here", file=sys.stderr)
     try:
         yield
     finally:
         with suppress(OSError):
-            (folder / NAME).unlink()  # still held: whoever has opened it in the meantime sees that it is gone
+            (folder / NAME).unlink()  # still held: filelock lets nobody have a lock whose file is gone
+        lock.release()
         with suppress(OSError):
             for path in made:
                 path.rmdir()
-        _held.discard(file)
-        os.close(file)
 
 
-def _acquire(path: Path) -> int:
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(file, 200).decode("utf-8", "replace").strip()
-            os.close(file)
-            raise InputError(
-                f"{path.parent}: another training is at work here ({holder or 'it has only just begun'}); wait for it, "
-                "or stop it and run this again, which goes on where it stopped"
-            ) from None
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                os.close(file)
-                raise
-            print(f"{path.parent}: no locks on this file system: start no second training here", file=sys.stderr)
-        if _is_still(path, file):
-            break
-        os.close(file)  # its last holder has just removed it
-    os.ftruncate(file, 0)
+def _sign(file: int) -> None:
+    """Write the holder into the file that has just been locked."""
     since = datetime.now(UTC).isoformat(sep=" ", timespec="seconds").replace("+00:00", " UTC")
+    os.ftruncate(file, 0)
     os.write(file, f"process {os.getpid()} on {socket.gethostname()}, since {since}\n".encode())
-    return file
 
 
-def _is_still(path: Path, file: int) -> bool:
+def _holder(folder: Path) -> str:
     try:
-        return os.path.samestat(os.stat(path), os.fstat(file))
-    except FileNotFoundError:
-        return False
-
-
-def _let_go() -> None:
-    """A loading process is no training: it may outlive one that was killed by some seconds, and must not hold it up."""
-    for file in _held:
-        os.close(file)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
+        return (folder / NAME).read_text(encoding="utf-8", errors="replace").strip() or "it has only just begun"
+    except OSError:
+        return "it has only just ended"

@@ -1,6 +1,8 @@
 """`famba train` as one calls it: alone in its folder, never over a result unasked, bad input in a line."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -147,11 +149,12 @@ def test_a_loading_process_that_outlives_its_training_does_not_hold_the_lock(tmp
         pass
 
 
-def test_where_a_file_system_has_no_locks_it_is_said(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_where_a_file_system_has_no_locks_it_is_said(number, tmp_path, monkeypatch, capsys):
     def refuse(*_: object) -> None:
-        raise OSError(37, "No locks available")
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(cell_lock.fcntl, "flock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with exclusive(tmp_path):
         assert "no locks on this file system" in capsys.readouterr().err
 
