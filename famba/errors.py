@@ -24,4 +24,5 @@ class Stopped(Exception):
 
     def __init__(self, message: str, by: signal.Signals) -> None:
         super().__init__(message)
+        self.signal = by
         self.exit_code = 128 + by  # a shell's status of a process that the signal killed: schedulers run it again

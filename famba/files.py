@@ -23,8 +23,11 @@ UNSEALED, MISMATCH = "no checksum at its end", "its checksum does not match"
 
 
 @contextmanager
-def atomic_file(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
-    """Open a file that takes its name only once it is written whole and on disk. Raises InputError if it cannot be."""
+def atomic_file(path: Path, binary: bool = False, durable: bool = True) -> Iterator[IO[Any]]:
+    """Open a file that takes its name only once it is written whole and on disk. Raises InputError if it cannot be.
+
+    Not `durable`, it is not waited for until it is on disk: after a power cut it may be torn.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -33,7 +36,8 @@ def atomic_file(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
             with open(partial, "wb" if binary else "w", **text) as file:  # type: ignore[call-overload]
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

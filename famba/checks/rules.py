@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from famba import files
+from famba.checks.weights import without_tensors
 from famba.config.protocol import FREE_OF, deviation
 from famba.errors import InputError
 from famba.results import predictions, tokens
@@ -23,7 +24,6 @@ from famba.results.predictions import read_predictions
 from famba.results.row import Row
 from famba.results.tokens import read_tokens
 from famba.strategies import tokens_per_layer
-from famba.training.status import without_tensors
 
 _RATE_TOLERANCE = 0.1  # data waits and logging between steps belong to the training time, not to a step
 _FLOAT32_MAX = 3.4028235e38

@@ -20,6 +20,7 @@ from famba.system.device import pick_device
 from famba.training import checkpoint, initial
 from famba.training.distributed import launch, processes
 from famba.training.lock import exclusive
+from famba.training.progress import Progress
 from famba.training.stop import stop_request
 from famba.training.train import Training
 
@@ -48,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
     if args.rendezvous and cell.nodes == 1:
         raise InputError(f"--rendezvous: {cell.id} takes one node, which meets no other; leave it out")
     world_size, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
-    # before torchrun has started them, none of several nodes is the first
+    # before torchrun starts there is no rank 0 among several nodes, so nobody takes the lock here
     holds = rank == 0 and (world_size > 1 or cell.nodes == 1)
     with exclusive(row.parent) if holds else nullcontext():
         if not args.force and _is_finished(cell, row, args.init, silent=rank > 0):
@@ -64,8 +65,10 @@ def main(args: argparse.Namespace) -> int:
             raise InputError(
                 f"{cell.id} is for {cell.processes} processes, not {world_size}: set `processes` in its experiment"
             )
-        with processes(device) as world, report_out_of_memory(cell), stop_request() as stop:
-            Training(cell, row.parent, args.data, args.log, world, args.init, stop).run()
+        with processes(device) as world, stop_request() as stop:
+            progress = Progress(cell.id, cell.recipe.epochs, args.log, row.parent, silent=not world.is_main)
+            with progress.recorded(), report_out_of_memory(cell):
+                Training(cell, row.parent, args.data, progress, world, args.init, stop).run()
     return 0
 
 

@@ -14,10 +14,14 @@ from pathlib import Path
 from famba.config import Experiment
 from famba.errors import InputError
 from famba.text import clock
-from famba.training.status import CellState, Kind, cell_state
+from famba.training.status import RUNNING, CellState, Kind, cell_state
 
 REFRESH_S = 1.0
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # another screen without a cursor; back again
+# where the terminal has too few lines; the total counts in the reverse order
+_FIRST_TO_GO: tuple[Kind, ...] = (
+    "done", "waiting", "unreadable", "failed", "stopped", "died", "quiet", "starting", "evaluating", "training"
+)  # fmt: skip
 _HOME, _END_LINE, _END_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
@@ -48,7 +52,7 @@ def table(states: Sequence[CellState], name: str) -> list[str]:
 def total(states: Sequence[CellState], name: str) -> str:
     """`smoke: 3 of 10 done, 2 training, 5 waiting   ETA 4:10`."""
     done = _count(states, "done")
-    others: tuple[Kind, ...] = ("training", "starting", "quiet", "unreadable", "waiting")
+    others = [kind for kind in reversed(_FIRST_TO_GO) if kind != "done"]
     parts = [f"{done} of {len(states)} done", *(f"{n} {kind}" for kind in others if (n := _count(states, kind)))]
     line = f"{name}: {', '.join(parts)}"
     if done == len(states):
@@ -62,7 +66,7 @@ def remaining(states: Sequence[CellState]) -> float | None:
 
     A cell that has not begun takes as long as those of its model that have, or as all that have.
     """
-    active = [state for state in states if state.kind in ("training", "starting")]
+    active = [state for state in states if state.kind in RUNNING]
     known = [state for state in states if state.whole_s is not None]
     if not active or not known:
         return None
@@ -81,8 +85,7 @@ def frame(states: Sequence[CellState], name: str, columns: int, rows: int) -> st
     Where the lines are too many, cells that are done are left out, then those that wait; the last line counts them.
     """
     *lines, summed = table(states, name)
-    first_to_go: tuple[Kind, ...] = ("done", "waiting", "unreadable", "quiet", "starting", "training")
-    dispensable = sorted(range(len(lines)), key=lambda i: first_to_go.index(states[i].kind))
+    dispensable = sorted(range(len(lines)), key=lambda i: _FIRST_TO_GO.index(states[i].kind))
     left_out = dispensable[: max(0, len(lines) + 1 - rows)]
     shown = [*(line for i, line in enumerate(lines) if i not in left_out), summed]
     # a character in the last column would leave the cursor between two lines
@@ -92,13 +95,14 @@ def frame(states: Sequence[CellState], name: str, columns: int, rows: int) -> st
 def _line(state: CellState, width: int) -> str:
     epoch = "" if state.epoch is None else f"epoch {state.epoch}/{state.epochs}"
     what: str = state.kind
-    when = ""
-    if state.kind == "training":
+    when, note = epoch, state.note
+    if state.kind in ("training", "evaluating"):
         what, when = epoch, "" if state.left_s is None else f"ETA {clock(state.left_s)}"
+        note = "evaluating" if state.kind == "evaluating" else ""
     elif state.kind == "quiet":
-        what, when = f"quiet {clock(state.quiet_s)}", epoch
-    elif state.kind == "done" and state.whole_s is not None:
-        when = f"took {clock(state.whole_s)}"
+        what = f"quiet {clock(state.quiet_s)}"
+    elif state.kind == "done":
+        when = "" if state.whole_s is None else f"took {clock(state.whole_s)}"
     elif state.kind == "unreadable":
         return f"{state.cell:<{width}}  {state.note}"
     parts = [
@@ -108,6 +112,7 @@ def _line(state: CellState, width: int) -> str:
         "" if state.images_per_s is None else f"{state.images_per_s:>6,.0f} images/s",
         "" if state.mib is None else f"{state.mib:>6,.0f} MiB",
         "" if state.top1 is None else f"top-1 {state.top1:4.1f} %",
+        note,
     ]
     return "  ".join(parts).rstrip()
 
@@ -146,8 +151,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba watch`."""
     parser.description = (
         "One line per cell, redrawn in place until all are done; Ctrl-C leaves, and stops no training. It "
-        "reads what trainings write, so it may start before, while or after they run. A cell that has written nothing "
-        "for five minutes is quiet: stopped, or in a long evaluation. Example: famba watch results/smoke"
+        "reads each cell's status.json, so it may start before, while or after they run. A cell is quiet that has "
+        "written nothing for five minutes, and died if its process is gone. Example: famba watch results/smoke"
     )
     parser.add_argument("results", type=Path, metavar="RESULTS", help="folder of an experiment, results/<experiment>")
     parser.add_argument(

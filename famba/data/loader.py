@@ -159,7 +159,7 @@ class EvalLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.batch = recipe.eval_batch
+        self.batch, self.device = recipe.eval_batch, torch.device(device)
         self._share = slice(rank, None, world_size)
         self._transform = batched.EvalTransform(recipe, img_size, device)
         self._images = torch.tensor(dataset.test_images, device=device)  # uint8: CIFAR's test set takes 31 MB

@@ -29,6 +29,21 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def process_exists(pid: int) -> bool:
+    """Whether a process of this machine has not ended; a zombie has."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):  # only Linux has it
+        return True
+    return state not in ("Z", "X")
+
+
 def nvidia_gpus() -> list[str]:
     """Names of the NVIDIA GPUs that the driver lists; empty without a GPU, without a driver, and with a broken one."""
     return re.findall(r"^GPU \d+: (.+?) \(UUID", nvidia_smi("-L") or "", flags=re.MULTILINE)

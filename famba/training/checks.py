@@ -1,9 +1,13 @@
-"""What is checked on a model before and while it trains: tokens per layer, fusion, where a NaN begins."""
+"""What is checked on a model: before it trains, its tokens per layer and fusions; as it trains, that all is finite.
+
+At a loss, logit, weight or optimiser state that is not finite the training fails, before a checkpoint holds such a
+value and without a row; the last checkpoint stays good.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from famba.data.loader import EvalLoader
 from famba.errors import CheckFailed
 from famba.model import Block, VisionMamba
 from famba.ops.types import Autocast
@@ -94,6 +99,49 @@ def check_fusion(model: VisionMamba, device: torch.device) -> None:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+class FiniteCheck:
+    """Raises CheckFailed, in a line that names the cell, the place and where the value comes from.
+
+    Args:
+        cell: its id.
+        model, autocast: run once more, on the images at hand, to find the first module whose output is not finite.
+    """
+
+    def __init__(self, cell: str, model: VisionMamba, autocast: Autocast) -> None:
+        self._cell, self._model, self._autocast = cell, model, autocast
+
+    def losses(self, losses: Tensor, epoch: int, lr: Callable[[int], float], images: Tensor) -> None:
+        """Check the losses of an epoch's steps so far, (steps,). `lr`: of a step. images (m, 3, S, S): of this step."""
+        finite = losses.isfinite()
+        if finite.all():
+            return
+        step = int((~finite).int().argmax())
+        raise CheckFailed(
+            f"{self._cell}: the loss is {losses[step].item()} at epoch {epoch}, step {step} "
+            f"(lr {lr(step):.3g}); first not finite: {self._source(images)}"
+        )
+
+    def logits(self, broken: int, tested: EvalLoader, whose: str, epoch: int, lr: float) -> None:
+        """Check that an evaluation found no image with a `broken` logit."""
+        if not broken:
+            return
+        images, _ = next(iter(tested))
+        raise CheckFailed(
+            f"{self._cell}: {whose} logits of {broken} of {len(tested)} test images are not finite after epoch {epoch} "
+            f"(lr {lr:.3g}); first not finite: {self._source(images)}"
+        )
+
+    def state(self, tensors: Mapping[str, Tensor], position: str, lr: float) -> None:
+        """Check all that a checkpoint would hold, by name."""
+        if math.isfinite(largest_magnitude(tensors.values())):
+            return
+        name = next(name for name, tensor in tensors.items() if not tensor.isfinite().all())
+        raise CheckFailed(f"{self._cell}: {name} is not finite after {position} (lr {lr:.3g})")
+
+    def _source(self, images: Tensor) -> str:
+        return first_not_finite(self._model, images, self._autocast)
 
 
 def largest_magnitude(tensors: Iterable[Tensor]) -> float:

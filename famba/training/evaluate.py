@@ -1,10 +1,13 @@
-"""The forward pass of an evaluation, operator by operator or as a CUDA graph."""
+"""The evaluation of a model on the test set: forward pass, top-1 and top-5, and the predicted classes."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from famba.data.loader import EvalLoader
 from famba.model import VisionMamba
 from famba.ops.types import Autocast
 from famba.training.step import CAPTURE_MODE
@@ -45,3 +48,30 @@ class CapturedForward(Forward):
         self._images[: len(images)].copy_(images)
         self._graph.replay()
         return self._logits[: len(images)]
+
+
+def count_hits(forward: Forward, images: EvalLoader, each_batch: Callable[[], None]) -> Tensor:
+    """(3,) int64 of this process's part of the test set: images right at top-1, at top-5, and with logits not finite.
+
+    `each_batch` is called after every one; what it raises ends the evaluation.
+    """
+    counts = torch.zeros(3, dtype=torch.long, device=images.device)
+    for batch, labels in images:
+        logits = forward(batch)
+        hits = top5(logits) == labels[:, None]  # (b, 5)
+        counts += torch.stack([hits[:, 0].sum(), hits.sum(), (~logits.isfinite()).any(dim=1).sum()])
+        each_batch()
+    return counts
+
+
+def predict(forward: Forward, images: EvalLoader, classes: int) -> Tensor:
+    """(N, k) int64: the likeliest classes of every test image, in the test set's order; zeros for other processes'."""
+    found = torch.zeros(len(images), min(5, classes), device=images.device).long()
+    for places, (batch, _) in zip(images.places, images, strict=True):
+        found[places] = top5(forward(batch))
+    return found
+
+
+def top5(logits: Tensor) -> Tensor:
+    """(b, k) classes by falling logit; k is 5, or the number of classes if that is smaller."""
+    return logits.topk(min(5, logits.shape[1]), dim=1).indices

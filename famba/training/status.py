@@ -1,32 +1,89 @@
-"""How far a cell is, from the files that its training writes. No torch here: a look costs milliseconds.
+"""status.json in a cell's folder: how far its training is, written by the training, read by whoever watches it.
 
-row.json says that it is done; train.log has a line a minute, checkpoint.pt the whole history after every epoch.
+No torch here: a look costs milliseconds. row.json remains the result; this file is a sign of life and may be deleted.
 """
 
 from __future__ import annotations
 
-import json
-import pickle
-import re
-import statistics
-import time
-import zipfile
-from collections import OrderedDict
+import socket
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from pydantic import AwareDatetime
+
+from famba.config.validation import Strict, read_json
 from famba.errors import InputError
+from famba.files import atomic_file
 from famba.results.row import read_row
+from famba.system.host import process_exists
 
-QUIET_S = 300.0  # without a sign of life; a log line comes every minute, but for the time of an evaluation
-# the line of famba.training.progress.Progress
-_LINE = re.compile(
-    r"epoch (?P<epoch>\d+)/(?P<epochs>\d+)  ETA (?P<eta>[\d:]+)  (?P<rate>[\d,]+) images/s  (?P<mib>[\d,]+) MiB  "
-    r"top-1 (?P<top1>–|[\d.]+)"
-)
+NAME = "status.json"
+QUIET_S = 300.0  # a training that has written nothing for so long is stopped, on a host that this one cannot ask
 
-Kind = Literal["waiting", "starting", "training", "quiet", "done", "unreadable"]
+State = Literal["starting", "training", "evaluating", "finished", "failed", "stopped"]
+Kind = Literal[
+    "waiting", "starting", "training", "evaluating", "quiet", "died", "stopped", "failed", "done", "unreadable"
+]
+RUNNING: tuple[Kind, ...] = ("starting", "training", "evaluating")
+
+
+class Status(Strict):
+    """What status.json holds; null is what is not known yet.
+
+    Attributes:
+        epoch: the one under way, from 1, of `epochs`. step: the last one done in it, of `steps`.
+        images_per_s: mean since this run began. memory_mib: peak, of the device if it is a GPU.
+        loss: of a recent step. top1: of the last epoch, in percent. left_s: seconds until the last epoch is done.
+        checkpoint_epochs, checkpoint_steps: whole epochs, and steps of the next one, in the newest checkpoint.
+        pid, host: of the process that trains. started: this run; earlier ones that it resumes do not count.
+        signal: the number of the signal that stopped it. error: the line that it failed with.
+    """
+
+    version: Literal[1] = 1
+    cell: str
+    state: State = "starting"
+    epoch: int | None = None
+    epochs: int
+    step: int | None = None
+    steps: int | None = None
+    images_per_s: float | None = None
+    memory_mib: float | None = None
+    loss: float | None = None
+    top1: float | None = None
+    left_s: float | None = None
+    checkpoint_epochs: int = 0
+    checkpoint_steps: int = 0
+    pid: int
+    host: str
+    started: AwareDatetime
+    updated: AwareDatetime
+    signal: int | None = None
+    error: str | None = None
+
+    @property
+    def whole_s(self) -> float | None:
+        """Seconds of the whole training: what is left, over the share of the steps that are left."""
+        if self.left_s is None or self.epoch is None or self.step is None or not self.steps:
+            return None
+        share = 1 - (self.epoch - 1 + self.step / self.steps) / self.epochs
+        return self.left_s / share if share > 0 else (self.updated - self.started).total_seconds()
+
+
+def write_status(folder: Path, status: Status) -> None:
+    """Write the file whole or not at all. Not waited for until it is on disk. Raises InputError."""
+    with atomic_file(folder / NAME, durable=False) as file:
+        file.write(status.model_dump_json(indent=1) + "\n")
+
+
+def read_status(folder: Path) -> Status | None:
+    """None where there is none. Raises InputError, in a line, for a file that cannot be read or is of another kind."""
+    path = folder / NAME
+    if not path.exists():
+        return None
+    status: Status = read_json(Status, path, "status", invalid="; delete it: the next training writes a new one")
+    return status
 
 
 @dataclass(frozen=True)
@@ -34,11 +91,12 @@ class CellState:
     """A cell at a moment; None is what is not known.
 
     Attributes:
-        cell: its id. kind: `quiet` has begun and written nothing for `QUIET_S`: stopped, most likely.
-        epoch, epochs: the one that is running, from 1, of all. images_per_s: of the last epoch or minute.
-        mib: peak memory, of the device if there is one. top1: of the last epoch, in percent.
+        cell: its id. kind: `died` is a training that is gone without a word (kill -9, power); `quiet` has written
+            nothing for `QUIET_S`, and its process cannot be asked or does not go on.
+        epoch, epochs: the one under way, from 1, of all. images_per_s: mean of this run; of a finished one, of the
+            timed steps. mib: peak memory. top1: of the last epoch, in percent.
         left_s: seconds until it is done. whole_s: seconds from its start to its end.
-        quiet_s: seconds since the last sign of life. note: why it is unreadable.
+        quiet_s: seconds since it last wrote. note: why it failed, was stopped or is unreadable.
     """
 
     cell: str
@@ -54,53 +112,40 @@ class CellState:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class _Sign:
-    """What one file said at `at`, in seconds since 1970."""
-
-    at: float
-    epoch: int
-    epochs: int
-    images_per_s: float
-    mib: float
-    top1: float | None
-    left_s: float  # counted from `at`
-    whole_s: float
-    silent_s: float = 0.0  # of each epoch, evaluating
-
-
-def cell_state(folder: Path, now: float | None = None) -> CellState:
+def cell_state(folder: Path, now: datetime | None = None) -> CellState:
     """The state of the cell whose files are in this folder, which may not be there yet."""
-    now = time.time() if now is None else now
-    row, log, checkpoint, previous = (
-        folder / name for name in ("row.json", "train.log", "checkpoint.pt", "checkpoint.previous.pt")
-    )
-    if not checkpoint.exists():  # between two of them
-        checkpoint = previous
-    touched = [at for path in (folder, log, checkpoint) if (at := _changed(path)) is not None]
-    if not touched:
-        return CellState(folder.name, "waiting")
-    # a checkpoint becomes the weights when its cell is done: where one is, an older row is being made again
-    if row.exists() and not checkpoint.exists():
+    try:
+        status = read_status(folder)
+    except InputError as error:
+        state = CellState(folder.name, "unreadable", note=str(error))
+    else:
+        state = _state(status, folder.name, datetime.now(UTC) if now is None else now)
+    row = folder / "row.json"
+    # a row beside a checkpoint, or beside a training that runs, is an older one, to be replaced
+    if row.exists() and state.kind not in RUNNING and not (folder / "checkpoint.pt").exists():
         return _done(row, folder.name)
-    signs = [sign for sign in (_from_log(log), _from_checkpoint(checkpoint)) if sign is not None]
-    quiet = max(0.0, now - max(touched))
-    if not signs:
-        return CellState(folder.name, "quiet" if quiet > QUIET_S else "starting", quiet_s=quiet)
-    sign = max(signs, key=lambda sign: sign.at)
-    stopped = quiet > max(QUIET_S, *(2 * sign.silent_s for sign in signs))
+    return state
+
+
+def _state(status: Status | None, cell: str, now: datetime) -> CellState:
+    if status is None or status.state == "finished":  # without a row, it has been moved or deleted since
+        return CellState(cell, "waiting")
+    quiet_s = max(0.0, (now - status.updated).total_seconds())
+    kind: Kind = status.state
+    note, left_s = status.error or "", status.left_s
+    if status.signal is not None:
+        note = f"by signal {status.signal}"
+    if kind in RUNNING:
+        if status.host == socket.gethostname() and not process_exists(status.pid):
+            kind = "died"
+        elif quiet_s > QUIET_S:
+            kind = "quiet"
+        elif left_s is not None:
+            left_s = max(0.0, left_s - quiet_s)
     return CellState(
-        folder.name,
-        "quiet" if stopped else "training",
-        sign.epoch,
-        sign.epochs,
-        sign.images_per_s,
-        sign.mib,
-        sign.top1,
-        left_s=sign.left_s if stopped else max(0.0, sign.left_s - (now - sign.at)),
-        whole_s=sign.whole_s,
-        quiet_s=quiet,
-    )
+        cell, kind, status.epoch, status.epochs, status.images_per_s, status.memory_mib, status.top1, left_s,
+        status.whole_s, quiet_s, note,
+    )  # fmt: skip
 
 
 def _done(path: Path, cell: str) -> CellState:
@@ -114,88 +159,3 @@ def _done(path: Path, cell: str) -> CellState:
         cell, "done", epochs, epochs, row.time.images_per_s, memory / 2**20, row.metrics.last.top1,
         left_s=0.0, whole_s=row.time.total,
     )  # fmt: skip
-
-
-def _from_log(path: Path) -> _Sign | None:
-    """The last line, if it is one of progress: after any other, it tells of an earlier run."""
-    at = _changed(path)
-    if at is None:
-        return None
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 4096))
-        lines = file.read().decode("utf-8", "replace").splitlines()
-    found = _LINE.search(lines[-1]) if lines else None
-    if found is None:
-        return None
-    epoch, epochs = int(found["epoch"]), int(found["epochs"])
-    left = 0.0
-    for part in found["eta"].split(":"):
-        left = 60 * left + int(part)
-    return _Sign(
-        at, epoch, epochs,
-        images_per_s=float(found["rate"].replace(",", "")),
-        mib=float(found["mib"].replace(",", "")),
-        top1=None if found["top1"] == "–" else float(found["top1"]),
-        left_s=left,
-        whole_s=left * epochs / (epochs - epoch + 0.5),  # the middle of the epoch, as the line does not tell
-    )  # fmt: skip
-
-
-def _from_checkpoint(path: Path) -> _Sign | None:
-    """The history that is kept for a resumption."""
-    at = _changed(path)
-    if at is None:
-        return None
-    try:
-        state = without_tensors(path)
-        history, epochs = state["history"], json.loads(state["cell"])["recipe"]["epochs"]
-        last, done = history["epochs"][-1], len(history["epochs"])
-        evaluation = [e["evaluation_s"] + e["ema_evaluation_s"] for e in history["epochs"]]
-        trained = [e["train_s"] for e in history["epochs"]]
-        left = (epochs - done) * (statistics.fmean(trained) + statistics.fmean(evaluation))
-        return _Sign(
-            at,
-            min(done + 1, epochs),
-            epochs,
-            last["images_per_s"],
-            (history["device_peak"] or history["host_peak"]) / 2**20,
-            last["top1"],
-            left,
-            history["total_s"] + left,
-            evaluation[-1],
-        )
-    except Exception:  # damaged, or of another version: the training itself says so, and the log may still tell
-        return None
-
-
-def without_tensors(path: Path) -> Any:
-    """What a checkpoint or weights.pt holds, None in place of each tensor. Raises whatever a file provokes."""
-    with zipfile.ZipFile(path) as archive:
-        (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-        with archive.open(pickled) as file:
-            return _WithoutTensors(file).load()
-
-
-def _changed(path: Path) -> float | None:
-    """When a file was last written; None if it is not there, or no longer."""
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return None
-
-
-class _WithoutTensors(pickle.Unpickler):
-    """Reads torch's pickles without torch: numbers, texts and containers as they are, None for all else.
-
-    Nothing that a pickle names is ever called.
-    """
-
-    def persistent_load(self, pid: Any) -> None:
-        return None
-
-    def find_class(self, module: str, name: str) -> Any:
-        return OrderedDict if (module, name) == ("collections", "OrderedDict") else _nothing
-
-
-def _nothing(*args: Any) -> None:
-    return None

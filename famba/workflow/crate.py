@@ -18,11 +18,12 @@ from famba.config import Experiment
 from famba.errors import InputError
 from famba.files import atomic_file
 from famba.results.row import Row, read_row
+from famba.training import status
 from famba.workflow.rocrate import File, document
 
 ROOT = Path(__file__).resolve().parents[2]
 METADATA = "ro-crate-metadata.json"
-LEFT_OUT = (".pt", ".log", ".part")  # weights and logs stay where they were made
+LEFT_OUT = (".pt", ".log", ".part")  # weights and logs stay where they were made; so does status.json
 REQUIRED = ("summary.csv", "claims.json")
 
 
@@ -86,6 +87,7 @@ def _parts(folder: Path, rows: dict[str, Row]) -> list[PurePosixPath]:
         path
         for path in paths
         if path.suffix not in LEFT_OUT
+        and path.name != status.NAME
         and str(path) != METADATA
         and not any(part.startswith(".") for part in path.parts)
         and (path.parts[0] != "cells" or path.parts[1] in rows)

@@ -44,7 +44,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_finished_cell_is_left_alone(finished, capsys):
     before = kept(finished)
-    assert before.keys() == {"row.json", "epochs.csv", "steps.csv", "tokens.npz", "predictions.npz", "weights.pt"}
+    beside = {"epochs.csv", "steps.csv", "tokens.npz", "predictions.npz", "weights.pt", "status.json"}
+    assert before.keys() == {"row.json", *beside}
     assert main(arguments(finished, cell(**ONE))) == 0
     said = capsys.readouterr()
     assert said.out.startswith(f"{finished / 'row.json'}: finished with these settings (top-1 ")

@@ -1,89 +1,34 @@
 """What `famba watch` says of a cell, and how the terminal looks: files as trainings write them, a real terminal."""
 
 import fcntl
+import json
 import os
 import pty
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import termios
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from famba.cli import main
 from famba.commands.watch import frame, remaining, table, total
-from famba.config import Cell
 from famba.results.row import write_row
 from famba.text import clock
-from famba.training.progress import Progress
-from famba.training.status import QUIET_S, CellState, cell_state
-from famba.training.train import Training
+from famba.training.status import QUIET_S, CellState, Status, cell_state, read_status, write_status
 from tests.helpers import ROOT
-from tests.helpers.cells import cell as micro_cell
 from tests.helpers.rows import experiment, make_row
 
-NOW = 1_800_000_000.0
+NOW = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
 CELL = "vim_tiny_mini-upper-s0"
-
-
-def written(path: Path, content: str | bytes, ago: float) -> None:
-    """Write a file, and say that it and its folder were last touched so many seconds before NOW."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    for touched in (path, path.parent):
-        os.utime(touched, (NOW - ago, NOW - ago))
-
-
-def of_eight_epochs() -> Cell:
-    grid = experiment()
-    return experiment(recipe=grid.recipe.model_copy(update={"epochs": 8}).model_dump()).cell_by_id(CELL)
-
-
-def epochs(n: int) -> list[dict[str, float]]:
-    return [
-        {
-            "epoch": e,
-            "top1": 50.0 + e,
-            "train_s": 8.0,
-            "evaluation_s": 1.0,
-            "ema_evaluation_s": 1.0,
-            "images_per_s": 123.4,
-        }
-        for e in range(n)
-    ]
-
-
-def checkpoint(cell: Cell, done: int, evaluation_s: float = 2.0) -> bytes:
-    """As a training saves it."""
-    history = {"epochs": epochs(done), "total_s": 10.5 * done, "device_peak": 0, "host_peak": 300 * 2**20}
-    for epoch in history["epochs"]:
-        epoch["evaluation_s"] = epoch["ema_evaluation_s"] = evaluation_s / 2
-    layer = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.AdamW(layer.parameters())
-    layer(torch.ones(3)).sum().backward()
-    optimizer.step()
-    state = {
-        "cell": cell.model_dump_json(),
-        "model": layer.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "history": history,
-    }
-    path = Path(os.environ["PYTEST_SCRATCH"], "c.pt")
-    with path.open("wb") as file:
-        torch.save(state, file)
-    return path.read_bytes()
-
-
-@pytest.fixture(autouse=True)
-def scratch(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("PYTEST_SCRATCH", str(tmp_path_factory.mktemp("scratch")))
 
 
 @pytest.fixture
@@ -91,117 +36,121 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "results" / "smoke" / "cells" / CELL
 
 
-def line(epoch: str = "5/8", eta: str = "1:02:05", rate: str = "1,234", top1: str = "71.3 %") -> str:
-    return f"{CELL:<32}  epoch {epoch}  ETA {eta}  {rate} images/s  2,048 MiB  top-1 {top1}\n"
+def status(ago: float = 0.0, **changes: object) -> Status:
+    """Of a training in this very process, which has written it so many seconds before NOW."""
+    updated = NOW - timedelta(seconds=ago)
+    given = {
+        "cell": CELL, "state": "training", "epoch": 5, "epochs": 8, "step": 1, "steps": 2, "images_per_s": 1234.0,
+        "memory_mib": 2048.0, "loss": 0.5, "top1": 71.3, "left_s": 3725.0, "checkpoint_epochs": 4,
+        "pid": os.getpid(), "host": socket.gethostname(), "started": updated - timedelta(hours=1), "updated": updated,
+    }  # fmt: skip
+    return Status(**(given | changes))
 
 
-def test_no_folder_is_waiting_and_an_empty_one_is_starting(folder):
+def test_a_cell_that_nobody_has_begun_is_waiting(folder):
     assert cell_state(folder, NOW) == CellState(CELL, "waiting")
     folder.mkdir(parents=True)
-    os.utime(folder, (NOW - 5, NOW - 5))
-    assert cell_state(folder, NOW) == CellState(CELL, "starting", quiet_s=5)
-    assert cell_state(folder, NOW + QUIET_S).kind == "quiet"
+    assert cell_state(folder, NOW) == CellState(CELL, "waiting")
 
 
-def test_the_log_tells_of_a_training(folder):
-    written(folder / "train.log", "resuming after epoch 3 of 8\n" + line(), ago=20)
-    state = cell_state(folder, NOW)
-    assert state == CellState(
+def test_a_status_that_was_written_is_read(folder):
+    write_status(folder, status())
+    assert read_status(folder) == status()
+    assert [path.name for path in folder.iterdir()] == ["status.json"]
+    found = json.loads((folder / "status.json").read_text())
+    assert found.keys() == Status.model_fields.keys()
+    assert found["version"] == 1
+
+
+def test_a_training_is_shown_as_it_says(folder):
+    write_status(folder, status(ago=20))
+    assert cell_state(folder, NOW) == CellState(
         CELL, "training", 5, 8, 1234.0, 2048.0, 71.3, left_s=3725 - 20, whole_s=pytest.approx(3725 * 8 / 3.5),
         quiet_s=20,
     )  # fmt: skip
-    written(folder / "train.log", line(top1="–"), ago=20)
-    assert cell_state(folder, NOW).top1 is None
+    write_status(folder, status(state="evaluating", step=2, left_s=9000))
+    assert cell_state(folder, NOW).kind == "evaluating"
+    assert cell_state(folder, NOW).whole_s == pytest.approx(9000 * 8 / 3)
+    write_status(folder, status(epoch=8, step=2, left_s=0.0))
+    assert cell_state(folder, NOW).whole_s == 3600  # the last step is done
+    at_the_start = {"epoch": None, "step": None, "steps": None, "left_s": None, "top1": None}
+    write_status(folder, status(state="starting", **at_the_start))
+    assert cell_state(folder, NOW) == CellState(CELL, "starting", None, 8, 1234.0, 2048.0)
 
 
-def test_the_log_is_read_as_progress_writes_it(folder, monkeypatch, capsys):
-    """The real writer: should its line change, this fails."""
-    now = [0.0]
-    monkeypatch.setattr("famba.training.progress.time.perf_counter", lambda: now[0])
-    folder.mkdir(parents=True)
-    progress = Progress(CELL, epochs=4, log=folder / "train.log")
-    now[0] = 100.0
-    progress.step(1, 5, 10, batch=64)  # 1.5 of 4 epochs
-    capsys.readouterr()
-    state = cell_state(folder)
-    assert (state.kind, state.epoch, state.epochs) == ("training", 2, 4)
-    assert state.left_s == pytest.approx(100 / 1.5 * 2.5, abs=1.5)
-    assert state.images_per_s == pytest.approx(64 * 15 / 100, abs=1)
-    assert state.mib is not None
-    assert state.mib > 10
-
-
-def test_a_line_of_an_earlier_run_does_not_count(folder):
-    written(folder / "train.log", line() + f"{CELL}  epoch 8/8  took 0:54  9 images/s  9 MiB  top-1 9.0 %\n", ago=3)
-    assert cell_state(folder, NOW).kind == "starting"
-    written(folder / "train.log", line() + "a-cell: resuming after epoch 5 of 8\n", ago=3)
-    assert cell_state(folder, NOW).epoch is None
-
-
-def test_the_checkpoint_tells_between_the_lines(folder):
-    cell = of_eight_epochs()
-    written(folder / "checkpoint.pt", checkpoint(cell, done=3), ago=4)
-    assert cell_state(folder, NOW) == CellState(
-        CELL, "training", 4, 8, 123.4, 300.0, 52.0, left_s=50 - 4, whole_s=31.5 + 50, quiet_s=4
-    )
-    written(folder / "train.log", line(epoch="4/8", eta="0:33"), ago=2)  # newer
-    assert cell_state(folder, NOW).left_s == 31
-    written(folder / "train.log", line(epoch="3/8", eta="0:59"), ago=9)  # older
-    assert cell_state(folder, NOW).epoch == 4
-
-
-def test_the_checkpoint_is_read_as_training_writes_it(tmp_path, monkeypatch):
-    stopped = Training(micro_cell(), tmp_path / micro_cell().id, Path("data"))
-    monkeypatch.setattr(stopped, "_row", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        stopped.run()
-    state = cell_state(stopped.folder)
-    assert (state.cell, state.kind, state.epoch, state.epochs) == (micro_cell().id, "training", 3, 3)
-    assert state.top1 == stopped.history.epochs[-1]["top1"]
-    assert state.left_s == 0
-    assert state.mib is not None
-    assert state.mib > 100
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\3\4 no archive", b"junk"])
-def test_a_damaged_checkpoint_is_no_more_than_a_sign_of_life(folder, content):
-    written(folder / "checkpoint.pt", content, ago=4)
-    assert cell_state(folder, NOW).kind == "starting"
-
-
-def test_a_checkpoint_runs_no_code(folder, tmp_path):
-    class Planted:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "planted"),)
-
-    with (tmp_path / "c.pt").open("wb") as file:
-        torch.save({"history": Planted()}, file)
-    written(folder / "checkpoint.pt", (tmp_path / "c.pt").read_bytes(), ago=4)
-    assert cell_state(folder, NOW).kind == "starting"
-    assert not (tmp_path / "planted").exists()
-
-
-def test_silence_is_quiet_but_an_evaluation_may_be_long(folder):
-    cell = of_eight_epochs()
-    written(folder / "checkpoint.pt", checkpoint(cell, done=3), ago=QUIET_S + 1)
+def test_silence_is_quiet_and_no_time_is_worked_off(folder):
+    write_status(folder, status(ago=QUIET_S + 1))
     state = cell_state(folder, NOW)
-    assert (state.kind, state.left_s) == ("quiet", 50)  # no time has been worked off
-    written(folder / "checkpoint.pt", checkpoint(cell, done=3, evaluation_s=QUIET_S), ago=QUIET_S + 1)
+    assert (state.kind, state.left_s, state.quiet_s) == ("quiet", 3725, QUIET_S + 1)
+    write_status(folder, status(ago=QUIET_S - 1))
     assert cell_state(folder, NOW).kind == "training"
 
 
-def test_a_row_is_done_unless_it_is_being_made_again(folder):
+@pytest.mark.parametrize("reaped", [True, False])
+def test_a_training_that_is_gone_without_a_word_has_died(folder, reaped):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    if reaped:
+        gone.wait()
+    else:  # a zombie, whose parent has not asked for it
+        os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
+    write_status(folder, status(ago=3, pid=gone.pid))
+    assert cell_state(folder, NOW).kind == "died"
+    assert cell_state(folder, NOW).left_s == 3725
+    write_status(folder, status(ago=3, pid=gone.pid, host="elsewhere"))  # a process of that number there may be alive
+    assert cell_state(folder, NOW).kind == "training"
+    gone.wait()
+
+
+def test_how_a_training_ended_is_shown_with_why(folder):
+    write_status(folder, status(state="failed", error=f"{CELL}: the loss is nan at epoch 4, step 1"))
+    assert table([cell_state(folder, NOW)], "smoke")[0].split()[1:4] == ["failed", "epoch", "5/8"]
+    assert table([cell_state(folder, NOW)], "smoke")[0].endswith("the loss is nan at epoch 4, step 1")
+    write_status(folder, status(ago=9999, state="stopped", signal=15))
+    assert cell_state(folder, NOW).kind == "stopped"
+    assert table([cell_state(folder, NOW)], "smoke")[0].endswith("by signal 15")
+    write_status(folder, status(state="finished"))  # and its row has been deleted
+    assert cell_state(folder, NOW) == CellState(CELL, "waiting")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "Invalid JSON"),
+        (b"junk", "Invalid JSON"),
+        (b"\xff\xfe", "not UTF-8 text"),
+        (b"[]", "Input should be an object"),
+        (b'{"version": 2}', "version 2 of the format, and this famba reads version 1"),
+        (b'{"version": 1, "cell": 3}', "cell: Input should be a valid string"),
+    ],
+)
+def test_a_file_of_another_kind_is_one_line_and_hides_no_result(folder, content, said):
+    folder.mkdir(parents=True)
+    (folder / "status.json").write_bytes(content)
+    state = cell_state(folder, NOW)
+    assert state.kind == "unreadable"
+    assert f"{folder}/status.json: not a valid status: {said}" in state.note
+    assert "\n" not in state.note
+    write_row(make_row(experiment().cell_by_id(CELL)), folder / "row.json")
+    assert cell_state(folder, NOW).kind == "done"
+
+
+def test_a_row_is_done_unless_it_is_being_replaced(folder):
     row = make_row(experiment().cell_by_id(CELL))
-    write_row(row, folder / "row.json")
-    state = cell_state(folder)
+    write_row(row, folder / "row.json")  # of a time before status.json
+    state = cell_state(folder, NOW)
     assert (state.kind, state.top1, state.whole_s) == ("done", row.metrics.last.top1, row.time.total)
     assert state.left_s == 0
-    (folder / "checkpoint.pt").write_bytes(checkpoint(row.cell, done=2))
-    assert cell_state(folder).kind == "training"
+    write_status(folder, status(state="failed"))  # before its first checkpoint: the old row still stands
+    assert cell_state(folder, NOW).kind == "done"
+    write_status(folder, status())
+    assert cell_state(folder, NOW).kind == "training"
+    write_status(folder, status(state="stopped"))
+    (folder / "checkpoint.pt").write_bytes(b"")
+    assert cell_state(folder, NOW).kind == "stopped"
     (folder / "checkpoint.pt").unlink()
     (folder / "row.json").write_text("{}")
-    assert cell_state(folder).kind == "unreadable"
-    assert "row.json" in table([cell_state(folder)], "smoke")[0]
+    assert cell_state(folder, NOW).kind == "unreadable"
+    assert "row.json" in table([cell_state(folder, NOW)], "smoke")[0]
 
 
 TRAINING = CellState("m-a-s0", "training", 3, 12, 1234.0, 512.0, 91.44, left_s=90.0, whole_s=120.0)
@@ -312,24 +261,26 @@ class Terminal:
         return self.seen[start:]
 
 
-@pytest.mark.parametrize(("leave", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
-def test_a_terminal_is_redrawn_until_one_leaves_and_given_back(tmp_path, leave, status):
+@pytest.mark.parametrize(("leave", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_a_terminal_is_redrawn_until_one_leaves_and_given_back(tmp_path, leave, code):
     grid = experiment(seeds=[0], strategies=["upper"])
     (first, second), cells = grid.cells(), tmp_path / "results/smoke/cells"
-    (cells / first.id).mkdir(parents=True)
-    (cells / second.id).mkdir()
+    for begun in (first, second):
+        now = datetime.now(UTC)
+        write_status(cells / begun.id, status(cell=begun.id, state="starting", started=now, updated=now))
     terminal = Terminal(tmp_path)
     assert terminal.until("2 starting").startswith("\x1b[?1049h\x1b[?25l\x1b[H")
     write_row(make_row(first), cells / first.id / "row.json")
+    write_status(cells / first.id, status(cell=first.id, state="finished"))
     assert "top-1" not in terminal.until("1 of 2 done")  # cut off at 70 columns
     terminal.resize(200)
     terminal.until("top-1")
     terminal.process.send_signal(leave)
     last = terminal.until(None)
-    assert terminal.process.wait(timeout=30) == status
+    assert terminal.process.wait(timeout=30) == code
     assert "\x1b[?25h\x1b[?1049l" in last
     assert "Traceback" not in last
-    if status == 0:  # the last table stays
+    if code == 0:  # the last table stays
         assert last.rsplit("\x1b[?1049l", 1)[1].splitlines()[-1].startswith("smoke: 1 of 2 done")
 
 

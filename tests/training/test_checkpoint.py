@@ -221,7 +221,7 @@ def test_no_checkpoint_holds_a_value_that_is_not_finite(what, tmp_path):
         train_epoch(epoch)
         if epoch == 1:
             with torch.no_grad():
-                training.state_tensors()[what][0] = float("inf")
+                training.state.tensors()[what][0] = float("inf")
 
     training._train_epoch = spoiled
     with pytest.raises(CheckFailed, match=f"{what} is not finite after epoch 2 of 3"):

@@ -27,7 +27,8 @@ def test_a_fine_tuned_row_names_its_checkpoint_and_starts_there(trained, tmp_pat
     training = Training(cell(epochs=1), tmp_path, Path("data"), init=start)
     known = torch.load(start, weights_only=True)["model"]
     assert all(torch.equal(value, known[name]) for name, value in training.model.state_dict().items())
-    assert all(torch.equal(value, known[name]) for name, value in training.ema.state_dict().items() if name in known)
+    average = training.state.ema.state_dict()
+    assert all(torch.equal(value, known[name]) for name, value in average.items() if name in known)
     row = training.run()
     assert row.init == Initial(weights="weights.pt", sha256=hashlib.sha256(start.read_bytes()).hexdigest())
     assert row.metrics.train_loss < read_row(trained / "row.json").metrics.train_loss

@@ -42,7 +42,7 @@ def test_elsewhere_a_line_a_minute(monkeypatch, clock, capsys, tmp_path):
     for step in range(1, 31):
         clock[0] += 5
         line.step(0, step, 100, 8)
-    line.epoch(0, 12.5)
+    line.epoch(12.5)
     said = capsys.readouterr().err
     assert said.count("\n") == 2
     assert "\r" not in said

@@ -13,7 +13,7 @@ import pytest
 from famba.cli import main
 from famba.errors import Stopped
 from famba.results.row import read_row
-from famba.training import checkpoint, train
+from famba.training import checkpoint, status, train
 from famba.training.stop import SIGNALS, StopRequest, stop_request
 from famba.training.train import Training
 from tests.helpers import ROOT
@@ -131,7 +131,7 @@ def test_a_process_that_is_asked_to_stop_says_where_and_what_the_signal_was(by, 
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + by, said
     assert f"famba: vim_micro-upper-s0: stopped by {by.name} at epoch " in said.splitlines()[-1]
-    assert {path.name for path in tmp_path.iterdir()} <= {checkpoint.NAME, checkpoint.PREVIOUS}
+    assert {path.name for path in tmp_path.iterdir()} <= {checkpoint.NAME, checkpoint.PREVIOUS, status.NAME}
     assert main(command(tmp_path)[3:]) == 0
     ends_as(tmp_path, undisturbed)
 

@@ -67,7 +67,7 @@ def test_micro_batches_do_not_change_the_gradient(tmp_path):
     whole, split = (
         Training(cell("baseline", micro_batch=size), tmp_path / str(size), Path("data")) for size in (64, 16)
     )
-    losses = [training.step.gradients(next(training.train_images.epoch(0))) for training in (whole, split)]
+    losses = [training.state.step.gradients(next(training.train_images.epoch(0))) for training in (whole, split)]
     torch.testing.assert_close(*losses)
     for (name, p), q in zip(whole.model.named_parameters(), split.model.parameters(), strict=True):
         assert (p.grad - q.grad).norm() <= 1e-4 * p.grad.norm(), name

@@ -26,6 +26,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row in paths:
         row.with_name("weights.pt").write_bytes(b"weights")
         row.with_name("train.log").write_text("log")
+        row.with_name("status.json").write_text("{}")
     in_a_container(paths[0])
     other = folder / "cells" / "vim_a-lower-s0"  # of an earlier grid
     shutil.copytree(paths[0].parent, other)
