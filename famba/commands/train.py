@@ -85,7 +85,7 @@ def _named(args: argparse.Namespace) -> Cell:
 def _is_finished(cell: Cell, path: Path, init: Path | None, silent: bool) -> bool:
     """Whether the result of this very cell is there. Raises InputError where one of other settings is.
 
-    A checkpoint beside a row is of a training that was to replace it, and was stopped: that goes on.
+    A checkpoint beside a row is of a stopped training that was to replace it: that one is resumed.
     """
     if not path.exists() or checkpoint.present(path.parent):
         return False

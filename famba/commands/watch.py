@@ -62,7 +62,7 @@ def total(states: Sequence[CellState], name: str) -> str:
 
 
 def remaining(states: Sequence[CellState]) -> float | None:
-    """Seconds until all cells are done, if as many go on side by side as now; None while that cannot be told.
+    """Seconds until all cells are done, if as many run side by side as now; None while it is unknown.
 
     A cell that has not begun takes as long as those of its model that have, or as all that have.
     """

@@ -1,4 +1,4 @@
-"""The container image: whether it is there, what it is by content, and what Apptainer must be told to run it.
+"""The container image: whether it is there, what it is by content, and the settings with which Apptainer runs it.
 
 An image cannot hold its own sha256, so whoever makes a row inside one reads the image file, which Apptainer names.
 """
@@ -42,8 +42,8 @@ def how_to_build(image: str) -> str:
 def variables(image: str, workdir: Path) -> dict[str, str]:
     """What to set for Apptainer, which under --cleanenv lets nothing else through.
 
-    Inside, Snakemake makes the working directory the home. Kernels and font lists that would be kept there, in `.cache`
-    and the like, go to `.snakemake/container`. An image and a folder FAMBA_DATA outside of the working directory are
+    Inside, Snakemake makes the working directory the home. Kernels and font lists that would go to `.cache` there
+    and the like go to `.snakemake/container`. An image and a folder FAMBA_DATA outside of the working directory are
     made visible, to be read.
     """
     caches = workdir / ".snakemake" / "container"

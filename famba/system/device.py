@@ -34,7 +34,7 @@ def pick_device(requested: str) -> torch.device:
 
 
 def environment(device: torch.device, world_size: int) -> Environment:
-    """Everything about machine and software that a row records; null where it cannot be told."""
+    """Everything about machine and software that a row records; null where it is unknown."""
     cuda = device.type == "cuda"
     gpu = _gpu_facts(device) if cuda else {}
     commit, dirty = _git()

@@ -15,7 +15,7 @@ from famba.errors import InputError
 
 
 def cpu_name() -> str:
-    """As Linux tells it; elsewhere, or where it does not, the architecture."""
+    """As Linux reports it; elsewhere, or where it does not, the architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

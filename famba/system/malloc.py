@@ -1,4 +1,4 @@
-"""Freed memory stays with the process, so that the next training step finds it mapped."""
+"""Freed memory stays mapped, so that the next training step finds it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LARGEST_BLOCK = 32 << 20  # what glibc itself goes up to: larger blocks would l
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Tell glibc's malloc to keep what is freed; any other C library is left alone.
+    """Set glibc's malloc to retain freed memory; any other C library is left alone.
 
     It gives the top of its heap back to the system whenever it can, and a training step takes and frees all its
     activations: without this a step of Vim-Ti at batch 8 takes 30,000 page faults, with it next to none.

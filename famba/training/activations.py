@@ -16,7 +16,7 @@ from famba.training.checks import random_images
 
 
 def saved_activation_bytes(model: VisionMamba, device: torch.device, autocast: Autocast) -> int:
-    """Bytes that one more image makes the forward pass keep for the backward one.
+    """Bytes that one more image makes the forward pass save for the backward pass.
 
     Weighed as the storages made in a forward pass and alive after it. The difference between batches of two images
     and one, so that what does not grow with the batch (stacked weights) drops out.
@@ -25,7 +25,7 @@ def saved_activation_bytes(model: VisionMamba, device: torch.device, autocast: A
     def saved(batch: int) -> int:
         images = random_images(model, batch, device)
         with _Allocations() as allocations, autocast():
-            logits = model(images)  # holds the graph while it is weighed
+            logits = model(images)  # keeps the graph alive while it is measured
             return allocations.alive() - logits.untyped_storage().nbytes()
 
     return saved(2) - saved(1)
@@ -47,5 +47,5 @@ class _Allocations(TorchDispatchMode):
         return out
 
     def alive(self) -> int:
-        """Bytes of those that something still holds."""
+        """Bytes of those that are still referenced."""
         return sum(nbytes for storage, nbytes in self._made.values() if not storage.expired())

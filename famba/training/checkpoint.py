@@ -47,7 +47,7 @@ def finish(folder: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Delete the half-written files of a training that was killed. Only for who holds the folder's lock."""
+    """Delete the half-written files of a training that was killed. The caller must hold the folder's lock."""
     for path in folder.glob(".*.part"):
         path.unlink(missing_ok=True)
 
@@ -57,7 +57,7 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
 
     Raises:
         Damaged: with the reason, for any other file.
-        InputError: the file cannot be read now, which says nothing about what it holds. Memory errors pass, too.
+        InputError: the file cannot be read now, which says nothing about its content. Memory errors pass through.
     """
     try:
         if reason := files.flaw(path):
@@ -115,7 +115,7 @@ def mismatch(
     optimizer: torch.optim.Optimizer,
     init: Initial,
 ) -> str | None:
-    """Why this checkpoint cannot be resumed by a training of this cell, data and initial weights; None if it can.
+    """Why this checkpoint cannot be resumed by this cell, data and initial weights; None if it can.
 
     `states`: the state dicts of the training's own model, ema and optimizer. Compared before anything is loaded: fused
     optimisers take the shapes of their state as given.

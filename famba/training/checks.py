@@ -55,10 +55,10 @@ def checked_tokens(model: VisionMamba, device: torch.device) -> tuple[int, ...]:
 
 
 def check_fusion(model: VisionMamba, device: torch.device) -> None:
-    """Hold every fusion of a forward pass to what must be left as it is, from outside of it.
+    """Check from outside, in a forward pass, that every fusion leaves the other tokens unchanged.
 
     A token that is not fused has the same hidden state and the same residual after the fusion as before it, bit for
-    bit; the class token is one of them; and in the order "sequence" they stand as they stood. Seen on random images,
+    bit; the class token is one of them; and in the order "sequence" they keep their order. Checked on random images,
     whose tokens are all different. Raises CheckFailed.
     """
     before: list[tuple[Tensor, Tensor]] = []

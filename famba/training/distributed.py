@@ -1,4 +1,4 @@
-"""One cell on several processes: torchrun, which starts them, who is who, and the sums that join them.
+"""One cell on several processes: torchrun, which starts them, their ranks, and the sums over them.
 
 Each process works on its part of every global batch (see data/loader.py) with a loss divided by the whole batch's size,
 so gradients add up to one process's; no wrapper around the model is needed.
@@ -29,7 +29,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes files and talks."""
+        """Whether this is the process that writes files and messages."""
         return self.rank == 0
 
     def all_sum_(self, tensors: Sequence[Tensor]) -> None:

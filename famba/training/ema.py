@@ -21,12 +21,12 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the parameters as they are now: once after each optimiser step."""
+        """Add the current parameters: once after each optimiser step."""
         torch._foreach_lerp_(list(self._average.values()), list(model.parameters()), 1 - self.decay)
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
-        """Inside, the model holds the average; its own parameters are back after it.
+        """Inside, the model has the average as its parameters; after it, its own again.
 
         Values are copied into the same storage, so that captured graphs of the model stay valid.
         """

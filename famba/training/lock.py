@@ -1,7 +1,7 @@
 """One training at a time in a cell's folder.
 
 The lock is the kernel's (filelock: flock) and goes with the process, however that ends, kill -9 and a power cut
-included. The file `.lock` names its holder; one that a killed training left behind holds nobody up. DataLoader workers
+included. The file `.lock` names its holder; one that a killed training left behind blocks nobody. DataLoader workers
 inherit the lock; filelock closes it in the child, or a worker that outlives a killed training would keep it for
 seconds. On NFS, Linux asks the server (since 2.6.12), so that machines see each other's locks; a client that died is
 forgotten after the server's lease, about 90 seconds. A file system without locks is used without one, and says so.
@@ -50,7 +50,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            (folder / NAME).unlink()  # still held: filelock lets nobody have a lock whose file is gone
+            (folder / NAME).unlink()  # still locked: filelock refuses a lock whose file is gone
         lock.release()
         with suppress(OSError):
             for path in made:

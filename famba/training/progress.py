@@ -130,7 +130,7 @@ class Progress:
         self._top1 = top1
 
     def saved(self, epochs: int, steps: int) -> None:
-        """A checkpoint is there that holds so many epochs, and so many steps of the next one."""
+        """A checkpoint has been written that has so many epochs, and so many steps of the next one."""
         self._checkpoint = (epochs, steps)
 
     def end(self, row: Row) -> None:

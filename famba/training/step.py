@@ -18,7 +18,7 @@ from famba.training.distributed import Processes
 Batch = tuple[Tensor, Tensor]  # images (m, 3, S, S), soft targets (m, classes)
 
 _WARMUP_RUNS = 3  # on a side stream before a capture, as torch.cuda.graph asks: libraries settle their workspaces
-# of what is forbidden during a capture, only what this thread does: data loaders pin memory in threads of their own
+# check only this thread for calls that are illegal during capture; DataLoader threads pin memory
 CAPTURE_MODE = "thread_local"
 
 

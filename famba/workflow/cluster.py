@@ -57,7 +57,7 @@ def resources(workflow: Any, experiment: Experiment) -> dict[str, Any]:
         asked["gpu_model"] = None
     else:
         asked["runtime"] = partial(_minutes, workflow, experiment, str(named))
-    if experiment.nodes > 1:  # the plugin leaves the start on all nodes to the command where it is told of MPI
+    if experiment.nodes > 1:  # the plugin leaves the start on all nodes to the command if MPI is set
         asked |= {"mpi": "srun", "nodes": experiment.nodes, "tasks": experiment.nodes, "tasks_per_gpu": 0}
         if gpu:
             asked["slurm_extra"] = f"--gpus-per-node={f'{named}:' if named else ''}{here}"
@@ -104,7 +104,7 @@ def _memory_mb(experiment: Experiment, wildcards: Any) -> int:
 
 
 def _minutes(workflow: Any, experiment: Experiment, gpu: str, wildcards: Any) -> int | None:
-    """The time limit: the predicted time with head-room. What processes tell each other is not counted.
+    """The time limit: the predicted time with head-room. Communication between processes is not counted.
 
     None where nothing is submitted: on one machine, and in the job itself.
     """

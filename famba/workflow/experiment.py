@@ -61,7 +61,7 @@ def ledger_files(experiment: Experiment) -> list[str]:
 def require_device(workflow: Any, experiment: Experiment) -> None:
     """Exit with one line if trainings would start on this machine, need a GPU, and there is none they could use.
 
-    Or if they need several nodes; or would go to a cluster that nobody has told how many CPUs they take.
+    Or if they need several nodes; or would go to a cluster and do not say how many CPUs they take.
     """
     if workflow.touch:
         return

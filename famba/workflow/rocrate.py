@@ -1,8 +1,8 @@
 """A finished experiment as JSON-LD: the entities of its RO-Crate and how they refer to each other.
 
 RO-Crate 1.1 with the Workflow Run Crate profile 0.5 (https://w3id.org/ro/wfrun/workflow/0.5): one action for the run of
-the workflow, one for each training. Nothing here touches a file or asks the machine: all of it is told by the rows.
-What they do not tell, as who ran it, is left out and not made up.
+the workflow, one for each training. Nothing here reads a file or asks the machine: all of it comes from the rows.
+What they do not have, as who ran it, is left out and not made up.
 """
 
 from __future__ import annotations
