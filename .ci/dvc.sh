@@ -153,7 +153,7 @@ reproduced() { # a row of the demo, trained again: bit for bit on this machine
   local row=results/smoke/cells/vim_tiny_mini-lower-s0/row.json
   said=$(famba reproduce "$row") || { echo "$said"; fail "famba reproduce"; }
   echo "$said"
-  expect "famba reproduce" "^Held bit for bit: the same"
+  expect "famba reproduce" "^Compared bit for bit: the same"
 }
 
 famba() { python -m famba "$@"; }

@@ -22,15 +22,15 @@ COMMANDS = {
     "train": "train one cell of an experiment and write its result row",
     "judge": "summarise result rows and judge the published claims on them",
     "audit": "compare the paper's published numbers with each other, without any training",
-    "check": "hold rows against a frozen baseline, another protocol or the written rules",
-    "reproduce": "train rows again from their record and say field by field what agrees",
+    "check": "compare rows with a frozen baseline, another protocol or the written rules",
+    "reproduce": "retrain rows from their record and report field by field what agrees",
     "crate": "describe a finished experiment as an RO-Crate",
     "figures": "draw the figures of an experiment from its rows",
     "report": "write the results of an experiment as one page",
     "watch": "show the progress of all cells of an experiment while they train",
     "data": "fetch, verify or show a data set",
     "plan": "predict time and memory of an experiment's cells before anything is spent",
-    "bench": "hold each part of a training step against what the device can do at most",
+    "bench": "compare each part of a training step with the most that the device can do",
     "doctor": "say what this machine has, what is missing, and how to get it",
 }
 

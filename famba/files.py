@@ -45,6 +45,12 @@ def atomic_file(path: Path, binary: bool = False, durable: bool = True) -> Itera
         raise InputError(f"{path}: cannot be written ({error.strerror}); free or choose another folder") from None
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text so that the file is there whole or not at all. Raises InputError."""
+    with atomic_file(path) as file:
+        file.write(text)
+
+
 class _Hashed:
     """A binary file that only grows, and the digest of what was written to it."""
 

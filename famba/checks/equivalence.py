@@ -1,6 +1,6 @@
 """Whether two protocols reach the same accuracy: `fast` computes what `paper` does in another precision and order.
 
-Per model and strategy, the difference of the mean top-1 after the last epoch is held against the noise floor: 95 % of
+Per model and strategy, the difference of the mean top-1 after the last epoch is compared with the noise floor: 95 % of
 single trainings lie within `NOISE` standard deviations of a seed, and two protocols whose means are closer than that
 are taken to be equal. Two one-sided tests decide, at 5 % each. The margin is known as well as the spread is, so that
 the statistic is noncentral t at its ends (Wellek, Testing Statistical Hypotheses of Equivalence and Noninferiority,

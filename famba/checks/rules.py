@@ -91,7 +91,7 @@ def seed(at: Beside) -> str | None:
 
 
 def trace(at: Beside) -> str | None:
-    """The tokens measured at every layer are those that the schedule gives, worked out anew."""
+    """The tokens measured at every layer are those of the schedule, recomputed."""
     architecture = at.row.cell.architecture
     expected = tokens_per_layer(at.row.cell.schedule, architecture.tokens, architecture.cls_index)
     measured = at.row.tokens.measured

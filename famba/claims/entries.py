@@ -15,7 +15,7 @@ Quantity = Literal[
     "top1_difference", "time_reduction", "memory_reduction", "activations_reduction", "tokens_removed",
 ]  # fmt: skip
 Objective = Literal["top1", "hours", "memory", "activations"]
-# the published quantity that a test's quantity is held against
+# the published quantity that a test's quantity is compared with
 MEANS = {
     "top1": "top1",
     "top1_difference": "top1",
@@ -67,7 +67,7 @@ class Needs(Strict):
 
 
 class Hypothesis(Strict):
-    """One mean of each of the named cells, held against a reference.
+    """One mean of each of the named cells, compared with a reference.
 
     The reference is the published number, or the first of two less the second; without one it is zero. `rounding` is
     half a unit of the last published digit; `noise` counts standard deviations of one seed, as measured on the same

@@ -66,7 +66,7 @@ class Ledger(Strict):
                     if name not in numbers or numbers[name].value is None:
                         raise ValueError(f"claim {claim.id!r} refers to {name!r}, which is no published number")
                     if numbers[name].quantity != MEANS[test.quantity]:
-                        raise ValueError(f"claim {claim.id!r} holds {test.quantity} against a {numbers[name].quantity}")
+                        raise ValueError(f"claim {claim.id!r} compares {test.quantity} with a {numbers[name].quantity}")
         return self
 
     @cached_property

@@ -121,7 +121,7 @@ def _judged(claim: Claim, recipe: str, ledger: Ledger, rows: Sequence[Row], grid
     if unfit := _not_testable(claim, ledger, rows, grid):
         return _verdict(claim, recipe, "not tested", unfit, [])
     decision, parts = decide(claim, ledger, grid)
-    return _told(claim, recipe, ledger, str(decision), parts)
+    return _described(claim, recipe, ledger, str(decision), parts)
 
 
 def _named(claim: Claim, models: Mapping[str, str]) -> Claim:
@@ -192,7 +192,7 @@ def _departs(row: Row, ledger: Ledger) -> str | None:
     return deviation(cell)
 
 
-def _told(
+def _described(
     claim: Claim, recipe: str, ledger: Ledger, verdict: str, judged: Sequence[tuple[Comparison, Evidence]]
 ) -> Verdict:
     """A verdict on real rows in numbers and words. The part it turns on: the weakest of every, the strongest of any."""
@@ -270,22 +270,11 @@ def _part(comparison: Comparison, evidence: Evidence, ledger: Ledger) -> Part:
 def _verdict(
     claim: Claim, recipe: str, verdict: str, reason: str, parts: list[Part], turning: Part | None = None
 ) -> Verdict:
-    return Verdict.model_validate(
-        {
-            "id": claim.id,
-            "recipe": recipe,
-            "quote": claim.quote,
-            "source": claim.source,
-            "interpretation": claim.interpretation,
-            "verdict": verdict,
-            "reason": reason,
-            "parts": parts,
-            **{
-                name: getattr(turning, name) if turning else None
-                for name in ("n", "mean", "low", "high", "unit", "effect_size")
-            },
-        }
-    )
+    numbers = {"n", "mean", "low", "high", "unit", "effect_size"}
+    said = claim.model_dump(include={"id", "quote", "source", "interpretation"})
+    found = turning.model_dump(include=numbers) if turning else dict.fromkeys(numbers)
+    judged = {"recipe": recipe, "verdict": verdict, "reason": reason, "parts": parts}
+    return Verdict.model_validate({**said, **found, **judged})
 
 
 def _label(comparison: Comparison) -> str:

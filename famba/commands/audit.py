@@ -9,7 +9,7 @@ from pathlib import Path
 from famba.claims import ledger
 from famba.claims.audit import document, page
 from famba.claims.published import PublishedRow
-from famba.files import atomic_file
+from famba.files import write_text
 from famba.results.tables import csv_of
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> None:
     path = args.claims or _ledger()
     rows = ledger.published_rows(path)
     found = document.audit(rows, ledger.load(path).sources.get("paper", str(path)))
@@ -43,11 +43,9 @@ def main(args: argparse.Namespace) -> int:
 
         write_published(rows, args.out / "published.csv")
         for name, text in (("audit.json", found.model_dump_json(indent=1) + "\n"), ("audit.md", page.markdown(found))):
-            with atomic_file(args.out / name) as file:
-                file.write(text)
+            write_text(args.out / name, text)
         audit.draw(rows, args.out)
     print(page.findings(found), end="")
-    return 0
 
 
 def _ledger() -> Path:
@@ -61,5 +59,4 @@ def write_published(rows: Sequence[PublishedRow], path: Path) -> None:
         (row.table, row.model, row.strategy, row.r, row.start, row.top1, row.top5, row.time_s, row.memory_mib)
         for row in rows
     ]
-    with atomic_file(path) as file:
-        file.write(csv_of([COLUMNS, *lines]))
+    write_text(path, csv_of([COLUMNS, *lines]))

@@ -12,7 +12,7 @@ from famba import ops
 from famba.config import ARCHITECTURES
 from famba.cost.bench import CPU_BATCH, CUDA_BATCH, StepPart, bench, cell_of
 from famba.cost.roofline import Rates
-from famba.files import atomic_file
+from famba.files import write_text
 from famba.results import tables
 from famba.results.tables import Column
 from famba.system.device import environment, pick_device
@@ -72,7 +72,7 @@ def _count(text: str) -> int:
 _count.__name__ = "positive integer"  # what argparse calls it in its message
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> None:
     device = pick_device(args.device)
     choice = ops.choose(device, requested=args.scan)
     batch = args.batch or (CUDA_BATCH if device.type == "cuda" else CPU_BATCH)
@@ -89,6 +89,4 @@ def main(args: argparse.Namespace) -> int:
             "parts": [asdict(part) for part in parts],
             "environment": environment(device, 1).model_dump(),
         }
-        with atomic_file(args.json) as file:
-            json.dump(found, file, indent=1)
-    return 0
+        write_text(args.json, json.dumps(found, indent=1))

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from famba.checks import baseline, equivalence, gate, rules
 from famba.errors import CheckFailed, InputError
-from famba.files import atomic_file
+from famba.files import atomic_file, write_text
 from famba.results import tables
 from famba.results.row import rows_of
 from famba.results.summary import read_rows
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba check`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
-        "Hold result rows against a frozen baseline, another protocol or the written rules. Prints the\n"
+        "Compare result rows with a frozen baseline, another protocol or the written rules. Prints the\n"
         "table either way and exits with status 1 if they do not hold. Where GITHUB_STEP_SUMMARY is set, the table\n"
         "goes there, too.\n\n"
         "  famba check --against results/baselines/smoke.json results/smoke/cells/*/row.json\n"
@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = f"{gate.__doc__}\n{equivalence.__doc__}\nThe rules:\n{rules.written()}"
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--against", type=Path, metavar="FILE", help="frozen baseline to hold the rows against")
-    what.add_argument("--rules", action="store_true", help="hold each row against the written rules (below)")
+    what.add_argument("--against", type=Path, metavar="FILE", help="frozen baseline to compare the rows with")
+    what.add_argument("--rules", action="store_true", help="check each row against the written rules (below)")
     what.add_argument(
         "--equals", type=Path, metavar="FOLDER", help="experiment to whose accuracy the rows' must be shown to be equal"
     )
@@ -76,7 +76,7 @@ def _share(text: str) -> float:
 
 
 def _require_used(args: argparse.Namespace) -> None:
-    """Raises InputError for an option that the chosen check has no use for: it would be passed over in silence."""
+    """Raises InputError for an option that the chosen check ignores."""
     for option, given, used, of in (
         ("--without-times", args.without_times, args.freeze, "--freeze"),
         ("--time-margin", args.time_margin is not None, args.against, "--against"),
@@ -86,15 +86,14 @@ def _require_used(args: argparse.Namespace) -> None:
             raise InputError(f"{option} belongs to {of}; leave it out")
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> None:
     _require_used(args)
     rows = read_rows(args.rows)
     if args.freeze:
         frozen = baseline.freeze(rows, times=not args.without_times)
-        with atomic_file(args.freeze) as file:
-            file.write(frozen.model_dump_json() + "\n")
+        write_text(args.freeze, frozen.model_dump_json() + "\n")
         print(f"{args.freeze}: {count(len(frozen.cells), 'cell')} of {count(len(rows), 'row')}")
-        return 0
+        return
     head: tuple[str, ...]
     if args.rules:
         name, head = "rules", ("rule", "row", "verdict", "what is wrong")
@@ -124,7 +123,6 @@ def main(args: argparse.Namespace) -> int:
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
         raise CheckFailed(f"{len(failed)} of {count(asked, 'check')} failed: {what}{more}")
     print(f"\nall {asked} checks hold" if asked != 1 else "\nthe one check holds")
-    return 0
 
 
 def _of_rule(applied: rules.Applied) -> Outcome:

@@ -21,10 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="its file, or its settings as JSON [config/<DIR's name>.yaml]")
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> None:
     if args.config and args.config.lstrip().startswith("{"):
         experiment = Experiment.from_config(from_json(args.config, "--config"), "--config")
     else:
         experiment = Experiment.load(args.config or Path("config", f"{args.folder.resolve().name}.yaml"))
     print(write_crate(experiment, args.folder))
-    return 0

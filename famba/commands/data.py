@@ -15,23 +15,24 @@ from famba.data.dataset import Identity
 from famba.data.registry import NAMES, check_name, verify
 from famba.data.sheet import show
 from famba.errors import CheckFailed, InputError, IntegrityError
-from famba.files import atomic_file
+from famba.files import write_text
 
 _DESCRIPTION = """\
 Data sets: cifar100 (the paper's), fashion-mnist, digits (inside scikit-learn, nothing to fetch).
 
 They are looked for in --root, else in the folder that FAMBA_DATA names, else in data/. CIFAR-100 is taken in any of
 these forms, there or in a folder cifar* there; the first that is verified is read:
-  cifar-100-binary.tar.gz, cifar-100-python.tar.gz    the published archives, held to their sha256
+  cifar-100-binary.tar.gz, cifar-100-python.tar.gz    the published archives, checked against their sha256
   cifar-100-python/                                   extracted, as torchvision leaves it
   cifar-100-binary/                                   extracted
   train-*.parquet, test-*.parquet                     as in uoft-cs/cifar100 of Hugging Face; needs pyarrow
   train/<class>/*.png, test/<class>/*.png             image folder
-The others are held to the sha256 over the sorted records of each split (a byte of label, then the colour planes).
+The others are checked against the sha256 over the sorted records of each split (a byte of label, then the colour
+planes).
 
 FAMBA_SOURCES=FILE.yaml names mirrors, or other archives of the same format, by file name:
   cifar-100-binary.tar.gz: {url: https://mirror.example.org/cifar-100-binary.tar.gz}
-A url alone is held to the published sha256; with a sha256 of its own (and bytes, md5, records) an archive
+A url alone is checked against the published sha256; with a sha256 of its own (and bytes, md5, records) an archive
 is accepted, and marked as not official wherever its identity is shown or recorded.
 """
 
@@ -77,13 +78,12 @@ def _command(commands: Any, name: str, run: Any, text: str) -> argparse.Argument
     return command
 
 
-def main(args: argparse.Namespace) -> int | None:
+def main(args: argparse.Namespace) -> None:
     """Run one of its commands."""
-    result: int | None = args.run(args)
-    return result
+    args.run(args)
 
 
-def _fetch(args: argparse.Namespace) -> int:
+def _fetch(args: argparse.Namespace) -> None:
     check_name(args.name)
     if args.url and args.name == digits.NAME:
         raise InputError(f"--url: {args.name} come with scikit-learn, and nothing is fetched; leave it out")
@@ -91,19 +91,16 @@ def _fetch(args: argparse.Namespace) -> int:
         raise InputError(f"--kind: {args.name} has no archives to choose from, {cifar100.NAME} has; leave it out")
     path = fetch(args.name, args.root, args.url, args.kind)
     print(f"{args.name}: {path} is there and verified")
-    return 0
 
 
-def _pull(args: argparse.Namespace) -> int:
+def _pull(args: argparse.Namespace) -> None:
     path = pull(args.name, args.root)
     print(f"{args.name}: {path} is there and verified")
     if args.identity:
-        with atomic_file(args.identity) as file:
-            file.write(json.dumps(asdict(verify(args.name, args.root)), indent=2) + "\n")
-    return 0
+        write_text(args.identity, json.dumps(asdict(verify(args.name, args.root)), indent=2) + "\n")
 
 
-def _verify(args: argparse.Namespace) -> int:
+def _verify(args: argparse.Namespace) -> None:
     try:
         identity = verify(args.name, args.root)
     except IntegrityError as error:
@@ -112,7 +109,6 @@ def _verify(args: argparse.Namespace) -> int:
         )
         raise CheckFailed(f"{error}; {again}") from None
     print("\n".join([_sentence(identity), *_content(identity, args.root)]))
-    return 0
 
 
 def _content(identity: Identity, root: Path) -> list[str]:
@@ -128,11 +124,10 @@ def _content(identity: Identity, root: Path) -> list[str]:
     return [*lines, *findings, verdict]
 
 
-def _show(args: argparse.Namespace) -> int:
+def _show(args: argparse.Namespace) -> None:
     out = args.out or args.root / f"{args.name}.png"
     show(args.name, args.root, out)
     print(f"{args.name}: samples drawn to {out}")
-    return 0
 
 
 def _sentence(identity: Identity) -> str:

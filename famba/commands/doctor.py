@@ -151,11 +151,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> None:
     if args.require == "cuda":
         _require_cuda()
         print(", ".join(nvidia_gpus()))
-        return 0
+        return
     sections = report(args.data)
     width = max(len(finding.name) for findings in sections.values() for finding in findings)
     for title, findings in sections.items():
@@ -164,4 +164,3 @@ def main(args: argparse.Namespace) -> int:
     print("Missing, and how to get it" if missing else "Nothing is missing.")
     for finding in missing:
         print(f"  {finding.name:<{width}}  {finding.get}")
-    return 0

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> None:
     try:
         from famba.figures.draw import draw  # noqa: PLC0415 (imports matplotlib: a second that --help need not wait)
     except ModuleNotFoundError as error:
@@ -37,4 +37,3 @@ def main(args: argparse.Namespace) -> int:
     print(f"{args.out}: {', '.join(names)} (.svg, .png)")
     if bare:
         print(f"not drawn: {', '.join(TOKEN_NAMES)}; no tokens.npz beside {count(len(bare), 'row')}, such as {bare[0]}")
-    return 0

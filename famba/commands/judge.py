@@ -9,7 +9,7 @@ from pathlib import Path
 from famba.claims import ledger, noise, verdicts
 from famba.claims.tables import counted, verdict_table
 from famba.commands.options import add_ledger, add_repeats
-from famba.files import atomic_file
+from famba.files import write_text
 from famba.results.summary import compared, described, read_rows, shared_note, summarise
 from famba.results.summary_table import summary_csv, summary_table
 from famba.text import count, six_digits
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> None:
     rows = read_rows(args.rows)
     lines = summarise(rows)
     floor = noise.noise_floor(list(rows.values()), noise.read_repeats(args.repeats, rows))
@@ -44,10 +44,8 @@ def main(args: argparse.Namespace) -> int:
         ("tables/verdicts.md", decided.markdown_page),
         ("tables/verdicts.tex", decided.latex_float),
     ):
-        with atomic_file(args.out / name) as file:
-            file.write(text)
-    told = f"{count(len(lines), 'line')} from {count(len(rows), 'row')}; {counted(judged)}"
-    print(f"{args.out / 'summary.csv'}: {told}")
+        write_text(args.out / name, text)
+    said = f"{count(len(lines), 'line')} from {count(len(rows), 'row')}; {counted(judged)}"
+    print(f"{args.out / 'summary.csv'}: {said}")
     if shared := shared_note(lines):
         print(shared)
-    return 0

@@ -14,7 +14,7 @@ from famba.config import Experiment
 from famba.cost.plan import ELSEWHERE, Prediction, plan
 from famba.cost.roofline import PROFILES
 from famba.errors import InputError
-from famba.files import atomic_file
+from famba.files import write_text
 from famba.results import tables
 from famba.results.tables import Column
 from famba.text import count, time_unit
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the predictions there")
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> None:
     experiment = Experiment.load(args.config)
     experiment.require_claims()
     elsewhere = args.device is None and experiment.device == "cuda" and not torch.cuda.is_available()
@@ -88,10 +88,9 @@ def main(args: argparse.Namespace) -> int:
         notes.append(f"no GPU is here, so one that is elsewhere was planned for: --device {' or '.join(PROFILES)}")
     print(table(predictions, notes, experiment))
     if args.json:
-        with atomic_file(args.json) as file:
-            json.dump(
-                {"experiment": experiment.experiment, "basis": notes, "cells": list(map(asdict, predictions))},
-                file,
-                indent=1,
-            )
-    return 0
+        write_text(
+            args.json,
+            json.dumps(
+                {"experiment": experiment.experiment, "basis": notes, "cells": list(map(asdict, predictions))}, indent=1
+            ),
+        )

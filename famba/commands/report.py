@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> None:
     if args.out.suffix != ".html":
         raise InputError(f"--out {args.out}: the page is a .html file; .md and .tex are written beside it")
     try:
@@ -50,4 +50,3 @@ def main(args: argparse.Namespace) -> int:
         with atomic_file(args.out.with_suffix(suffix)) as file:
             file.write(text)
     print(f"{args.out}: {count(len(report.rows), 'row')}; also .md, .tex and .csv")
-    return 0

@@ -1,4 +1,4 @@
-"""`famba reproduce`: train rows again from what they record of themselves, and say field by field what agrees."""
+"""`famba reproduce`: retrain rows from what they record of themselves, and report field by field what agrees."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ def _part(field: Field) -> str:
     return part if dot else "row"
 
 
-def held_by(comparison: Reproduction) -> str:
-    """What the numbers were held to, in one line."""
+def compared_with(comparison: Reproduction) -> str:
+    """What the numbers were compared with, in one line."""
     if not comparison.conditions:
-        return "Held bit for bit: the same CPU, threads, packages and code."
+        return "Compared bit for bit: the same CPU, threads, packages and code."
     if not comparison.floor:
-        return (
-            "Held bit for bit: the noise floor is unknown without two seeds of this model; --floor ROW... names some."
-        )
-    return f"Held to the scatter between seeds, known with {comparison.floor[METRICS[0]][0].df} degrees of freedom."
+        return "Compared bit for bit: the noise floor needs two seeds of this model; --floor ROW... names some."
+    return (
+        f"Compared with the scatter between seeds, known with {comparison.floor[METRICS[0]][0].df} degrees of freedom."
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba reproduce`."""
     parser.description = (
-        "Train each row again from what it records of itself, and say field by field what agrees: bit for "
+        "Retrain each row from what it records of itself, and report field by field what agrees: bit for "
         "bit on the same CPU with the same threads, packages and code, within the noise floor elsewhere. Exit status "
         "1 if something that must agree does not. "
         "Example: famba reproduce results/smoke/cells/vim_tiny_mini-upper-s0/row.json"
@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> None:
     if args.others and args.out:
         raise InputError(f"--out {args.out}: with --with nothing is trained, and so nothing to keep; leave it out")
     rows = _by_id(args.rows)
@@ -107,7 +107,7 @@ def main(args: argparse.Namespace) -> int:
             if others:
                 warn(cell, comparison.conditions)
             print(f"{recorded.path} and {again.path if others or args.out else 'a new training'}")
-            print(f"{held_by(comparison)}\n\n{report(comparison)}")
+            print(f"{compared_with(comparison)}\n\n{report(comparison)}")
             counts = Counter(field.verdict for field in comparison.fields)
             print(f"{cell}: {', '.join(f'{n} {verdict}' for verdict, n in counts.most_common())}\n", flush=True)
             failed += [
@@ -118,7 +118,6 @@ def main(args: argparse.Namespace) -> int:
     if failed:
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
         raise CheckFailed(f"not reproduced: {'; '.join(failed[:3])}{more}")
-    return 0
 
 
 def _by_id(paths: Sequence[Path]) -> Mapping[str, Result]:

@@ -1,4 +1,4 @@
-"""What is trained: the grid of an experiment, the settings of a cell, and what both are held to.
+"""What is trained: the grid of an experiment, the settings of a cell, and what both must fulfil.
 
 `experiment`: an experiment file and its cells. `settings`: architecture, fusion and recipe; `presets`: named recipes;
 `schedules`: a schedule written by hand. `protocol`: what the published protocols ask; `trainable`: what any training

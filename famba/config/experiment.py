@@ -173,7 +173,7 @@ class Experiment(Strict):
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> Experiment:
-        """Schedules of no strategy here are held to the same: another run may name them."""
+        """Schedules that no strategy here names are checked too: another run may name them."""
         for name in dict.fromkeys([*self.strategies, *self.schedules]):
             for model in self.models:
                 if problem := unmet(self._cell(model, name, self.seeds[0])):
@@ -206,16 +206,10 @@ class Experiment(Strict):
             if len(set(models)) != len(models):
                 raise InputError(f"{source}: models has a value twice")
             models = {name: ARCHITECTURES[name].model_dump(exclude_defaults=True) for name in models}
-        if isinstance(models, dict) and data.get("cls_position") in get_args(ClsPosition):
-            position = {"cls_position": data["cls_position"]}
-            models = {name: position | model if isinstance(model, dict) else model for name, model in models.items()}
         if isinstance(models, dict):
-            models = {
-                name: {**model, "recipe": _by_protocol(model["recipe"], claimed)}
-                if isinstance(model, dict) and "recipe" in model
-                else model
-                for name, model in models.items()
-            }
+            position = data.get("cls_position")
+            shared = {"cls_position": position} if position in get_args(ClsPosition) else {}
+            models = {name: _completed(model, shared, claimed) for name, model in models.items()}
         data = {**data, "models": models} if "models" in data else data
         return validated(cls, data, source)
 
@@ -250,22 +244,10 @@ class Experiment(Strict):
         else:
             tokens = architecture.tokens if self.fusion.budget == "proportional" else None
             schedule = strategy(strategy_name, architecture.depth, tokens)
+        shared: dict[str, Any] = {name: value for name, value in self if name in Cell.model_fields}
+        shared["recipe"] = self.recipe_of(model)
         return Cell(
-            experiment=self.experiment,
-            protocol=self.protocol,
-            dataset=self.dataset,
-            model=model,
-            architecture=architecture,
-            strategy=strategy_name,
-            schedule=schedule,
-            fusion=self.fusion,
-            seed=seed,
-            recipe=self.recipe_of(model),
-            device=self.device,
-            threads=self.threads,
-            scan=self.scan,
-            processes=self.processes,
-            nodes=self.nodes,
+            **shared, model=model, architecture=architecture, strategy=strategy_name, schedule=schedule, seed=seed
         )
 
     def cell_by_id(self, cell_id: str) -> Cell:
@@ -294,6 +276,14 @@ def _by_protocol(recipe: Any, claimed: Any) -> Any:
     if settled or claimed in list(protocol.FREE_OF):  # a list: what is claimed may be anything yet
         return recipe
     return {**recipe, "sched_on_updates": True}
+
+
+def _completed(model: Any, shared: dict[str, Any], claimed: Any) -> Any:
+    """A model of an experiment file, with what the experiment settles for all of its models."""
+    if not isinstance(model, dict):
+        return model
+    own = {"recipe": _by_protocol(model["recipe"], claimed)} if "recipe" in model else {}
+    return {**shared, **model, **own}
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The settings of a training: its model, its fusion, its recipe. Each value is held to its type and range here.
+"""The settings of a training: its model, its fusion, its recipe. The type and range of each value are checked here.
 
 What settings ask of each other is in trainable.py, what a published protocol asks of them in protocol.py. No torch
 here: Snakemake reads them at every start.

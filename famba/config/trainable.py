@@ -1,6 +1,6 @@
 """What a training has to fulfil before anything is spent on it, beyond the range of each setting by itself.
 
-Experiments and cells are held to it where they enter (experiment.py). Rows are held to `schedule_problem` alone: what
+Experiments and cells are checked where they enter (experiment.py). Of rows `schedule_problem` alone is checked: what
 has been trained stays readable.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from famba.config import Cell
 
 _NUMBER = r"\d+(?:\.\d+)?"
-# what timm's rand_augment_transform (1.0.31) and famba/data/augment/randaugment.py read; held to both by a test
+# what timm's rand_augment_transform (1.0.31) and famba/data/augment/randaugment.py read, as a test compares
 RAND_AUGMENT = {
     "timm": rf"rand(?:-(?:m\d+|n\d+|inc\d+|mmax\d+|mstd{_NUMBER}|p{_NUMBER}|t\w+))*",
     "tensor": rf"rand-m{_NUMBER}(?:-mstd{_NUMBER})?(?:-p{_NUMBER})?-inc1",
@@ -90,9 +90,10 @@ def _of_recipe(recipe: Recipe) -> Iterator[str]:
 
 
 def schedule_problem(cell: Cell) -> str | None:
-    """Half of a layer's tokens can be fused at most: a schedule that asks for more would be another one in the end.
+    """At most half of a layer's tokens can be fused.
 
-    Not so of `budget: proportional`, whose shares are meant as far as they go. None if the schedule can be fused.
+    A larger r would be silently capped, which is a different schedule.
+    `budget: proportional` is exempt: its shares are capped by definition. None if the schedule can be fused.
     """
     published = cell.strategy in NAMED
     found = beyond_cap(cell.schedule, cell.architecture.tokens, cell.architecture.cls_index)

@@ -138,7 +138,7 @@ def layer_runs(cell: Cell, device: torch.device, backend: str) -> Runs:
         "scan forward": (scan_runs[0], plain.scan.forward * batch),
         "scan backward": (scan_runs[1], plain.scan.backward * batch),
         "conv forward": (conv_runs[0], plain.conv.forward * batch),
-        # the layer's backward pass makes the convolution again; this run does not
+        # the layer's backward pass recomputes the convolution; this run does not
         "conv backward": (conv_runs[1], (plain.conv.backward + plain.conv.forward * -1) * batch),
         # forward, and for each product the gradients of its two factors
         "GEMMs": (_there_and_back(products, (hidden, u, y, *weights)), plain.gemms.forward * (3 * batch)),

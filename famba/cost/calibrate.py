@@ -80,7 +80,7 @@ class Probes:
         scan: the backend. classes: of the data set. small: measure the device's rates on less work, for rehearsals.
 
     Attributes:
-        runs: by name, to be timed in turn, with whatever is to be held against them.
+        runs: by name, to be timed in turn, with whatever is compared with them.
     """
 
     def __init__(self, cell: Cell, device: torch.device, scan: str, classes: int, small: bool = False) -> None:

@@ -117,7 +117,7 @@ class Probe:
 
     @property
     def runs(self) -> dict[str, Callable[[], Any]]:
-        """By name; to be interleaved with what is to be held against them."""
+        """By name; to be interleaved with what is compared with them."""
         return {name: run for name, (run, _) in self._work.items()}
 
     def rates(self, seconds: Mapping[str, float]) -> Rates:

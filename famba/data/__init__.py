@@ -2,8 +2,8 @@
 
 `load` a data set, `fetch` what is missing, `verify` what is there, `show` a sheet of samples.
 
-Every byte is held to a pinned sha256 before it is parsed, and the identity that a data set carries goes into each
-result row. `cifar100` is the paper's; `fashion-mnist` and `digits` are real images for machines without it.
+Every byte is checked against a pinned sha256 before it is parsed, and the identity of a data set goes into each result
+row. `cifar100` is the paper's; `fashion-mnist` and `digits` are real images for machines without it.
 
 `dataset`: what all of them return; `registry`: a data set by its name; `cifar100` with the five `cifar_*` files,
 `fashion_mnist`, `digits`. `sources`: where each archive comes from; `acquire` brings it here, with `download`.

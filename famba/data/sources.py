@@ -5,7 +5,7 @@ FAMBA_SOURCES names a YAML file that overrides rows of the table, by file name:
     cifar-100-binary.tar.gz:
       url: https://mirror.example.org/cifar-100-binary.tar.gz
 
-A `url` alone is a mirror: the content is still held to the published identity. A `sha256` makes it another data set, a
+A `url` alone is a mirror: the content must still have the published identity. A `sha256` makes it another data set, a
 test's generated archive for example; `bytes`, `md5` and `records` (images per split) then describe that one, its
 `Identity` says `official: false`, and no row made from it can pass for the published images.
 
@@ -129,8 +129,8 @@ _TABLE = (
 )  # fmt: skip
 PUBLISHED = {Path(archive.file).name: archive for archive in _TABLE}
 # Computed from the PNG files of github.com/cyizhuo/CIFAR-100-dataset at b105b30e: 500 and 100 images of each class,
-# under their original names, whose channel means are the published ones. The official archives are held to their own
-# published sha256; a difference from these digests would be reported as a finding.
+# under their original names, whose channel means are the published ones. The official archives are checked against
+# their own published sha256; a difference from these digests would be reported as a finding.
 CONTENT = Expected(
     digests={
         "train": "37a2b72bd30f9438ff20798c661450f58f138c034f556846cd744a56bbb09967",

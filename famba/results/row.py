@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from famba.config import Cell
 from famba.config.validation import Strict, read_json
 from famba.errors import InputError
-from famba.files import atomic_file
+from famba.files import write_text
 from famba.results import consistency
 
 T = TypeVar("T")
@@ -182,7 +182,7 @@ class Environment(Strict):
     device_kind: Literal["cpu", "cuda"]
     device_memory: Peak | None
     clocks_mhz: dict[str, int] | None
-    other_processes: Annotated[int, Field(ge=0)] | None  # on the GPU besides this one; null where it cannot be told
+    other_processes: Annotated[int, Field(ge=0)] | None  # on the GPU besides this one; null where it is unknown
     driver: str | None
     cpu: str
     threads: Count
@@ -225,8 +225,7 @@ class Row(Strict):
 
 def write_row(row: Row, path: Path) -> None:
     """Write a row so that the file is there whole or not at all."""
-    with atomic_file(path) as file:
-        file.write(row.model_dump_json(indent=1) + "\n")
+    write_text(path, row.model_dump_json(indent=1) + "\n")
 
 
 def read_row(path: Path) -> Row:

@@ -50,7 +50,7 @@ def test_rows_are_judged_by_the_ledger_of_their_experiment(tmp_path, monkeypatch
         (lambda data: data["claims"][0]["tests"][0].update(published=["nothing"]), "which is no published number"),
         (
             lambda data: data["claims"][0]["tests"][0].update(published=["table1-vim_tiny-all-top1"]),
-            "holds time_reduction against a top1",
+            "compares time_reduction with a top1",
         ),
         (lambda data: data["claims"][0]["tests"][0].update(quantity="top5"), "top5 takes no `against`"),
         (lambda data: data["claims"][0]["tests"][0].update(against=None), "time_reduction needs `against`"),
