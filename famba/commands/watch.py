@@ -151,8 +151,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba watch`."""
     parser.description = (
         "One line per cell, redrawn in place until all are done; Ctrl-C leaves, and stops no training. It "
-        "reads each cell's status.json, so it may start before, while or after they run. A cell is quiet that has "
-        "written nothing for five minutes, and died if its process is gone. Example: famba watch results/smoke"
+        "reads each cell's status.json, so it may start before, while or after they run. A cell that has written "
+        "nothing for five minutes is quiet; one whose process is gone has died. Example: famba watch results/smoke"
     )
     parser.add_argument("results", type=Path, metavar="RESULTS", help="folder of an experiment, results/<experiment>")
     parser.add_argument(
