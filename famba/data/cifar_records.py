@@ -78,10 +78,8 @@ def _read_binary(members: Members, path: Path, records: Mapping[str, int] | None
 
 def _decode(stream: IO[bytes], count: int, where: str) -> Split:
     """`count` binary records, a block at a time straight into the final arrays."""
-    part, coarse = (
-        Split(np.empty((count, SIZE, SIZE, 3), np.uint8), np.empty(count, np.int64)),
-        np.empty(count, np.int64),
-    )
+    part = Split(np.empty((count, SIZE, SIZE, 3), np.uint8), np.empty(count, np.int64))
+    coarse = np.empty(count, np.int64)
     for start in range(0, count, _BLOCK):
         stop = min(start + _BLOCK, count)
         block = np.frombuffer(stream.read((stop - start) * RECORD), np.uint8).reshape(-1, RECORD)
