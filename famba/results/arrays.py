@@ -23,15 +23,14 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 def read_arrays(path: Path, names: Sequence[str], what: str) -> dict[str, np.ndarray]:
     """Arrays by name of a sealed .npz file; `what` it holds, for messages. Raises InputError if one cannot be had."""
     try:
-        if reason := flaw(path):
-            raise InputError(f"{path}: cannot read {what} ({reason}); train the cell again")
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in names}
+        problem = flaw(path)
+        if problem is None:
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in names}
     except OSError as error:
-        raise InputError(f"{path}: cannot read {what} ({error.strerror}); train the cell again") from None
+        problem = error.strerror
     except KeyError as error:
-        raise InputError(f"{path}: {what} without {error.args[0]}; train the cell again") from None
-    except InputError:
-        raise
+        problem = str(error.args[0])
     except Exception as error:  # numpy.load raises whatever a file provokes
-        raise InputError(f"{path}: cannot read {what} ({type(error).__name__}); train the cell again") from None
+        problem = type(error).__name__
+    raise InputError(f"{path}: cannot read {what} ({problem}); train the cell again")

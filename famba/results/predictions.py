@@ -5,6 +5,7 @@ Strategies are compared on the same images with them, pair by pair, which needs 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,22 +58,24 @@ def write_predictions(predictions: Predictions, row: Row, path: Path) -> None:
 def read_predictions(path: Path, row: Row) -> Predictions:
     """Read the predictions beside a row. Raises InputError if they are damaged, or not this row's."""
     stored = arrays.read_arrays(path, _FIELDS, "the predictions")
-    top5, labels = stored["top5"], stored["labels"]
+    predictions = Predictions(stored["top5"], stored["labels"])
     of = (str(stored["test_digest"]), str(stored["order_digest"]))
+    if problem := next(_problems(predictions, of, row), None):
+        raise InputError(f"{path}: {problem}; train the cell again")
+    return predictions
+
+
+def _problems(predictions: Predictions, of: tuple[str, str], row: Row) -> Iterator[str]:
+    """Why predictions of the data with these digests are not the row's."""
+    top5, labels = predictions.top5, predictions.labels
     if of != (row.data.test_digest, row.data.order_digest):
-        raise InputError(f"{path}: predictions of other test images than row {row.id}'s; train the cell again")
+        yield f"predictions of other test images than row {row.id}'s"
     shape, classes = (row.data.test, min(5, row.data.classes)), row.data.classes
     if top5.shape != shape or labels.shape != shape[:1]:
-        raise InputError(
-            f"{path}: its arrays are not of {shape[0]} images and {shape[1]} classes; train the cell again"
-        )
+        yield f"its arrays are not of {shape[0]} images and {shape[1]} classes"
     if any(array.dtype.kind != "u" or array.max() >= classes for array in (top5, labels)):
-        raise InputError(f"{path}: it names other classes than 0 to {classes - 1}; train the cell again")
-    predictions, last = Predictions(top5, labels), row.metrics.last
+        yield f"it names other classes than 0 to {classes - 1}"
+    last = row.metrics.last
     for what, found, wanted in zip(("top-1", "top-5"), predictions.accuracies, (last.top1, last.top5), strict=True):
         if abs(found - wanted) > 1e-6:
-            raise InputError(
-                f"{path}: its {what} of {found:.2f} % is not the {wanted:.2f} % of the last epoch of row {row.id}; "
-                "train the cell again"
-            )
-    return predictions
+            yield f"its {what} of {found:.2f} % is not the {wanted:.2f} % of the last epoch of row {row.id}"

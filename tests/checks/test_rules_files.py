@@ -113,8 +113,8 @@ def without_a_field(path: Path) -> None:
         ("predicted", another_kind, "cannot read the predictions (ValueError)"),
         ("fused", another_kind, "cannot read the token record (ValueError)"),
         ("weights", another_kind, "these are no weights of a training (BadZipFile)"),
-        ("predicted", without_a_field, "the predictions without labels"),
-        ("fused", without_a_field, "the token record without groups"),
+        ("predicted", without_a_field, "cannot read the predictions (labels is not a file in the archive)"),
+        ("fused", without_a_field, "cannot read the token record (groups is not a file in the archive)"),
     ],
 )
 def test_a_foreign_file_is_one_finding(rows: list[Path], rule: str, spoil: Callable[[Path], None], detail: str) -> None:
