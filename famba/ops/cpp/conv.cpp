@@ -53,12 +53,12 @@ struct Channels {
 
     // x between zeros; asks for what comes next: x of the next block, `out` of this one.
     void gather() const {
-        const Rows<T> from = rows(s.x), prefetch_a[2] = {rows(s.out, 0), rows(s.out, s.directions - 1)};
+        const Rows<T> from = rows(s.x), outs[2] = {rows(s.out, 0), rows(s.out, s.directions - 1)};
         const Rows<float> to = between_zeros(x);
         for (int64_t l = 0; l < s.length; l++) {
             put(to[l], load(from[l], lanes));
             from.prefetch(l, W);
-            for (const Rows<T>& out : prefetch_a) out.prefetch(l);
+            for (const Rows<T>& out : outs) out.prefetch(l);
         }
     }
     // Puts the zeros there; returns the rows between them.
