@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -207,54 +205,6 @@ def test_groups_are_scans_of_their_own(anything: Compared) -> None:
     )
     apart = torch.cat([selective_scan(*alone(part), backend="reference") for part in parts], 1)
     torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["cpu", "chunked"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    directions=st.integers(1, 2),
-    batch=st.integers(1, 3),
-    length=st.integers(1, 40),
-    dim=st.integers(1, 40),
-    state=st.integers(1, 20),
-)
-def test_any_shape(
-    name: str,
-    monkeypatch: pytest.MonkeyPatch,
-    directions: int,
-    batch: int,
-    length: int,
-    dim: int,
-    state: int,
-) -> None:
-    backend = compared(name, monkeypatch)
-    # inputs are of order 1; a gradient that cancels to a small number keeps their rounding error
-    equals_the_reference(
-        directional_scan, backend, scan_inputs(backend, directions, batch, length, dim, state), 5e-5, smallest=0.1
-    )
-
-
-@pytest.mark.parametrize("name", ["cpu", "chunked"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    directions=st.integers(1, 2),
-    batch=st.integers(1, 3),
-    length=st.integers(1, 40),
-    dim=st.integers(1, 40),
-    width=st.integers(1, 6),
-)
-def test_any_convolution(
-    name: str,
-    monkeypatch: pytest.MonkeyPatch,
-    directions: int,
-    batch: int,
-    length: int,
-    dim: int,
-    width: int,
-) -> None:
-    backend = compared(name, monkeypatch)
-    inputs = conv_inputs(backend, directions, batch, length, dim, width)
-    equals_the_reference(causal_conv, backend, inputs, 2e-5, smallest=0.1)
 
 
 @pytest.mark.parametrize("dtype", [FP64, FP32, BF16])

@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from famba.ops import chunked, mamba_ssm, reference
-from famba.ops.cpp import backend as cpp
 from famba.ops.dispatch import BY_NAME
 from tests.helpers.backends import CPP, TRITON, Compared, compared, run_triton_under_its_interpreter
+from tests.helpers.match_cases import matches_the_reference
 from tests.helpers.ties import not_finite, signs
 
 FP64, FP32, BF16, FP16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
@@ -100,35 +98,19 @@ def test_the_reference_s_norm_is_torch_s() -> None:
 # matching
 
 
-def paired(backend: Compared, tokens: int, dim: int, r: int, cls: Tensor | None, batch: int = 3) -> None:
-    metric = backend.random(batch, tokens, dim)
-    cls = None if cls is None else cls.to(backend.device)
-    found, expected = backend.module.match(metric, r, cls), reference.match(metric.double(), r, cls)
-    for got, want in zip(found, expected, strict=True):
-        assert torch.equal(got, want)
-
-
 @pytest.mark.parametrize(("tokens", "dim"), [(197, 192), (197, 40), (66, 70), (66, 40), (65, 7), (2, 3), (1, 3)])
 def test_matching(backend: Compared, tokens: int, dim: int) -> None:
-    paired(backend, tokens, dim, tokens // 3, None)
+    matches_the_reference(backend, tokens, dim, tokens // 3, None)
     if tokens > 3:
-        paired(backend, tokens, dim, tokens // 3, torch.tensor([0, tokens - 1, tokens // 2]))
+        matches_the_reference(backend, tokens, dim, tokens // 3, torch.tensor([0, tokens - 1, tokens // 2]))
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_matching_as_far_as_it_goes(backend: Compared, seed: int) -> None:
     tokens = 4 + 3 * seed
     cls = torch.randint(tokens, (3,), generator=torch.Generator().manual_seed(seed))
-    paired(backend, tokens, 5, (tokens - 1) // 2, cls)
-    paired(backend, tokens, 5, 0, cls)
-
-
-@pytest.mark.usefixtures("cpp_kernels")
-@settings(deadline=None, max_examples=100)
-@given(tokens=st.integers(4, 80), share=st.floats(0, 1), seed=st.integers(0, 10**6))
-def test_matching_of_any_size(tokens: int, share: float, seed: int) -> None:
-    cls = torch.randint(tokens, (3,), generator=torch.Generator().manual_seed(seed))
-    paired(Compared("cpu", cpp, torch.device("cpu")), tokens, 5, int(share * ((tokens - 1) // 2)), cls)
+    matches_the_reference(backend, tokens, 5, (tokens - 1) // 2, cls)
+    matches_the_reference(backend, tokens, 5, 0, cls)
 
 
 @pytest.mark.parametrize("tokens", [101, 201])
