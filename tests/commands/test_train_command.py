@@ -1,6 +1,7 @@
 """`famba train` as one calls it: alone in its folder, never over a result unasked, bad input in a line."""
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -147,6 +148,68 @@ def test_a_loading_process_that_outlives_its_training_does_not_hold_the_lock(tmp
     assert killed.returncode == -signal.SIGKILL
     assert (tmp_path / cell_lock.NAME).exists()
     with exclusive(tmp_path):
+        pass
+
+
+TAKES_AND_LEAVES = """
+import os, sys
+from pathlib import Path
+from famba.errors import InputError
+from famba.training.lock import exclusive
+folder, held = Path(sys.argv[1]) / "cell", Path(sys.argv[1]) / "held"
+print(os.getpid(), flush=True)
+sys.stdin.readline()
+for _ in range(400):
+    try:
+        with exclusive(folder):
+            os.close(os.open(held, os.O_CREAT | os.O_EXCL))  # fails if the other one is inside, too
+            held.unlink()
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_two_processes_that_take_and_leave_the_lock_are_refused_only_while_it_is_held(tmp_path):
+    command = [sys.executable, "-c", TAKES_AND_LEAVES, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(2)]
+    pids = [process.stdout.readline().strip() for process in both]
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process, other in zip(both, reversed(pids), strict=True):
+        refused, _ = process.communicate(timeout=120)
+        assert process.returncode == 0
+        for line in refused.splitlines():
+            assert f"another training is at work here (process {other} on " in line
+    assert list(tmp_path.rglob("*.lock")) == []
+
+
+def test_a_lock_file_that_is_renamed_before_it_is_locked_is_not_the_lock(tmp_path, monkeypatch):
+    """NFS: where a machine has a file open, unlinking it there renames it, and its link count stays 1."""
+    flock, renamed = fcntl.flock, tmp_path / ".nfs0001"
+
+    def late(*given: int) -> None:
+        if not renamed.exists():  # opened, not locked yet: here the holder before unlinks and leaves
+            (tmp_path / cell_lock.NAME).rename(renamed)
+        flock(*given)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    with exclusive(tmp_path), pytest.raises(InputError, match=f"process {os.getpid()} on "), exclusive(tmp_path):
+        pass
+
+
+def test_a_folder_whose_name_is_refused_is_not_a_file_system_without_locks(tmp_path, monkeypatch):
+    """As vfat does with a colon."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with (
+        pytest.raises(InputError, match=r"a:b: cannot be written \(Invalid argument\)"),
+        exclusive(tmp_path / "a:b"),
+    ):
         pass
 
 
