@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from famba.config import yaml_file
 from famba.config.settings import Count, Whole
@@ -34,7 +34,7 @@ from famba.text import nearest
 
 _CHUNK = 1 << 20
 _Split = Annotated[str, Field(pattern="^(train|test)$")]
-_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+_Sha256 = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[0-9a-fA-F]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,17 @@ class Archive:
 
 
 class _Override(Strict):
-    """A row of the FAMBA_SOURCES file."""
+    """A row of the FAMBA_SOURCES file. What is left out has its default here, which a file cannot give."""
 
-    url: str | None = None
-    sha256: _Sha256 | None = None
-    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
-    bytes: Count | None = None
+    url: Annotated[str, Field(min_length=1)] = ""
+    sha256: _Sha256 = ""
+    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = ""
+    bytes: Count = 0
     records: dict[_Split, Count] = Field(default={})
 
     @model_validator(mode="after")
     def _has_its_sha256(self) -> _Override:
-        if self.sha256 is None and (loose := self.model_fields_set - {"url"}):
+        if not self.sha256 and (loose := self.model_fields_set - {"url"}):
             raise ValueError(f"{', '.join(sorted(loose))} without sha256: another content needs its own sha256")
         return self
 
@@ -152,12 +152,11 @@ def archive(name: str) -> Archive:
     if row is None:
         return published
     given = row.model_dump(exclude_unset=True)
-    if row.sha256 is None:
+    if not row.sha256:
         return replace(published, **given)
-    sha256 = row.sha256.lower()
     # the published size and md5 say nothing of another content
-    other: dict[str, Any] = {} if sha256 == published.sha256 else {"bytes": None, "md5": None, "official": False}
-    return replace(published, **{**other, **given, "sha256": sha256, "records": {**published.records, **row.records}})
+    other: dict[str, Any] = {} if row.sha256 == published.sha256 else {"bytes": None, "md5": None, "official": False}
+    return replace(published, **{**other, **given, "records": {**published.records, **row.records}})
 
 
 def expected() -> Expected:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from famba.data import sources
+from famba.data import cifar_content, sources
+from famba.data.content import Content
 from famba.errors import InputError
 from tests.helpers import ROOT
 
@@ -36,6 +37,11 @@ def test_a_mirror_keeps_the_published_identity(tmp_path: Path, monkeypatch: pyte
         ("cifar-100-binary.tar.gz: {sha: x}", "sha: unknown key; did you mean 'sha256'?"),
         ("cifar-100-binary.tar.gz: {bytes: 3}", "bytes without sha256"),
         ("cifar-100-binary.tar.gz: {sha256: 12}", "sha256: Input should be a valid string, found 12"),
+        ("cifar-100-binary.tar.gz: {url: }", "url: Input should be a valid string, found None"),
+        ('cifar-100-binary.tar.gz: {url: ""}', "url: String should have at least 1 character, found ''"),
+        ("cifar-100-binary.tar.gz: {sha256: null}", "sha256: Input should be a valid string, found None"),
+        (f"cifar-100-binary.tar.gz: {{sha256: {'a' * 64}, md5: , bytes: 1}}", "md5: Input should be a valid string"),
+        (f"cifar-100-binary.tar.gz: {{sha256: {'a' * 64}, bytes: }}", "bytes: Input should be a valid integer"),
         ("- a", "expected a mapping of archive names"),
         ("a: [", "not valid YAML"),
     ],
@@ -47,6 +53,18 @@ def test_mistakes_in_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, te
     assert message in str(caught.value)
     assert "sources.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_digest_may_be_written_in_capitals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = sources.PUBLISHED["cifar-100-binary.tar.gz"]
+    row = sources.CONTENT.model_dump() | {
+        "digests": {split: digest.upper() for split, digest in sources.CONTENT.digests.items()}
+    }
+    text = {"cifar-100-binary.tar.gz": {"sha256": published.sha256.upper()}, "cifar100": row}
+    _sources(tmp_path, monkeypatch, yaml.safe_dump(text))
+    assert sources.archive("cifar-100-binary.tar.gz") == published
+    assert sources.expected() == sources.CONTENT
+    assert cifar_content.differences(Content(**sources.CONTENT.digests, order="")) == []
 
 
 def test_dvc_pins_the_published_archive() -> None:
