@@ -45,6 +45,18 @@ def atomic_file(path: Path, binary: bool = False, durable: bool = True) -> Itera
         raise InputError(f"{path}: cannot be written ({error.strerror}); free or choose another folder") from None
 
 
+def read_text(path: Path, what: str, hint: str = "") -> str:
+    """The text of a UTF-8 file, line ends as they are; `what` it is and what to do without it, for messages.
+
+    Raises InputError.
+    """
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text file"
+        raise InputError(f"{path}: cannot read {what} ({reason}){hint}") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text so that the file is there whole or not at all. Raises InputError."""
     with atomic_file(path) as file:

@@ -29,6 +29,8 @@ def test_the_rows_give_these_verdicts(folder, tmp_path, monkeypatch):
     made, kept = (json.loads((where / "claims.json").read_text()) for where in (tmp_path, folder))
     assert [(v["id"], v["verdict"]) for v in made["verdicts"]] == [(v["id"], v["verdict"]) for v in kept["verdicts"]]
     assert made["verdicts"][0].get("mean") == pytest.approx(kept["verdicts"][0].get("mean"))
+    assert made["digest"] == kept["digest"]  # of these rows and this ledger, and so are the figures
+    assert all(f'data-digest="{kept["digest"]}"' in path.read_text() for path in Path("figures").glob("*.svg"))
 
 
 def test_the_frozen_baseline_is_of_these_rows(tmp_path):

@@ -1,10 +1,16 @@
-"""The verdicts as a table for people: tables/verdicts.md and .tex."""
+"""The verdicts as a table for people, and the files that `famba judge` writes."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 
 from famba.claims.verdicts import Verdict, Verdicts, by_reason
+from famba.results.row import Row
+from famba.results.summary import compared, described, summarise
+from famba.results.summary_table import rounded, summary_csv, summary_table
 from famba.results.tables import DASH, Column, Table, table
 from famba.text import count
 
@@ -42,6 +48,24 @@ def verdict_table(verdicts: Verdicts, run: str) -> Table:
         columns, map(_entries, alone), id="verdicts", run=run, note=note(verdicts), smoke=bool(verdicts.watermark),
         below=[f"{group.line}." for group in shared], size=r"\footnotesize",
     )  # fmt: skip
+
+
+def files(rows: Mapping[Path, Row], verdicts: Verdicts) -> dict[str, str]:
+    """Text of each file that `famba judge` writes, by its name; claims.json, which says what they are of, is the last.
+
+    `famba report` refuses files with other texts.
+    """
+    lines, run = summarise(rows), described(rows)
+    summary, decided = summary_table(lines, run), verdict_table(verdicts, run)
+    return {
+        "summary.csv": summary_csv(lines),
+        "summary.json": json.dumps(compared(rounded(lines)), indent=1) + "\n",
+        "tables/summary.md": summary.markdown_page,
+        "tables/summary.tex": summary.latex_float,
+        "tables/verdicts.md": decided.markdown_page,
+        "tables/verdicts.tex": decided.latex_float,
+        "claims.json": verdicts.model_dump_json(indent=1) + "\n",
+    }
 
 
 def _entries(verdict: Verdict) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from famba.claims.decide import Comparison, Grid, comparisons, decide, grid_of, region, scaled, unscaled
+from famba.claims.digest import digest
 from famba.claims.entries import Claim
 from famba.claims.ledger import Ledger
 from famba.claims.noise import Noise
@@ -89,6 +90,7 @@ class Verdicts(Strict):
 
     version: Literal[1] = 1
     watermark: Literal["SMOKE"] | None
+    digest: str  # of the rows and the ledger (`famba.claims.digest`)
     alpha: float
     accuracy: Literal["best", "last"]  # the epoch whose top-1 was judged
     verdicts: list[Verdict]
@@ -109,6 +111,7 @@ def judge(ledger: Ledger, rows: Sequence[Row], noise: Sequence[Noise]) -> Verdic
             verdicts.append(_judged(_named(claim, part.models), part.name, ledger, part.rows, grid))
     return Verdicts(
         watermark=rows[0].watermark,
+        digest=digest(rows, ledger),
         alpha=ALPHA,
         accuracy=ledger.accuracy,
         verdicts=verdicts,

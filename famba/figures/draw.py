@@ -41,7 +41,7 @@ def draw(rows: Sequence[Path], out: Path, claims: Path) -> tuple[list[str], list
     names = [*studies.drawn(results), *FIGURES, *(TOKEN_FIGURES if records else ())]
     for name in names:
         with style.theme():
-            style.save(figure(name, results, records), out, name, CAPTIONS[name])
+            style.save(figure(name, results, records), out, name, CAPTIONS[name], digest=results.digest)
     return names, bare
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from famba.claims import ledger
+from famba.claims.digest import digest
 from famba.claims.entries import Published
 from famba.claims.paper_tables import PaperTable, comparable, paper_tables
 from famba.config.protocol import published_model
@@ -42,7 +43,8 @@ class Results:
 
     `seeds`: a line per row with `model`, `strategy`, `seed`, `token_share` and every measure and ratio of
     `famba.results.summary`. `epochs`: epochs.csv of all rows, with `model` and `strategy`. `published`: by model,
-    numbers that may stand beside its rows. `tables`: the paper's tables that the rows speak about.
+    numbers that may stand beside its rows. `tables`: the paper's tables that the rows speak about. `digest`: of the
+    rows and the ledger.
     """
 
     rows: Mapping[Path, Row]
@@ -50,6 +52,7 @@ class Results:
     epochs: pd.DataFrame
     published: Mapping[str, Sequence[Published]]
     tables: Sequence[PaperTable]
+    digest: str
     models: Sequence[str]
     strategies: Sequence[str]
 
@@ -129,6 +132,7 @@ def read_results(paths: Sequence[Path], claims: Path) -> Results:
         epochs=pd.concat(epochs, ignore_index=True),
         published={row.cell.model: [number for number in published if _applies(number, row)] for row in rows.values()},
         tables=paper_tables(entries, summary.summarise(rows), list(rows.values())),
+        digest=digest(rows.values(), entries),
         models=list(dict.fromkeys(row.cell.model for row in rows.values())),
         strategies=summary.strategy_order(row.cell.strategy for row in rows.values()),
     )

@@ -145,14 +145,17 @@ def watermark(figure: Figure) -> None:
     )  # fmt: skip
 
 
-def save(figure: Figure, folder: Path, name: str, caption: Caption, prefix: str = "") -> None:
+def save(
+    figure: Figure, folder: Path, name: str, caption: Caption, prefix: str = "", digest: str | None = None
+) -> None:
     """Write <name>.svg and <name>.png; no date inside, so that the same figure is the same file.
 
-    `prefix`: before the name, where the SVG's ids must differ from those of another figure of this name.
+    `prefix`: before the name, where the SVG's ids must differ from those of another figure of this name; `digest`: of
+    the rows and the ledger that it was drawn from.
     """
     drawn = io.BytesIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     with atomic_file(folder / f"{name}.svg", binary=True) as file:
-        file.write(svg.finish(drawn.getvalue(), prefix + name, caption.title, caption.text))
+        file.write(svg.finish(drawn.getvalue(), prefix + name, caption.title, caption.text, digest))
     with atomic_file(folder / f"{name}.png", binary=True) as file:
         figure.savefig(file, format="png", metadata={"Title": caption.title, "Description": caption.text})

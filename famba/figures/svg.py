@@ -52,8 +52,8 @@ def _strip(axes: Axes, strip: Rectangle, lines: list[str], href: str | None) -> 
     axes.add_artist(strip)
 
 
-def finish(drawn: bytes, name: str, title: str, description: str) -> bytes:
-    """The file of a figure. `name`: what its ids begin with."""
+def finish(drawn: bytes, name: str, title: str, description: str, digest: str | None = None) -> bytes:
+    """The file of a figure. `name`: what its ids begin with; `digest`: of what it was drawn from."""
     root = ET.fromstring(drawn)
     for parent in list(root.iter()):
         for child in list(parent):
@@ -65,6 +65,8 @@ def finish(drawn: bytes, name: str, title: str, description: str) -> bytes:
         "id": name, "role": "group", "aria-label": title, "aria-describedby": f"{name}-description",
         "font-family": "DejaVu Sans, Verdana, sans-serif", "stroke-linejoin": "round",
     }  # fmt: skip
+    if digest:
+        root.set("data-digest", digest)
     for mark in [group for group in root.iter() if group.get("id", "").startswith(_TIP)]:
         _set_mark(mark)
     _rename_ids(root, name)

@@ -1,4 +1,4 @@
-"""The figures that `famba figures` and `famba audit` drew, as the page takes them in: the very files."""
+"""The files that `famba figures` and `famba audit` drew, embedded in the page unchanged."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from markupsafe import Markup
 from famba.errors import InputError
 from famba.figures import names_of, palette
 from famba.figures.captions import AUDIT, FIGURES, Caption
+from famba.files import read_text
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,17 @@ class Picture:
     svg: Markup | None
 
 
-def figures(folder: Path, strategies: Sequence[str]) -> list[Picture]:
-    """Every figure of an experiment with these strategies, in their order."""
-    return list(_read(folder, {name: FIGURES[name] for name in names_of(strategies)}, ""))
+def figures(folder: Path, strategies: Sequence[str], digest: str) -> list[Picture]:
+    """Every figure of an experiment with these strategies, in their order. `digest`: of its rows and ledger.
+
+    Raises InputError for a file that is damaged, or was drawn from others.
+    """
+    return list(_read(folder, {name: FIGURES[name] for name in names_of(strategies)}, "", digest))
 
 
 def audit(folder: Path) -> list[Picture]:
     """Those figures of the audit that the folder has."""
-    return [picture for picture in _read(folder, AUDIT, "audit-") if picture.svg]
+    return [picture for picture in _read(folder, AUDIT, "audit-", None) if picture.svg]
 
 
 def dark() -> str:
@@ -42,10 +46,19 @@ def dark() -> str:
     return f"@media screen and (prefers-color-scheme: dark) {{ {' '.join(rules)} }}\n"
 
 
-def _read(folder: Path, captions: Mapping[str, Caption], prefix: str) -> Iterator[Picture]:
+def _read(folder: Path, captions: Mapping[str, Caption], prefix: str, digest: str | None) -> Iterator[Picture]:
     for name, caption in captions.items():
         path = folder / f"{name}.svg"
-        text = path.read_text(encoding="utf-8") if path.is_file() else None
-        if text is not None and not (text.startswith("<svg") and f' id="{prefix}{name}"' in text):
-            raise InputError(f"{path}: not drawn by this famba; draw it again")
-        yield Picture(f"figure-{prefix}{name}", caption, Markup(text) if text else None)
+        if not path.is_file():
+            yield Picture(f"figure-{prefix}{name}", caption, None)
+            continue
+        text = read_text(path, "the figure", "; draw it again")
+        root = text.partition(">")[0]
+        if not (root.startswith("<svg ") and f' id="{prefix}{name}"' in root and text.endswith("</svg>\n")):
+            raise InputError(f"{path}: not drawn by this famba, or cut off; draw it again")
+        if digest and f' data-digest="{digest}"' not in root:
+            raise InputError(
+                f"{path}: of other rows or of another ledger; run famba figures first, on the same rows and with the "
+                "same --claims"
+            )
+        yield Picture(f"figure-{prefix}{name}", caption, Markup(text))

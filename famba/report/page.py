@@ -91,13 +91,14 @@ def read(rows: Sequence[Path], claims: Path, documented: Path, plan: Path | None
     by_path = summary.read_rows(rows)
     entries = ledger.load(claims)
     strategies = summary.strategy_order(row.cell.strategy for row in by_path.values())
+    decided = judged.read(folder, by_path, entries)
     return Report(
         by_path,
         entries,
-        judged.read(folder, by_path, entries),
+        decided,
         prose.deviations(documented),
         cost.read_plan(plan) if plan else None,
-        embedded.figures(folder / "figures", strategies),
+        embedded.figures(folder / "figures", strategies, decided.verdicts.digest),
         _read_audit(folder / "audit" / "audit.json"),
         embedded.audit(folder / "audit"),
         folder,

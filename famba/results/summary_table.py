@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from famba.errors import InputError
 from famba.results.summary import Line, shared_note
 from famba.results.tables import DASH, Column, Table, csv_of, table
 from famba.text import model_name, six_digits, time_unit
@@ -18,37 +15,16 @@ NOTE = (
     "to the model without fusion, of a step's time (on a CPU: CPU time, in pairs with an unfused step where the row "
     "has that) and of memory; predicted from the tokens summed over layers."
 )
-JUDGE_FIRST = "run famba judge first, on the same rows"
-_TEXTS = {
-    "model", "strategy", "seeds", "peak_memory_of", "protocol", "recipe", "dataset", "device", "watermark",
-}  # fmt: skip
+
+
+def rounded(lines: Sequence[Line]) -> list[Line]:
+    """The lines with six digits, as the files and the page have them."""
+    return [{name: six_digits(value) for name, value in line.items()} for line in lines]
 
 
 def summary_csv(lines: Sequence[Line]) -> str:
     """Every number of every line, with six digits; what there is none of is empty."""
-    return csv_of([[*lines[0]], *([six_digits(value) for value in line.values()] for line in lines)])
-
-
-def read_summary(path: Path, fields: Iterable[str]) -> list[Line]:
-    """The lines of a summary.csv. Raises InputError unless it has these fields and a number in each that is no text."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            there, lines = reader.fieldnames, list(reader)
-        if there != [*fields]:
-            raise ValueError("its columns are not those that famba judge writes")
-        return [{name: _value(name, text) for name, text in line.items()} for line in lines]
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot read the summary ({reason}); {JUDGE_FIRST}") from None
-
-
-def _value(name: str, text: str) -> str | float | None:
-    if text == "":
-        return None
-    if name in _TEXTS:
-        return text
-    return int(text) if text.isdecimal() else float(text)
+    return csv_of([[*lines[0]], *([*line.values()] for line in rounded(lines))])
 
 
 def note_of(lines: Sequence[Mapping[str, Any]]) -> str:

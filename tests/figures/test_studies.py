@@ -9,7 +9,8 @@ from famba.claims.ledger import published_rows
 from famba.claims.sweeps import SWEEPS, sweeps
 from famba.config import Experiment
 from famba.config.protocol import deviation
-from famba.figures import NAMES, names_of
+from famba.figures import NAMES, names_of, style
+from famba.figures.captions import FIGURES
 from famba.figures.draw import figure
 from famba.figures.palette import colours
 from famba.figures.results import Results, read_results
@@ -149,8 +150,10 @@ def test_the_page_shows_a_study_first_and_only_its_own(tmp_path, study):
     grid, _, _ = study
     rows = write_grid(tmp_path, grid)
     (sweep,) = sweeps(grid.strategies)
-    (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / f"{sweep.name}.svg").write_text(f'<svg id="{sweep.name}"/>')
+    results = read_results(rows, CLAIMS)
+    with style.theme():
+        made = figure(sweep.name, results)
+        style.save(made, tmp_path / "figures", sweep.name, FIGURES[sweep.name], digest=results.digest)
     assert report(tmp_path, rows) == 0
     figures = [a["id"] for a in Page((tmp_path / "report.html").read_text()).all("figure")]
     assert figures[0] == f"figure-{sweep.name}"

@@ -38,7 +38,7 @@ def drawn_and_audited(folder: Path, rows: list[Path]) -> list[Path]:
     results = read_results(rows, CLAIMS)
     for name in DRAWN:
         with style.theme():
-            style.save(figure(name, results), folder / "figures", name, FIGURES[name])
+            style.save(figure(name, results), folder / "figures", name, FIGURES[name], digest=results.digest)
     assert main(["audit", "--claims", str(CLAIMS), "--out", str(folder / "audit")]) == 0
     return rows
 
@@ -293,9 +293,13 @@ def test_markdown_and_latex_hold_verdicts_and_summary(paper):
         ("claims.json", None, "cannot read the file of verdicts (No such file or directory); run famba judge first"),
         ("claims.json", "{}", "not a valid file of verdicts: watermark: Field required; run famba judge first"),
         ("summary.csv", None, "run famba judge first"),
-        ("summary.csv", "model,strategy\n", "its columns are not those that famba judge writes"),
+        ("summary.csv", "model,strategy\n", "not what famba judge writes of these rows; run famba judge first"),
+        ("summary.csv", b"\xff", "cannot read what famba judge wrote (not a UTF-8 text file); run famba judge first"),
+        ("tables/summary.md", "", "not what famba judge writes of these rows; run famba judge first"),
         ("tables/verdicts.tex", None, "run famba judge first"),
-        ("figures/top1.svg", "<svg/>", "not drawn by this famba; draw it again"),
+        ("figures/top1.svg", "<svg/>", "not drawn by this famba, or cut off; draw it again"),
+        ("figures/top1.svg", b"\xff", "cannot read the figure (not a UTF-8 text file); draw it again"),
+        ("audit/memory.svg", b"\xff", "cannot read the figure (not a UTF-8 text file); draw it again"),
         ("audit/audit.json", "{}", "not a valid audit: source: Field required; run famba audit again"),
     ],
 )
@@ -304,31 +308,82 @@ def test_what_is_missing_or_broken_beside_the_page_is_one_line(tmp_path, smoke, 
     shutil.copytree(smoke, folder)
     (folder / name).unlink()
     if text is not None:
-        (folder / name).write_text(text)
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     page = (folder / "report.html").read_bytes()
-    given = ["--out", str(folder / "report.html"), "--claims", str(CLAIMS), "--deviations", str(DEVIATIONS)]
-    assert main(["report", *given, *map(str, rows_in(folder))]) == 2
-    error = capsys.readouterr().err
+    error = refused(folder, rows_in(folder), capsys)
     assert f"{folder / name}: " in error
     assert says in error
-    assert error.count("\n") == 1
     assert (folder / "report.html").read_bytes() == page
 
 
-def test_rows_or_claims_that_were_not_judged_are_refused(tmp_path, smoke, capsys):
-    """Also rows of other numbers, such as of cells that were trained again."""
+def refused(folder: Path, rows: list[Path], capsys, claims: Path = CLAIMS) -> str:
+    """The line with which the command refuses to write a page of these rows and what stands beside it."""
+    given = ["--out", str(folder / "report.html"), "--claims", str(claims), "--deviations", str(DEVIATIONS)]
+    capsys.readouterr()
+    assert main(["report", *given, *map(str, rows)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
 
-    def page(claims: Path, rows: list[Path]) -> str:
-        given = ["--out", str(smoke / "other.html"), "--claims", str(claims), "--deviations", str(DEVIATIONS)]
-        assert main(["report", *given, *map(str, rows)]) == 2
-        return capsys.readouterr().err
 
-    rows = rows_in(smoke)
-    assert "summary.csv: of other rows than these; run famba judge first, on the same rows" in page(CLAIMS, rows[1:])
-    again = write_grid(tmp_path, experiment(seeds=[0]))
-    changed(again[0], metrics={"last": {"top1": 12.0}})
-    assert "summary.csv: of other rows than these" in page(CLAIMS, again)
-    assert "run famba judge with the same --claims" in page(ROOT / "config" / "cifar100-small-claims.yaml", rows)
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("summary.csv", lambda text: text[:-200]),
+        ("summary.csv", lambda text: text.replace("\n", ",1\n")),
+        ("summary.csv", lambda text: re.sub(r"(mini,upper(,[^,]*){10}),[^,]*", r"\1,", text, count=1)),
+        ("summary.csv", lambda text: re.sub(r"(mini,upper(,[^,]*){10}),[^,]*", r"\1,nan", text, count=1)),
+        ("figures/time.svg", lambda text: text[:20_000]),
+        ("audit/time.svg", lambda text: text[:5_000]),
+    ],
+)
+def test_a_damaged_file_beside_the_page_is_one_line(tmp_path, smoke, capsys, name, damage):
+    folder = tmp_path / "copy"
+    shutil.copytree(smoke, folder)
+    whole = (folder / name).read_text()
+    (folder / name).write_text(damage(whole))
+    assert (folder / name).read_text() != whole
+    assert f"{folder / name}: " in refused(folder, rows_in(folder), capsys)
+
+
+@pytest.mark.parametrize("change", [{"metrics": {"last": {"top1": 12.0}}}, {"time": {"step_ms": 1e5}}], ids=str)
+def test_files_of_other_rows_are_refused(tmp_path, smoke, capsys, change):
+    """Also where a cell was trained again to the same accuracy, and where it was judged again and not drawn again."""
+    folder = tmp_path / "copy"
+    shutil.copytree(smoke, folder)
+    rows = rows_in(folder)
+    judge = "claims.json: of other rows or of another ledger; run famba judge first, on the same rows"
+    assert judge in refused(folder, rows[1:], capsys)
+    changed(rows[0], **change)
+    assert judge in refused(folder, rows, capsys)
+    given = ["--claims", str(CLAIMS), *map(str, rows)]
+    assert main(["judge", "--out", str(folder), *given]) == 0
+    draw = "figures/top1.svg: of other rows or of another ledger; run famba figures first, on the same rows"
+    assert draw in refused(folder, rows, capsys)
+    assert main(["figures", "--out", str(folder / "figures"), *given]) == 0
+    assert report(folder, rows) == 0
+
+
+@pytest.mark.parametrize(
+    ("of", "to"), [("\nsources:\n", "\naccuracy: last\nsources:\n"), ("  readme: git", "  readme: at git")]
+)
+def test_files_of_another_ledger_are_refused(tmp_path, smoke, capsys, of, to):
+    """Also of one with the same claims: it may judge another epoch, or have another source."""
+    text = CLAIMS.read_text()
+    assert of in text
+    other = tmp_path / "claims.yaml"
+    other.write_text(text.replace(of, to))
+    says = "claims.json: of other rows or of another ledger; run famba judge first"
+    assert says in refused(smoke, rows_in(smoke), capsys, other)
+    assert says in refused(smoke, rows_in(smoke), capsys, ROOT / "config" / "cifar100-small-claims.yaml")
+
+
+def test_verdicts_with_a_source_that_the_ledger_lacks_are_refused(tmp_path, smoke, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(smoke, folder)
+    path = folder / "claims.json"
+    path.write_text(path.read_text().replace('"source": "readme"', '"source": "gone"'))
+    assert "claims.json: of other rows or of another ledger" in refused(folder, rows_in(folder), capsys)
 
 
 def test_a_plan_stands_beside_the_measured_time(tmp_path, smoke, pages):
