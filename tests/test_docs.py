@@ -9,6 +9,7 @@ import yaml
 from famba.claims.ledger import load
 from famba.config import Experiment, Recipe
 from tests.helpers import ROOT
+from tests.helpers.file_list import file_list
 
 PAGE = (ROOT / "docs" / "experiments.md").read_text()
 BLOCKS = dict(re.findall(r"```yaml\n# (config/\S+)\n(.*?)```", PAGE, flags=re.DOTALL))
@@ -45,3 +46,7 @@ def test_every_setting_of_the_recipe_is_told_with_its_default(name: str) -> None
     value = defaults[re.findall(r"`(\w+)`", keys).index(name)] if len(defaults) > 1 else defaults[0]
     real = getattr(Recipe(), name)
     assert (tuple(value) if isinstance(real, tuple) else type(real)(value)) == real
+
+
+def test_every_file_is_listed_with_its_first_sentence() -> None:
+    assert (ROOT / "docs" / "files.md").read_text() == file_list()
