@@ -18,7 +18,7 @@ from famba.errors import InputError
 from famba.results.row import Row, by_line, grouped, read_row
 from famba.results.statistics import interval
 from famba.strategies import STRATEGIES
-from famba.text import count
+from famba.text import count, one_line
 
 MIB = 2**20
 SHARED = 1.1  # wall clock to CPU time, from which on the machine was shared
@@ -192,17 +192,16 @@ def described(rows: Mapping[Path, Row]) -> str:
     device = f"{environment.world_size} × {environment.device}" if environment.world_size > 1 else environment.device
     if environment.device_kind == "cpu":
         device += f" ({count(environment.threads, 'thread')})"
-    return ", ".join(
-        [
-            f"protocol {first.cell.protocol}",
-            *named,
-            f"{data.name} ({data.train:,} training and {data.test:,} test images"
-            f"{'' if data.official else ', not the official files'})",
-            device,
-            f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}",
-            f"{epochs} epoch{'' if epochs == '1' else 's'}",
-        ]
-    )
+    parts = [
+        f"protocol {first.cell.protocol}",
+        *named,
+        f"{data.name} ({data.train:,} training and {data.test:,} test images"
+        f"{'' if data.official else ', not the official files'})",
+        device,
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}",
+        f"{epochs} epoch{'' if epochs == '1' else 's'}",
+    ]
+    return one_line(", ".join(parts))
 
 
 def compared(lines: Sequence[Line]) -> dict[str, dict[str, Line]]:

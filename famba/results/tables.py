@@ -117,7 +117,7 @@ class Table:
     @property
     def markdown(self) -> str:
         """The lines as a Markdown table, aligned where no column wraps. No newline at its end."""
-        texts = [[text.replace("|", r"\|") for text in line] for line in self.texts]
+        texts = [[" ".join(text.split()).replace("|", r"\|") for text in line] for line in self.texts]
         wraps = any(column.wide for column in self.columns)
         widths = [0 if wraps else max(3, *map(len, column)) for column in zip(*texts, strict=True)]
         marks = ["-:" if column.align == "r" else "--" for column in self.columns]

@@ -20,6 +20,11 @@ def test_markdown_is_aligned_and_escapes_what_would_be_a_column():
     ]
 
 
+def test_an_entry_of_several_lines_stays_in_its_line():
+    text = table((Column("why"), Column("n", "r")), [("first\n  and\tsecond", "1")]).markdown
+    assert text.splitlines()[2] == "| first and second |   1 |"
+
+
 def test_words_that_wrap_are_not_padded():
     text = table((Column("n", "r"), Column("why", wide=0.4)), [("1", "a long reason")]).markdown
     assert text == "| n | why |\n| --: | --- |\n| 1 | a long reason |"
