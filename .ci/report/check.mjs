@@ -143,6 +143,25 @@ await page.run("document.querySelector('#trainings a').click()");
 await page.run("new Promise((done) => setTimeout(done, 100))");
 expect(await page.run("document.querySelector('details:target').open"), "a link to a row opens it");
 
+// A mark in focus looks otherwise than one that is not: a keyboard shows where it is.
+await show(1440, "light");
+const figures = await page.run("[...document.querySelectorAll('figure:has(.mark)')].map((figure) => figure.id).join()");
+const unpainted = [];
+for (const id of figures.split(",")) {
+  const mark = `document.querySelector("#${id} .mark")`;
+  const box = await page.run(`(() => { ${mark}.scrollIntoView({ block: "center", behavior: "instant" });
+    const b = ${mark}.getBoundingClientRect();
+    return { x: b.x + scrollX, y: b.y + scrollY, width: b.width, height: b.height, scale: 1 }; })()`);
+  const shots = [];
+  for (const action of ["blur", "focus"]) {
+    await page.run(`${mark}.${action}({ preventScroll: true })`);
+    await page.run("tip.hidden = true");
+    shots.push((await page.call("Page.captureScreenshot", { clip: box, captureBeyondViewport: true })).data);
+  }
+  if (shots[0] === shots[1]) unpainted.push(id);
+}
+expect(!unpainted.length, "a mark in focus is painted", unpainted.join(", "));
+
 // Print: whole pages, no controls.
 const { data: pdf } = await page.call("Page.printToPDF", { preferCSSPageSize: true, printBackground: true });
 writeFileSync(join(folder, "print.pdf"), Buffer.from(pdf, "base64"));

@@ -13,8 +13,8 @@ from xml.etree import ElementTree as ET
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Circle, Patch, Rectangle
+from matplotlib.transforms import Affine2D, ScaledTranslation
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 WATERMARK, PLATE = "watermark-smoke", "plate"  # ids that stay, behind the figure's
@@ -31,25 +31,26 @@ def tooltip(artist: Artist, lines: list[str], href: str | None = None) -> None:
 
 def row_tooltip(axes: Axes, at: float, lines: list[str], href: str | None = None) -> None:
     """A tooltip of the row of marks at `at` of the y axis: an invisible strip across the panel."""
-    _strip(axes, Rectangle((0, at - 0.5), 1, 1, transform=axes.get_yaxis_transform()), lines, href)
+    _invisible(axes, Rectangle((0, at - 0.5), 1, 1, transform=axes.get_yaxis_transform()), lines, href)
 
 
 def column_tooltip(axes: Axes, at: float, width: float, lines: list[str]) -> None:
     """A tooltip of the marks at `at` of the x axis: an invisible strip from bottom to top."""
-    _strip(axes, Rectangle((at - width / 2, 0), width, 1, transform=axes.get_xaxis_transform()), lines, None)
+    _invisible(axes, Rectangle((at - width / 2, 0), width, 1, transform=axes.get_xaxis_transform()), lines, None)
 
 
 def point_tooltip(axes: Axes, x: float, y: float, lines: list[str], href: str | None = None, size: float = 16) -> None:
     """A tooltip of a single mark: an invisible circle around it, `size` points across."""
-    around = Line2D([x], [y], marker="o", markersize=size, color="none", zorder=9)
-    tooltip(around, lines, href)
-    axes.add_line(around)
+    here = ScaledTranslation(x, y, axes.transData)  # type: ignore[arg-type]
+    points = Affine2D().scale(1 / 72) + axes.figure.dpi_scale_trans + here
+    _invisible(axes, Circle((0, 0), size / 2, transform=points), lines, href)
 
 
-def _strip(axes: Axes, strip: Rectangle, lines: list[str], href: str | None) -> None:
-    strip.set(facecolor="none", edgecolor="none", zorder=9)
-    tooltip(strip, lines, href)
-    axes.add_artist(strip)
+def _invisible(axes: Axes, area: Patch, lines: list[str], href: str | None) -> None:
+    """A <path> of its own, which a page can paint: of a Line2D's marker it would be a <use>, where no CSS reaches."""
+    area.set(facecolor="none", edgecolor="none", zorder=9)
+    tooltip(area, lines, href)
+    axes.add_artist(area)
 
 
 def finish(drawn: bytes, name: str, title: str, description: str, digest: str | None = None) -> bytes:
@@ -86,7 +87,13 @@ def _set_attributes(element: ET.Element) -> None:
             element.set(key.strip(), value.strip().removesuffix("px"))
     for key in ("d", "x", "y", "width", "height", "transform", "viewBox", "points"):
         if text := element.get(key):
-            element.set(key, _LONG.sub(lambda found: f"{float(found.group()):.2f}".rstrip("0").rstrip("."), text))
+            element.set(key, _short(text))
+
+
+def _short(text: str) -> str:
+    """Coordinates in hundredths of a point; the factors of a matrix scale hundreds of pixels, and keep six digits."""
+    digits = 6 if text.startswith("matrix") else 2
+    return _LONG.sub(lambda found: f"{round(float(found.group()), digits):.6g}", text)
 
 
 def _set_mark(mark: ET.Element) -> None:
@@ -110,7 +117,7 @@ def _rename_ids(root: ET.Element, name: str) -> None:
             element.set("id", new.setdefault(str(old), f"{name}-{len(new)}"))
     for element in root.iter():
         for key, value in element.attrib.items():
-            if key == "clip-path" or (key == _HREF and value[1:] in new):
+            if "url(#" in value or (key == _HREF and value[1:] in new):
                 element.set(key, _USES.sub(lambda found: f"#{new[found[1]]}", value))
 
 

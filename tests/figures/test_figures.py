@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -29,8 +30,8 @@ CLAIMS = ROOT / "config" / "claims.yaml"
 TINY = {"vim_tiny": {"embed_dim": 192}}
 
 
-def results(folder: Path, grid) -> Results:
-    return read_results(write_grid(folder, grid), CLAIMS)
+def results(folder: Path, grid, **of_row) -> Results:
+    return read_results(write_grid(folder, grid, **of_row), CLAIMS)
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +121,50 @@ def test_a_file_can_stand_in_a_page_beside_others(tmp_path, smoke, name):
     assert root.attrib["aria-label"] == CAPTIONS[name].title
     (about,) = [element for element in elements if element.get("id") == root.attrib["aria-describedby"]]
     assert about.text == CAPTIONS[name].text
-    titles = [mark.findtext(f"{{{svg.SVG}}}title") for mark in elements if mark.get("class") == "mark"]
+    marks = [mark for mark in elements if mark.get("class") == "mark"]
+    titles = [mark.findtext(f"{{{svg.SVG}}}title") for mark in marks]
     assert len(titles) == len(smoke.models) * (12 if name == "tokens" else len(smoke.strategies))
     assert all(titles)
+    for mark in marks:  # the page paints the path of a mark in focus, and its style does not reach into a <use>
+        assert [child.tag.removeprefix(f"{{{svg.SVG}}}") for child in mark] == ["title", "path"]
+        assert mark[1].get("fill") == "none"
+        assert "stroke" not in mark[1].attrib
+
+
+def test_an_image_is_as_large_as_its_frame(tmp_path):
+    """Three maps of 196 x 196 patches in the width of a column, as `similarity` draws them."""
+    with style.theme():
+        made = style.new_figure(2.0)
+        for axes in made.subplots(1, 3):
+            axes.imshow(np.eye(196), interpolation="none")
+        style.save(made, tmp_path, "similarity", CAPTIONS["similarity"])
+    root = ET.parse(tmp_path / "similarity.svg").getroot()
+    frames = [clip[0] for clip in root.iter(f"{{{svg.SVG}}}clipPath")]
+    images = list(root.iter(f"{{{svg.SVG}}}image"))
+    assert len(images) == len(frames) == 3
+    for image, frame in zip(images, frames, strict=True):
+        across, *_ = map(float, re.findall(r"-?[\d.]+", image.attrib["transform"]))
+        assert across * float(image.attrib["width"]) == pytest.approx(float(frame.attrib["width"]), abs=0.02)
+
+
+def test_every_reference_to_an_id_is_renamed(tmp_path):
+    """A hatch is referred to by `fill`, a clip by `clip-path`."""
+    with style.theme():
+        made = style.new_figure(2.0)
+        made.add_subplot().bar([0, 1], [1, 2], hatch="//")
+        style.save(made, tmp_path, "top1", CAPTIONS["top1"])
+    text = (tmp_path / "top1.svg").read_text()
+    used = set(re.findall(r"url\(#([^)]+)\)", text))
+    assert any(f'fill="url(#{id_})"' in text for id_ in used)
+    assert used <= set(re.findall(r' id="([^"]+)"', text))
+
+
+def test_a_control_character_in_a_devices_name_is_escaped(tmp_path):
+    odd = results(tmp_path, experiment(seeds=[0]), device="a\x07b\nc")
+    assert any(r"a\x07b c" in text.replace("\n", "") for text in texts(figure("tokens", odd)))
+    with style.theme():
+        style.save(figure("tokens", odd), tmp_path, "tokens", CAPTIONS["tokens"])
+    assert r"a\x07b c" in "".join(ET.parse(tmp_path / "tokens.svg").getroot().itertext())
 
 
 def test_published_points_stand_where_the_paper_has_them(paper):
