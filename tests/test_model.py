@@ -10,7 +10,7 @@ import torch
 
 import famba
 from famba.errors import InputError
-from famba.training.checks import tokens_per_layer
+from famba.training.checks import measured_tokens
 from tests.helpers import ROOT
 
 GOLDEN = np.load(ROOT / "tests" / "files" / "vim_micro.npz")
@@ -110,7 +110,7 @@ def test_class_token_enters_where_it_should(cls_position):
 def test_measured_tokens_follow_the_schedule(fusion, cls_position, order):
     model = micro(fusion=fusion, cls_position=cls_position, order=order)
     images = torch.randn(2, 3, 32, 32)
-    assert tokens_per_layer(model, images) == model.scheduled_tokens
+    assert measured_tokens(model, images) == model.scheduled_tokens
     model(images).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 

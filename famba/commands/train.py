@@ -14,7 +14,7 @@ import torch
 from famba.config import Cell, Experiment
 from famba.config.datasets import DATA_HELP, data_folder
 from famba.config.validation import flat
-from famba.errors import InputError
+from famba.errors import CheckFailed, InputError
 from famba.results.row import read_row
 from famba.system.device import pick_device
 from famba.training import checkpoint, initial
@@ -34,10 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="experiment file that the cell belongs to")
     parser.add_argument("--cell", required=True, metavar="ID", help="<model>-<strategy>-s<seed>, or a cell as JSON")
     parser.add_argument("--out", type=Path, metavar="ROW", help="result row [results/<experiment>/cells/<id>/row.json]")
-    parser.add_argument("--force", action="store_true", help="train a finished cell anew, in place of its result")
+    parser.add_argument("--force", action="store_true", help="train a finished cell again, in place of its result")
     parser.add_argument("--init", type=Path, metavar="FILE", help="start from these weights instead of the seed's")
     parser.add_argument("--log", type=Path, metavar="FILE", help="also write the progress there, a line a minute")
     parser.add_argument("--data", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
+    parser.add_argument("--check-every-step", action="store_true", help="find where a NaN comes from, also on a GPU")
     parser.add_argument("--rendezvous", metavar="HOST:PORT", help="where the nodes of a cell that takes several meet")
 
 
@@ -54,22 +55,41 @@ def main(args: argparse.Namespace) -> int:
     with exclusive(row.parent) if holds else nullcontext():
         if not args.force and _is_finished(cell, row, args.init, silent=rank > 0):
             return 0
-        device = pick_device(cell.device)
-        if world_size == 1 < cell.processes:
-            again = ["train", "--cell", cell.model_dump_json(), "--out", str(row), "--data", str(args.data)]
-            log = ["--log", str(args.log)] if args.log else []
-            init = ["--init", str(args.init)] if args.init else []
-            more = ["--force"] if args.force else []
-            launch([*again, *log, *init, *more], device, cell.processes, cell.nodes, args.rendezvous)
-        if world_size != cell.processes:
-            raise InputError(
-                f"{cell.id} is for {cell.processes} processes, not {world_size}: set `processes` in its experiment"
-            )
-        with processes(device) as world, stop_request() as stop:
-            progress = Progress(cell.id, cell.recipe.epochs, args.log, row.parent, silent=not world.is_main)
-            with progress.recorded(), report_out_of_memory(cell):
-                Training(cell, row.parent, args.data, progress, world, args.init, stop).run()
+        progress = Progress(cell.id, cell.recipe.epochs, args.log, row.parent, silent=rank > 0)
+        with progress.recorded(), _named_rank(rank), report_out_of_memory(cell):
+            device = pick_device(cell.device)
+            if world_size == 1 < cell.processes:
+                launch(_again(args, cell, row), device, cell.processes, cell.nodes, args.rendezvous)
+            if world_size != cell.processes:
+                raise InputError(
+                    f"{cell.id} is for {cell.processes} processes, not {world_size}: set `processes` in its experiment"
+                )
+            with processes(device) as world, stop_request() as stop:
+                check = args.check_every_step
+                Training(cell, row.parent, args.data, progress, world, args.init, stop, check).run()
     return 0
+
+
+def _again(args: argparse.Namespace, cell: Cell, row: Path) -> list[str]:
+    """The arguments of the same command in a process of several."""
+    given = {"--data": args.data, "--log": args.log, "--init": args.init}
+    flags = {"--force": args.force, "--check-every-step": args.check_every_step}
+    return [
+        *("train", "--cell", cell.model_dump_json(), "--out", str(row)),
+        *(part for name, value in given.items() if value for part in (name, str(value))),
+        *(name for name, wanted in flags.items() if wanted),
+    ]
+
+
+@contextmanager
+def _named_rank(rank: int) -> Iterator[None]:
+    """Only rank 0 writes status and log; another that fails names itself on the terminal."""
+    try:
+        yield
+    except (InputError, CheckFailed) as error:
+        if rank == 0:
+            raise
+        raise type(error)(f"rank {rank}: {error}") from None
 
 
 def _named(args: argparse.Namespace) -> Cell:

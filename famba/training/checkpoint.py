@@ -18,8 +18,10 @@ from famba.config import Cell
 from famba.errors import InputError
 from famba.results.row import Initial
 from famba.training.history import History, is_whole
+from famba.training.status import CHECKPOINTS
 
-NAME, PREVIOUS, WEIGHTS = "checkpoint.pt", "checkpoint.previous.pt", "weights.pt"
+NAME, PREVIOUS = CHECKPOINTS
+WEIGHTS = "weights.pt"
 
 
 def write(folder: Path, cell: Cell, data: str, history: History, states: Mapping[str, Any]) -> None:
@@ -37,7 +39,7 @@ def write(folder: Path, cell: Cell, data: str, history: History, states: Mapping
 
 def present(folder: Path) -> list[Path]:
     """The checkpoints of a training that has begun and not ended, the newest first."""
-    return [path for name in (NAME, PREVIOUS) if (path := folder / name).exists()]
+    return [path for name in CHECKPOINTS if (path := folder / name).exists()]
 
 
 def finish(folder: Path) -> None:

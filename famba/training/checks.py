@@ -1,7 +1,7 @@
 """What is checked on a model: before it trains, its tokens per layer and fusions; as it trains, that all is finite.
 
-At a loss, logit, weight or optimiser state that is not finite the training fails, before a checkpoint holds such a
-value and without a row; the last checkpoint stays good.
+A loss, logit, weight or optimiser state that is not finite fails the training, before a checkpoint holds such a value
+and without a row; the last checkpoint stays good.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from famba.data.loader import EvalLoader
 from famba.errors import CheckFailed
 from famba.model import Block, VisionMamba
 from famba.ops.types import Autocast
+from famba.text import count
 
 
 def random_images(model: VisionMamba, batch: int, device: torch.device) -> Tensor:
@@ -27,7 +28,7 @@ def random_images(model: VisionMamba, batch: int, device: torch.device) -> Tenso
     return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def tokens_per_layer(model: VisionMamba, images: Tensor) -> tuple[int, ...]:
+def measured_tokens(model: VisionMamba, images: Tensor) -> tuple[int, ...]:
     """Tokens that each layer's mixer really sees in a forward pass, then the final count: depth + 1 integers.
 
     Taken from the shapes at the mixers' inputs and the last one's output, not from the schedule.
@@ -47,8 +48,8 @@ def tokens_per_layer(model: VisionMamba, images: Tensor) -> tuple[int, ...]:
 
 
 def checked_tokens(model: VisionMamba, device: torch.device) -> tuple[int, ...]:
-    """Measured tokens per layer. Raises CheckFailed if they are not the schedule's."""
-    measured = tokens_per_layer(model, random_images(model, 2, device))
+    """`measured_tokens`. Raises CheckFailed if they are not the schedule's."""
+    measured = measured_tokens(model, random_images(model, 2, device))
     if measured != model.scheduled_tokens:
         raise CheckFailed(f"tokens per layer: the schedule says {model.scheduled_tokens}, the model does {measured}")
     return measured
@@ -102,7 +103,7 @@ def check_fusion(model: VisionMamba, device: torch.device) -> None:
 
 
 class FiniteCheck:
-    """Raises CheckFailed, in a line that names the cell, the place and where the value comes from.
+    """Raises CheckFailed, in a line that names the cell, the place and, where it can be found, the source of the value.
 
     Args:
         cell: its id.
@@ -112,25 +113,34 @@ class FiniteCheck:
     def __init__(self, cell: str, model: VisionMamba, autocast: Autocast) -> None:
         self._cell, self._model, self._autocast = cell, model, autocast
 
-    def losses(self, losses: Tensor, epoch: int, lr: Callable[[int], float], images: Tensor) -> None:
-        """Check the losses of an epoch's steps so far, (steps,). `lr`: of a step. images (m, 3, S, S): of this step."""
+    def losses(self, losses: Tensor, epoch: int, lr: Callable[[int], float], images: Iterable[Tensor]) -> None:
+        """Check the losses of an epoch's steps so far, (steps,).
+
+        lr: of a step. images: (m, 3, S, S) each, the micro-batches of the last step, whose update has not run yet.
+        """
         finite = losses.isfinite()
         if finite.all():
             return
         step = int((~finite).int().argmax())
+        if later := len(losses) - 1 - step:  # it has spread since, into the parameters first
+            source = f"found {count(later, 'update')} later, which hide its source: --check-every-step shows it"
+        else:
+            found = first_not_finite(self._model, images, self._autocast)
+            source = f"first not finite: {found or 'the loss itself; parameters and activations here are finite'}"
+        value = losses[step].item()
         raise CheckFailed(
-            f"{self._cell}: the loss is {losses[step].item()} at epoch {epoch}, step {step} "
-            f"(lr {lr(step):.3g}); first not finite: {self._source(images)}"
+            f"{self._cell}: the loss is {value} at epoch {epoch}, step {step} (lr {lr(step):.3g}); {source}"
         )
 
-    def logits(self, broken: int, tested: EvalLoader, whose: str, epoch: int, lr: float) -> None:
-        """Check that an evaluation found no image with a `broken` logit."""
+    def logits(self, broken: int, tested: EvalLoader, average: bool, epoch: int, lr: float) -> None:
+        """Check that an evaluation found no image with a `broken` logit. `average`: of the weights' moving average."""
         if not broken:
             return
-        images, _ = next(iter(tested))
+        whose = "the moving average's" if average else "the"
+        found = first_not_finite(self._model, (images for images, _ in tested), self._autocast)
         raise CheckFailed(
             f"{self._cell}: {whose} logits of {broken} of {len(tested)} test images are not finite after epoch {epoch} "
-            f"(lr {lr:.3g}); first not finite: {self._source(images)}"
+            f"(lr {lr:.3g}); first not finite: {found or 'in another process'}"
         )
 
     def state(self, tensors: Mapping[str, Tensor], position: str, lr: float) -> None:
@@ -140,17 +150,17 @@ class FiniteCheck:
         name = next(name for name, tensor in tensors.items() if not tensor.isfinite().all())
         raise CheckFailed(f"{self._cell}: {name} is not finite after {position} (lr {lr:.3g})")
 
-    def _source(self, images: Tensor) -> str:
-        return first_not_finite(self._model, images, self._autocast)
-
 
 def largest_magnitude(tensors: Iterable[Tensor]) -> float:
     """Largest absolute value in all of the tensors; NaN or infinity if one holds such a value."""
     return get_total_norm(list(tensors), norm_type=math.inf).item()
 
 
-def first_not_finite(model: VisionMamba, images: Tensor, autocast: Autocast) -> str:
-    """Name of the first parameter, or else the first module in running order, with a value that is not finite."""
+def first_not_finite(model: VisionMamba, batches: Iterable[Tensor], autocast: Autocast) -> str | None:
+    """Name of the first parameter, or else the first module in running order, with a value that is not finite.
+
+    batches: images (b, 3, S, S) each. None if all parameters are finite, and what the modules make of the images.
+    """
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             return f"parameter {name}"
@@ -160,15 +170,18 @@ def first_not_finite(model: VisionMamba, images: Tensor, autocast: Autocast) -> 
         def hook(module: Any, inputs: Any, output: Any) -> None:
             first = output[0] if isinstance(output, tuple) else output
             if not first.isfinite().all():
-                found.append(name)
+                found.append(f"output of {name}")
 
         return hook
 
     hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
     try:
         with torch.no_grad(), autocast():
-            model(images)
+            for images in batches:
+                model(images)
+                if found:
+                    return found[0]
     finally:
         for hook in hooks:
             hook.remove()
-    return f"output of {found[0]}" if found else "the loss itself; parameters and activations are finite"
+    return None

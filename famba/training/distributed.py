@@ -49,6 +49,10 @@ class Processes:
         dist.all_reduce(held, dist.ReduceOp.MAX)
         return int(held)
 
+    def barrier(self, device: torch.device) -> None:
+        """Wait until every process has come here."""
+        self.all_max(0, device)
+
 
 def launch(
     command: Sequence[str], device: torch.device, processes: int, nodes: int = 1, rendezvous: str | None = None

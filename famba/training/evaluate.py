@@ -64,11 +64,15 @@ def count_hits(forward: Forward, images: EvalLoader, each_batch: Callable[[], No
     return counts
 
 
-def predict(forward: Forward, images: EvalLoader, classes: int) -> Tensor:
-    """(N, k) int64: the likeliest classes of every test image, in the test set's order; zeros for other processes'."""
+def predict(forward: Forward, images: EvalLoader, classes: int, each_batch: Callable[[], None]) -> Tensor:
+    """(N, k) int64: the likeliest classes of every test image, in the test set's order; zeros for other processes'.
+
+    `each_batch` is called after every one.
+    """
     found = torch.zeros(len(images), min(5, classes), device=images.device).long()
     for places, (batch, _) in zip(images.places, images, strict=True):
         found[places] = top5(forward(batch))
+        each_batch()
     return found
 
 

@@ -17,12 +17,13 @@ MAX_IMAGES = 128  # per step: of a larger micro-batch, so many
 MAX_SECONDS = 60.0  # of wall clock; at least three pairs are measured, however long they take
 
 
-def step_ratio(cell: Cell, scan: str, classes: int) -> float:
+def step_ratio(cell: Cell, scan: str, classes: int, each_pair: Callable[[], None] = lambda: None) -> float:
     """CPU time of a cell's optimiser step relative to the step of the same model without fusion.
 
     The two steps run in turn, so that clock, caches and hyperthreads, through which another program changes CPU times
     by a tenth and more from one minute to the next, affect both alike; the one that goes first changes from pair to
     pair. On random images, without loading or augmentation. `scan`: the backend. `classes`: of the data set.
+    `each_pair` is called after every one, untimed.
 
     Returns:
         The median of the pairs' ratios; 1 for a cell that fuses nothing, which is not measured.
@@ -44,6 +45,7 @@ def step_ratio(cell: Cell, scan: str, classes: int) -> float:
         else:
             part, whole = _cpu_s(steps[0]), _cpu_s(steps[1])
         ratios.append(part / whole)
+        each_pair()
     return statistics.median(ratios)
 
 

@@ -1,4 +1,4 @@
-"""What a training says while it runs: one calm line on the terminal, a log, and status.json."""
+"""Where a training reports while it runs: a line on the terminal, a log, and status.json."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from famba.errors import CheckFailed, InputError, Stopped
 from famba.results.row import Row
 from famba.system.device import host_peak_bytes
 from famba.text import clock, one_line
-from famba.training.status import State, Status, write_status
+from famba.training.status import NAME, State, Status, write_status
 
 _REDRAW_S = 0.5  # on a terminal the line is redrawn this often
 _STATUS_S = 1.0  # status.json is written at most this often
@@ -34,6 +34,7 @@ class _Position(NamedTuple):
     steps: int
     images_per_s: float
     left_s: float
+    whole_s: float
 
 
 class Progress:
@@ -63,27 +64,32 @@ class Progress:
         self._loss: float | None = None
         self._checkpoint = (0, 0)
         self._status_lost = False
-        if reason := self._unwritten(""):  # known before hours are spent
-            raise InputError(f"--log {log}: cannot be written ({reason}); name another file")
         self.start(done=0.0)
+        if reason := self._unwritten(""):  # known before hours are spent
+            error = InputError(f"--log {log}: cannot be written ({reason}); name another file")
+            self._write_status("failed", error=one_line(str(error)))
+            raise error
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """A training runs inside; status.json records from its start to how it ends."""
+        """A training runs inside; status.json records from its start to how it ends, the log how it ends."""
         self._write_status()
         try:
             yield
         except Stopped as stop:
             self._write_status("stopped", signal=stop.signal)
+            self._write_log(str(stop))
             raise
         except KeyboardInterrupt:
             self._write_status("stopped", signal=signal.SIGINT)
+            self._write_log(f"{self._cell}: stopped by SIGINT")
             raise
-        except (InputError, CheckFailed) as error:
-            self._write_status("failed", error=one_line(str(error)))
-            raise
-        except BaseException as error:  # a defect: its traceback goes on to the terminal
-            self._write_status("failed", error=one_line(f"{type(error).__name__}: {error}"))
+        except BaseException as error:
+            # a defect has its traceback on the terminal
+            known = isinstance(error, InputError | CheckFailed)
+            line = one_line(str(error) if known else f"{type(error).__name__}: {error}")
+            self._write_status("failed", error=line)
+            self._write_log(line)
             raise
         self._write_status("finished")
 
@@ -104,14 +110,15 @@ class Progress:
         elapsed = now - self._started
         done = epoch - self._first + step / steps
         left_s = max(0.0, elapsed * (self._epochs - self._first - done) / done)
-        self._at = _Position(epoch + 1, step, steps, images_per_s=done * steps * batch / elapsed, left_s=left_s)
+        rate, whole_s = done * steps * batch / elapsed, elapsed * self._epochs / done
+        self._at, self._stepped = _Position(epoch + 1, step, steps, rate, left_s, whole_s), now
         self._loss = self._loss if loss is None else loss
         self._report("training")
         redraw = self._terminal and now - self._drawn >= _REDRAW_S
         record = now - self._logged >= _LOG_S
         if not (redraw or record):
             return
-        line = self._line(epoch + 1, f"ETA {clock(left_s)}", self._at.images_per_s)
+        line = self._line(epoch + 1, f"ETA {clock(left_s)}", rate)
         if self._terminal:
             self._drawn = now
             self._print(line, end="")
@@ -122,15 +129,15 @@ class Progress:
                 self._print(line)
 
     def evaluating(self) -> None:
-        """A batch of the test set has been evaluated."""
+        """The weights are being evaluated; call it after each batch, so that the status stays fresh."""
         self._report("evaluating")
 
     def epoch(self, top1: float) -> None:
         """An epoch has ended with that top-1."""
         self._top1 = top1
 
-    def saved(self, epochs: int, steps: int) -> None:
-        """A checkpoint has been written that has so many epochs, and so many steps of the next one."""
+    def checkpoint(self, epochs: int, steps: int) -> None:
+        """The newest checkpoint has so many epochs, and so many steps of the next one."""
         self._checkpoint = (epochs, steps)
 
     def end(self, row: Row) -> None:
@@ -164,7 +171,10 @@ class Progress:
         self._state, self._wrote = state or self._state, time.perf_counter()
         if self._folder is None:
             return
-        position: dict[str, Any] = {} if self._at is None else self._at._asdict()
+        position: dict[str, Any] = {}
+        if self._at is not None:  # readers count down from the moment of writing
+            left_s = max(0.0, self._at.left_s - (self._wrote - self._stepped))
+            position = self._at._replace(left_s=left_s)._asdict()
         try:
             status = Status(
                 cell=self._cell, state=self._state, epochs=self._epochs, **position, loss=self._loss, top1=self._top1,
@@ -175,12 +185,14 @@ class Progress:
         except Exception as error:  # whatever it is: it must not end a training, nor hide why one ended
             if not self._status_lost:  # the next write may succeed: a full disk may be cleared
                 self._status_lost = True
-                self.say(f"{self._cell}: {one_line(str(error))}; training on without it")
+                # a file error says what to free; anything else is a defect
+                reason = str(error) if isinstance(error, InputError) else f"{NAME} cannot be written ({error!r})"
+                self.say(f"{self._cell}: {one_line(reason)}; meanwhile the training continues without it")
 
     def _write_log(self, line: str) -> None:
         """A log that can no longer be written ends; the training does not."""
         if reason := self._unwritten(line + "\n"):
-            self._print(f"{self._cell}: {self._log} cannot be written ({reason}); training on without it")
+            self._print(f"{self._cell}: {self._log} cannot be written ({reason}); the training continues without it")
             self._log = None
 
     def _unwritten(self, text: str) -> str | None:
@@ -197,5 +209,5 @@ class Progress:
 
 
 def _peak_mib() -> float:
-    """The largest memory so far, of the GPU if there is one."""
-    return (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else host_peak_bytes()) / 2**20
+    """The largest memory so far, of the GPU if the training runs on one."""
+    return (torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else host_peak_bytes()) / 2**20

@@ -1,55 +1,37 @@
-"""What a finished training leaves: its row, and the files beside it."""
+"""The row of a finished training."""
 
 from __future__ import annotations
 
 import statistics
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-import torch
-
-from famba.config import Cell
-from famba.data.dataset import Dataset
 from famba.flops import forward_flops
-from famba.ops.dispatch import Selection
-from famba.results.row import Cost, Data, Initial, Memory, Metrics, Row, Scan, Time, Tokens
+from famba.results.row import Cost, Data, Memory, Metrics, Row, Scan, Time, Tokens
 from famba.system import float32
 from famba.system.device import environment
 from famba.training import checks
-from famba.training.distributed import Processes
-from famba.training.history import History
 from famba.training.paired import step_ratio
-from famba.training.train_state import TrainState
+
+if TYPE_CHECKING:
+    from famba.training.train import Training
 
 METHOD = "famba-v"  # of token fusion
 
 
-def row_of(
-    cell: Cell,
-    history: History,
-    state: TrainState,
-    dataset: Dataset,
-    scan: Selection,
-    init: Initial,
-    device: torch.device,
-    world: Processes,
-    *,
-    steps: int,
-    tokens: tuple[int, ...],
-    saved_activations: int,
-) -> Row:
-    """The row of a training after its last epoch.
-
-    steps: optimiser steps of an epoch. tokens: of each layer, measured. saved_activations: bytes for each image.
-    """
-    cuda, classes = device.type == "cuda", len(dataset.classes)
-    alone = world.world_size == 1
+def row_of(training: Training) -> Row:
+    """The row of a training after its last epoch."""
+    cell, history, state, scan = training.cell, training.history, training.state, training.scan
+    cuda, classes = training.device.type == "cuda", len(training.dataset.classes)
+    alone = training.world.world_size == 1
+    paired = not cuda and alone
     return Row(
         id=cell.id,
         watermark="SMOKE" if cell.protocol == "smoke" else None,
         cell=cell,
         method=METHOD,
-        init=init,
+        init=training.init,
         arithmetic=float32.arithmetic(),
         metrics=Metrics(
             last=history.last(),
@@ -58,7 +40,7 @@ def row_of(
             ema_best=history.best("ema_"),
             train_loss=history.epochs[-1]["train_loss"],
             largest_weight=checks.largest_magnitude(state.model.parameters()),
-            images_seen=len(history.epochs) * steps * cell.recipe.global_batch,
+            images_seen=len(history.epochs) * training.epoch_steps * cell.recipe.global_batch,
         ),
         time=Time(
             total=history.total_s,
@@ -73,23 +55,23 @@ def row_of(
             images_per_s=len(history.step_ms) * cell.recipe.global_batch / (sum(history.step_ms) / 1e3),
             step_ms=statistics.median(history.step_ms),
             step_cpu_ms=None if cuda else statistics.median(history.step_cpu_ms),
-            step_ratio=None if cuda or not alone else step_ratio(cell, scan.name, classes),
+            step_ratio=step_ratio(cell, scan.name, classes, training.progress.evaluating) if paired else None,
             runs=history.runs,
         ),
         memory=Memory(
             device_peak=history.device_peak if cuda else None,
             host_peak=history.host_peak,
-            saved_activations=saved_activations,
+            saved_activations=training.saved_activations,
         ),
-        tokens=Tokens(scheduled=state.model.scheduled_tokens, measured=tokens),
+        tokens=Tokens(scheduled=state.model.scheduled_tokens, measured=training.measured_tokens),
         cost=Cost(
             parameters=sum(p.numel() for p in state.model.parameters()),
             forward_flops=forward_flops(cell.architecture, cell.schedule, classes),
             energy_joules=history.energy_joules if alone else None,  # the counter of one of several GPUs is not all
         ),
-        data=Data(**asdict(dataset.identity)),
+        data=Data(**asdict(training.dataset.identity)),
         scan=Scan(backend=scan.name, reason=scan.reason),
-        environment=environment(device, world.world_size),
+        environment=environment(training.device, training.world.world_size),
         started=history.started,
         finished=now(),
     )

@@ -1,17 +1,19 @@
 """status.json in a cell's folder: how far its training is, written by the training, read by whoever watches it.
 
-No torch here: a look costs milliseconds. row.json remains the result; this file is a sign of life and may be deleted.
+No torch here: reading it takes milliseconds. row.json remains the result; this file only shows that the training runs,
+and may be deleted.
 """
 
 from __future__ import annotations
 
+import signal
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from famba.config.validation import Strict, read_json
 from famba.errors import InputError
@@ -20,6 +22,7 @@ from famba.results.row import read_row
 from famba.system.host import process_exists
 
 NAME = "status.json"
+CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")  # of a training that has begun and not ended, newest first
 QUIET_S = 300.0  # a training that has written nothing for so long is stopped, on a host that this one cannot ask
 
 State = Literal["starting", "training", "evaluating", "finished", "failed", "stopped"]
@@ -36,6 +39,7 @@ class Status(Strict):
         epoch: the one under way, from 1, of `epochs`. step: the last one done in it, of `steps`.
         images_per_s: mean since this run began. memory_mib: peak, of the device if it is a GPU.
         loss: of a recent step. top1: of the last epoch, in percent. left_s: seconds until the last epoch is done.
+        whole_s: seconds of the whole training, from its first epoch, at this run's speed.
         checkpoint_epochs, checkpoint_steps: whole epochs, and steps of the next one, in the newest checkpoint.
         pid, host: of the process that trains. started: this run; earlier ones that it resumes do not count.
         signal: the number of the signal that stopped it. error: the line that it failed with.
@@ -53,22 +57,15 @@ class Status(Strict):
     loss: float | None = None
     top1: float | None = None
     left_s: float | None = None
+    whole_s: float | None = None
     checkpoint_epochs: int = 0
     checkpoint_steps: int = 0
-    pid: int
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
     host: str
     started: AwareDatetime
     updated: AwareDatetime
     signal: int | None = None
     error: str | None = None
-
-    @property
-    def whole_s(self) -> float | None:
-        """Seconds of the whole training: what is left, over the share of the steps that are left."""
-        if self.left_s is None or self.epoch is None or self.step is None or not self.steps:
-            return None
-        share = 1 - (self.epoch - 1 + self.step / self.steps) / self.epochs
-        return self.left_s / share if share > 0 else (self.updated - self.started).total_seconds()
 
 
 def write_status(folder: Path, status: Status) -> None:
@@ -91,8 +88,8 @@ class CellState:
     """A cell at a moment; None is what is not known.
 
     Attributes:
-        cell: its id. kind: `died` is a training that is gone without a word (kill -9, power); `quiet` has written
-            nothing for `QUIET_S`, and its process cannot be asked or does not go on.
+        cell: its id. kind: `died` is a training that ended without writing a status (kill -9, power); `quiet` has
+            written nothing for `QUIET_S`, and its process cannot be asked or does not go on.
         epoch, epochs: the one under way, from 1, of all. images_per_s: mean of this run; of a finished one, of the
             timed steps. mib: peak memory. top1: of the last epoch, in percent.
         left_s: seconds until it is done. whole_s: seconds from its start to its end.
@@ -120,10 +117,13 @@ def cell_state(folder: Path, now: datetime | None = None) -> CellState:
         state = CellState(folder.name, "unreadable", note=str(error))
     else:
         state = _state(status, folder.name, datetime.now(UTC) if now is None else now)
+    resumable = any((folder / name).exists() for name in CHECKPOINTS)
     row = folder / "row.json"
     # a row beside a checkpoint, or beside a training that runs, is an older one, to be replaced
-    if row.exists() and state.kind not in RUNNING and not (folder / "checkpoint.pt").exists():
+    if row.exists() and state.kind not in RUNNING and not resumable:
         return _done(row, folder.name)
+    if resumable and state.kind == "waiting":
+        return CellState(folder.name, "stopped", note=f"no {NAME}")
     return state
 
 
@@ -134,7 +134,7 @@ def _state(status: Status | None, cell: str, now: datetime) -> CellState:
     kind: Kind = status.state
     note, left_s = status.error or "", status.left_s
     if status.signal is not None:
-        note = f"by signal {status.signal}"
+        note = f"by {_signal_name(status.signal)}"
     if kind in RUNNING:
         if status.host == socket.gethostname() and not process_exists(status.pid):
             kind = "died"
@@ -146,6 +146,14 @@ def _state(status: Status | None, cell: str, now: datetime) -> CellState:
         cell, kind, status.epoch, status.epochs, status.images_per_s, status.memory_mib, status.top1, left_s,
         status.whole_s, quiet_s, note,
     )  # fmt: skip
+
+
+def _signal_name(number: int) -> str:
+    """`SIGTERM`; `signal 99` of a number that this system does not know."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _done(path: Path, cell: str) -> CellState:

@@ -1,7 +1,8 @@
 """Train one cell: `Training.run` is the loop over epochs, `_train_epoch` an epoch, `_train_steps` its steps.
 
-At a value that is not finite the training fails (checks.py); asked to stop, it saves a checkpoint and stops (stop.py);
-run again, it resumes there (checkpoint.py); at its end it leaves a row (result.py). timing.py has its clocks.
+A value that is not finite fails the training (checks.py). On a request to stop (stop.py) it saves a checkpoint and
+ends; the next run resumes from it (checkpoint.py). A finished training writes a row, which result.py builds. timing.py
+measures.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +37,30 @@ from famba.training.progress import Progress
 from famba.training.stop import StopRequest
 from famba.training.timing import Meter
 
-_CHECK_STEPS = 50  # reading the loss makes the host wait for a GPU, so there it is read this often only
-_STOP = 2
-SAVE_S = 900.0  # within a long epoch, a checkpoint this often
+_CHECK_STEPS = 50  # reading the loss synchronises with a GPU, so there it is checked this often only
+SAVE_S = 900.0  # seconds between checkpoints within an epoch
+
+
+class _Request(IntEnum):
+    """What to do between two steps, the more urgent the larger."""
+
+    NOTHING = 0
+    SAVE = 1
+    STOP = 2
 
 
 class Training:
-    """One cell between its settings and its row.
+    """Trains one cell, from its settings to its row.
 
     Args:
         cell: what to train.
-        folder: of the row, the checkpoint and the weights.
+        folder: where row, checkpoint and weights are written.
         data_root: where the data sets are.
-        progress: what it says while it runs; None: the terminal alone.
+        progress: where it reports; None: on the terminal only.
         world: the processes that train the cell together.
         init: checkpoint to start from; None: the seed's own weights.
-        stop: asked for by whoever sets its signal.
+        stop: the request to stop, set by a signal handler.
+        check_every_step: look for values that are not finite at every step on a GPU, too.
     """
 
     def __init__(
@@ -62,6 +72,7 @@ class Training:
         world: Processes = Processes(),  # noqa: B008 (frozen)
         init: Path | None = None,
         stop: StopRequest | None = None,
+        check_every_step: bool = False,
     ) -> None:
         self.cell = cell
         self.folder = folder
@@ -73,38 +84,42 @@ class Training:
             torch.set_num_threads(cell.threads)
         float32.fix()
         self.dataset = data.load(cell.dataset, data_root)
-        self.scan = ops.choose(self.device, requested=cell.scan)
+        self.check_steps = 1 if check_every_step or self.device.type == "cpu" else _CHECK_STEPS
+        dtype = torch.bfloat16 if cell.recipe.precision == "bf16" else torch.float32
+        self.scan = ops.choose(self.device, dtype, cell.scan)
         self.init = initial.identify(init)
         seeds.seed_everything(cell.seed)
         self.state = train_state.build(cell, self.device, self.scan.name, len(self.dataset.classes), world, init)
         self.model = self.state.model
         size, share = cell.architecture.img_size, (world.rank, world.world_size)
-        self.train_images = TrainLoader(self.dataset, cell.recipe, size, cell.seed, self.device, *share)
-        self.test_images = EvalLoader(self.dataset, cell.recipe, size, self.device, *share)
-        self.steps = self.train_images.steps  # of an epoch
-        self.finite = checks.FiniteCheck(cell.id, self.model, self.state.autocast)
+        self.train_loader = TrainLoader(self.dataset, cell.recipe, size, cell.seed, self.device, *share)
+        self.test_loader = EvalLoader(self.dataset, cell.recipe, size, self.device, *share)
+        self.epoch_steps = self.train_loader.steps
+        self.finite_check = checks.FiniteCheck(cell.id, self.model, self.state.autocast)
         self.history = History(started=result.now(), init=self.init.model_dump())
-        self.tokens = checks.checked_tokens(self.model, self.device)
+        self.measured_tokens = checks.checked_tokens(self.model, self.device)
         checks.check_fusion(self.model, self.device)
         self.saved_activations = activations.saved_activation_bytes(self.model, self.device, self.state.autocast)
         self._initial_digest = initial.digest(self.model)
 
     def run(self) -> Row:
-        """Train to the last epoch, resuming where a checkpoint is; returns the row, which it has written.
+        """Train to the last epoch, resuming from a checkpoint if there is one; writes the row and returns it.
 
         Raises:
-            CheckFailed: loss, logits, weights or optimiser state are no longer finite, or the weights are not those
-                that `init` names.
-            Stopped: asked to stop, it has saved a checkpoint.
+            CheckFailed: loss, logits, weights or optimiser state are no longer finite, or the weights were modified
+                before the first step.
+            Stopped: on a request to stop, after saving a checkpoint.
         """
         if initial.digest(self.model) != self._initial_digest:
-            raise CheckFailed(f"{self.cell.id}: its weights were changed before the first step; load them with `init`")
+            raise CheckFailed(
+                f"{self.cell.id}: the weights were modified before the first step; pass them through `init` instead"
+            )
         self._resume()
-        if warning := optim.rates(self.cell.recipe, self.steps).warning:
+        if warning := optim.rates(self.cell.recipe, self.epoch_steps).warning:
             self.progress.say(f"{self.cell.id}: {warning}")
-        self.progress.start(self._steps_done / self.steps)
+        self.progress.start(self._steps_done / self.epoch_steps)
         self.history.runs += 1
-        self.meter = Meter(self.history, self.device, self.world, self.train_images)
+        self.meter = Meter(self.history, self.device, self.world, self.train_loader)
         self._saved_at = time.perf_counter()
         try:
             for epoch in range(len(self.history.epochs), self.cell.recipe.epochs):
@@ -112,15 +127,15 @@ class Training:
                 self._save()
         except _Interrupted:
             self._save()
-            by = self.stop.signal or signal.SIGTERM  # another process's
+            by = self.stop.signal or signal.SIGTERM  # another rank got the signal
             raise Stopped(
                 f"{self.cell.id}: stopped by {by.name} at {self.position()}; run it again to resume there", by
             ) from None
-        self.meter.lap()  # the clock stops: what follows is no part of a cell
+        self.meter.lap()  # stop the clock: writing results is not part of the cell's time
         return self._finish()
 
     def _train_epoch(self, epoch: int) -> None:
-        """Take its steps; evaluate the weights, then their moving average; add a line to the history."""
+        """Run the epoch's steps, evaluate the weights and then their moving average, and append to the history."""
         history = self.history
         self._train_steps(epoch)
         started = time.perf_counter()
@@ -128,14 +143,14 @@ class Training:
         evaluation_s = time.perf_counter() - started
         started, cpu_started = time.perf_counter(), cpu_seconds()
         with self.state.ema.applied_to(self.model):
-            ema_top1, ema_top5 = self._evaluate(epoch, "the moving average's")
+            ema_top1, ema_top5 = self._evaluate(epoch, average=True)
         ema_evaluation_s = time.perf_counter() - started
         self.meter.leave_out(cpu_started)
         history.epochs.append(
             {
                 "epoch": epoch,
                 "lr": self._lr(epoch),  # of the first step
-                "train_loss": torch.tensor(history.losses[-self.steps :]).mean().item(),
+                "train_loss": torch.tensor(history.losses[-self.epoch_steps :]).mean().item(),
                 "top1": top1,
                 "top5": top5,
                 "ema_top1": ema_top1,
@@ -145,98 +160,104 @@ class Training:
                 "ema_evaluation_s": ema_evaluation_s,
                 "data_wait_s": history.epoch_so_far.data_wait_s,
                 "cpu_s": history.epoch_so_far.cpu_s,
-                "images_per_s": self.steps * self.cell.recipe.global_batch / history.epoch_so_far.train_s,
+                "images_per_s": self.epoch_steps * self.cell.recipe.global_batch / history.epoch_so_far.train_s,
             }
         )
         history.epoch_so_far = EpochSoFar()
         self.progress.epoch(top1)
 
     def _train_steps(self, epoch: int) -> None:
-        """Take the steps of an epoch that are left of it; a wish to stop or to save is met between two of them."""
-        recipe, steps, first = self.cell.recipe, self.steps, self.history.epoch_so_far.steps
+        """Run the epoch's remaining steps. Stops and saves happen between two steps."""
+        recipe, steps, first = self.cell.recipe, self.epoch_steps, self.history.epoch_so_far.steps
         self.model.train()
         losses = torch.zeros(steps, device=self.device)
-        check_every = 1 if self.device.type == "cpu" else _CHECK_STEPS
         self.meter.start_steps()
-        for step, batches in enumerate(self.train_images.epoch(epoch, first), first):
+        for step, batches in enumerate(self.train_loader.epoch(epoch, first), first):
             optim.set_learning_rate(self.state.optimizer, self._lr(epoch, step))
             losses[step] = self.state.step.gradients(batches)
-            check = (step + 1) % check_every == 0 or step + 1 == steps
-            if check:
-                self.finite.losses(losses[: step + 1], epoch, lambda at: self._lr(epoch, at), batches[0][0])
+            check, loss = (step + 1) % self.check_steps == 0 or step + 1 == steps, None
+            if check:  # before the update, for which the host does not wait
+                images = [images for images, _ in batches]
+                self.finite_check.losses(losses[: step + 1], epoch, lambda at: self._lr(epoch, at), images)
+                loss = losses[step].item()
             self.state.step.update()
             self.meter.mark_step()
-            self.progress.step(epoch, step + 1, steps, recipe.global_batch, losses[step].item() if check else None)
-            if check and (wish := self._wish()):
+            self.progress.step(epoch, step + 1, steps, recipe.global_batch, loss)
+            if check and (request := self._request()):
                 self.meter.stop_steps(losses)
-                if wish == _STOP:
+                if request == _Request.STOP:
                     raise _Interrupted
                 self._save()
                 self.meter.start_steps()
         self.meter.stop_steps(losses)
 
-    def _evaluate(self, epoch: int, whose: str = "the") -> tuple[float, float]:
-        """Top-1 and top-5 on the test set, in percent. Raises CheckFailed if a logit is not finite."""
-        counts = evaluate.count_hits(self.state.forward, self.test_images, self._between_batches)
+    def _evaluate(self, epoch: int, average: bool = False) -> tuple[float, float]:
+        """Top-1 and top-5 on the test set, in percent. Raises CheckFailed if a logit is not finite.
+
+        average: the model holds the moving average of its weights, which an error then names.
+        """
+        counts = evaluate.count_hits(self.state.forward, self.test_loader, self._between_batches)
         self.world.all_sum_([counts])
-        self.finite.logits(int(counts[2]), self.test_images, whose, epoch, self.state.lr)
-        top1, top5 = (counts[:2].double() / len(self.test_images) * 100).tolist()
+        self.finite_check.logits(int(counts[2]), self.test_loader, average, epoch, self.state.lr)
+        top1, top5 = (counts[:2].double() / len(self.test_loader) * 100).tolist()
         return top1, top5
 
     def _between_batches(self) -> None:
         self.progress.evaluating()
-        if self.stop.signal and self.world.world_size == 1:  # several processes have not as many batches each
+        # ranks can have different numbers of batches, so only a process that is alone may stop here
+        if self.stop.signal and self.world.world_size == 1:
             raise _Interrupted
 
-    def _wish(self) -> int:
-        """What any of the processes wants before the next step: `_STOP`, a checkpoint (1), nothing (0)."""
-        due = time.perf_counter() - self._saved_at > SAVE_S
-        return self.world.all_max(_STOP if self.stop.signal else int(due), self.device)
+    def _request(self) -> int:
+        """The most urgent request of any rank before the next step."""
+        due = _Request.SAVE if time.perf_counter() - self._saved_at > SAVE_S else _Request.NOTHING
+        return self.world.all_max(_Request.STOP if self.stop.signal else due, self.device)
 
     def _lr(self, epoch: int, step: int = 0) -> float:
-        return optim.learning_rate(self.cell.recipe, epoch, step, self.steps)
+        return optim.learning_rate(self.cell.recipe, epoch, step, self.epoch_steps)
 
     @property
     def _steps_done(self) -> int:
-        return len(self.history.epochs) * self.steps + self.history.epoch_so_far.steps
+        return len(self.history.epochs) * self.epoch_steps + self.history.epoch_so_far.steps
 
     def position(self) -> str:
-        """Such as `epoch 3 of 12, step 80 of 97`: what is done."""
+        """The progress so far, such as `epoch 3 of 12, step 80 of 97`."""
         done = self.history.epoch_so_far.steps
-        within = f", step {done} of {self.steps}" if done else ""
+        within = f", step {done} of {self.epoch_steps}" if done else ""
         return f"epoch {len(self.history.epochs) + bool(done)} of {self.cell.recipe.epochs}{within}"
 
     def _save(self) -> None:
-        """Write a checkpoint. Raises CheckFailed if a value in it would not be finite; the last one stays."""
+        """Write a checkpoint. If any value is not finite, raises CheckFailed and leaves the previous one in place."""
         self.meter.lap()
-        self.finite.state(self.state.tensors(), self.position(), self.state.lr)
+        self.finite_check.state(self.state.tensors(), self.position(), self.state.lr)
         if self.world.is_main:
             data_identity = self.dataset.identity.sequence
             checkpoint.write(self.folder, self.cell, data_identity, self.history, self.state.state_dict())
-        self.progress.saved(len(self.history.epochs), self.history.epoch_so_far.steps)
+        self.progress.checkpoint(len(self.history.epochs), self.history.epoch_so_far.steps)
         self._saved_at = time.perf_counter()
 
     def _resume(self) -> None:
-        """Resume from the newest checkpoint of this very training that is whole; set aside all that are not."""
+        """Resume from the newest intact checkpoint of this training; rename those that are damaged or of another."""
         saved, rejected = checkpoint.newest(self.folder, self.device, self._mismatch)
         if saved is not None:
             self.state.load_state_dict(saved)
             self.history = History.from_dict(saved["history"])
-        self.world.all_max(0, self.device)  # by now every process has read them
+        self.world.barrier(self.device)  # rank 0 renames files only after every rank has read them
         if self.world.is_main:
             checkpoint.remove_partial(self.folder)
             for path, why, reason in rejected:
-                self.progress.say(f"{self.cell.id}: {reason}; it is now {checkpoint.archive(path, why).name}")
+                self.progress.say(f"{self.cell.id}: {reason}; renamed to {checkpoint.archive(path, why).name}")
         if saved is not None:
             self.progress.say(f"{self.cell.id}: resuming after {self.position()}")
-            self.progress.saved(len(self.history.epochs), self.history.epoch_so_far.steps)
+            self.progress.checkpoint(len(self.history.epochs), self.history.epoch_so_far.steps)
             if self.history.epochs:
                 self.progress.epoch(self.history.epochs[-1]["top1"])
         elif rejected:
             self.progress.say(f"{self.cell.id}: starting anew")
-        if self.world.all_max(self._steps_done, self.device) != self._steps_done:  # file systems may show a file late
+        # a network file system may show new files late
+        if self.world.all_max(self._steps_done, self.device) != self._steps_done:
             raise CheckFailed(
-                f"{self.cell.id}: another node found a later checkpoint than {self.position()}; start anew"
+                f"{self.cell.id}: another node sees a newer checkpoint than {self.position()}; run the command again"
             )
 
     def _mismatch(self, saved: Mapping[str, Any]) -> str | None:
@@ -244,31 +265,30 @@ class Training:
         return checkpoint.mismatch(saved, self.cell, identity, own, self.state.optimizer, self.init)
 
     def _finish(self) -> Row:
-        """Write the row and the files beside it; the checkpoint becomes the weights."""
-        row = result.row_of(
-            self.cell, self.history, self.state, self.dataset, self.scan, self.init, self.device, self.world,
-            steps=self.steps, tokens=self.tokens, saved_activations=self.saved_activations,
-        )  # fmt: skip
-        top5 = evaluate.predict(self.state.forward, self.test_images, len(self.dataset.classes))
+        """Write the row and the files beside it, and rename the checkpoint to weights.pt."""
+        self.progress.evaluating()
+        row = result.row_of(self)
+        forward, classes = self.state.forward, len(self.dataset.classes)
+        top5 = evaluate.predict(forward, self.test_loader, classes, self.progress.evaluating)
         self.world.all_sum_([top5])
         if not self.world.is_main:
             return row
         write_epochs(self.history.epochs, self.folder / "epochs.csv")
         write_steps(self._steps_csv(), self.folder / "steps.csv")
-        images, _ = next(iter(self.test_images))
+        images, _ = next(iter(self.test_loader))
         write_tokens(token_record(self.model, images, self.state.autocast), self.folder / tokens.NAME)
         made = Predictions(top5.cpu().numpy(), self.dataset.test_labels)
         predictions.write_predictions(made, row, self.folder / predictions.NAME)
         write_row(row, self.folder / "row.json")
-        checkpoint.finish(self.folder)  # from here on a re-run starts anew
+        checkpoint.finish(self.folder)  # from here on nothing can be resumed
         self.progress.end(row)
         return row
 
     def _steps_csv(self) -> Iterator[dict[str, float]]:
         for number, loss in enumerate(self.history.losses):
-            epoch, step = divmod(number, self.steps)
+            epoch, step = divmod(number, self.epoch_steps)
             yield {"epoch": epoch, "step": step, "lr": self._lr(epoch, step), "loss": loss}
 
 
 class _Interrupted(Exception):
-    """Asked to stop: unwinds to where the weights are the training's own, and a checkpoint can be saved."""
+    """Unwinds to where the model holds its own weights, not the moving average, so a checkpoint can be saved."""

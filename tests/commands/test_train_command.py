@@ -20,6 +20,7 @@ from famba.errors import InputError
 from famba.results.row import read_row
 from famba.training import lock as cell_lock
 from famba.training.lock import exclusive
+from famba.training.status import read_status
 from tests.helpers import ROOT
 from tests.helpers.cells import cell
 from tests.helpers.trainings import weights
@@ -238,7 +239,6 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--log", "/proc/x.log"], "--log /proc/x.log: cannot be written ("),
         (["--rendezvous", "host:20000"], "--rendezvous: vim_micro-upper-s0 takes one node"),
         (["--config", "config/smoke.yaml"], "a cell as JSON has all its settings"),
     ],
@@ -249,6 +249,15 @@ def test_options_that_cannot_be_met_are_one_line(tmp_path, capsys, more, message
     assert message in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_that_cannot_be_written_is_one_line_and_the_status(tmp_path, capsys):
+    assert main(arguments(tmp_path / "cell", cell(**ONE), "--log", "/proc/x.log")) == 2
+    line = capsys.readouterr().err.removeprefix("famba: error: ").rstrip("\n")
+    assert line.startswith("--log /proc/x.log: cannot be written (")
+    assert "\n" not in line
+    assert [path.name for path in (tmp_path / "cell").iterdir()] == ["status.json"]
+    assert read_status(tmp_path / "cell").error == line
 
 
 def test_a_model_that_does_not_fit_is_one_line(tmp_path, capsys):

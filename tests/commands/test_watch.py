@@ -41,7 +41,8 @@ def status(ago: float = 0.0, **changes: object) -> Status:
     updated = NOW - timedelta(seconds=ago)
     given = {
         "cell": CELL, "state": "training", "epoch": 5, "epochs": 8, "step": 1, "steps": 2, "images_per_s": 1234.0,
-        "memory_mib": 2048.0, "loss": 0.5, "top1": 71.3, "left_s": 3725.0, "checkpoint_epochs": 4,
+        "memory_mib": 2048.0, "loss": 0.5, "top1": 71.3, "left_s": 3725.0, "whole_s": 9000.0,
+        "checkpoint_epochs": 4,
         "pid": os.getpid(), "host": socket.gethostname(), "started": updated - timedelta(hours=1), "updated": updated,
     }  # fmt: skip
     return Status(**(given | changes))
@@ -65,17 +66,19 @@ def test_a_status_that_was_written_is_read(folder):
 def test_a_training_is_shown_as_it_says(folder):
     write_status(folder, status(ago=20))
     assert cell_state(folder, NOW) == CellState(
-        CELL, "training", 5, 8, 1234.0, 2048.0, 71.3, left_s=3725 - 20, whole_s=pytest.approx(3725 * 8 / 3.5),
-        quiet_s=20,
+        CELL, "training", 5, 8, 1234.0, 2048.0, 71.3, left_s=3725 - 20, whole_s=9000.0, quiet_s=20,
     )  # fmt: skip
     write_status(folder, status(state="evaluating", step=2, left_s=9000))
     assert cell_state(folder, NOW).kind == "evaluating"
-    assert cell_state(folder, NOW).whole_s == pytest.approx(9000 * 8 / 3)
-    write_status(folder, status(epoch=8, step=2, left_s=0.0))
-    assert cell_state(folder, NOW).whole_s == 3600  # the last step is done
-    at_the_start = {"epoch": None, "step": None, "steps": None, "left_s": None, "top1": None}
+    at_the_start = dict.fromkeys(("epoch", "step", "steps", "left_s", "whole_s", "top1"))
     write_status(folder, status(state="starting", **at_the_start))
     assert cell_state(folder, NOW) == CellState(CELL, "starting", None, 8, 1234.0, 2048.0)
+
+
+def test_a_checkpoint_without_a_status_is_of_a_training_that_was_stopped(folder):
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.pt").write_bytes(b"")
+    assert cell_state(folder, NOW) == CellState(CELL, "stopped", note="no status.json")
 
 
 def test_silence_is_quiet_and_no_time_is_worked_off(folder):
@@ -107,7 +110,9 @@ def test_how_a_training_ended_is_shown_with_why(folder):
     assert table([cell_state(folder, NOW)], "smoke")[0].endswith("the loss is nan at epoch 4, step 1")
     write_status(folder, status(ago=9999, state="stopped", signal=15))
     assert cell_state(folder, NOW).kind == "stopped"
-    assert table([cell_state(folder, NOW)], "smoke")[0].endswith("by signal 15")
+    assert table([cell_state(folder, NOW)], "smoke")[0].endswith("by SIGTERM")
+    write_status(folder, status(state="stopped", signal=99))  # of another system
+    assert table([cell_state(folder, NOW)], "smoke")[0].endswith("by signal 99")
     write_status(folder, status(state="finished"))  # and its row has been deleted
     assert cell_state(folder, NOW) == CellState(CELL, "waiting")
 
@@ -121,6 +126,7 @@ def test_how_a_training_ended_is_shown_with_why(folder):
         (b"[]", "Input should be an object"),
         (b'{"version": 2}', "version 2 of the format, and this famba reads version 1"),
         (b'{"version": 1, "cell": 3}', "cell: Input should be a valid string"),
+        (status().model_dump_json().replace(str(os.getpid()), str(2**31)).encode(), "pid: Input should be less than"),
     ],
 )
 def test_a_file_of_another_kind_is_one_line_and_hides_no_result(folder, content, said):
@@ -145,9 +151,10 @@ def test_a_row_is_done_unless_it_is_being_replaced(folder):
     write_status(folder, status())
     assert cell_state(folder, NOW).kind == "training"
     write_status(folder, status(state="stopped"))
-    (folder / "checkpoint.pt").write_bytes(b"")
-    assert cell_state(folder, NOW).kind == "stopped"
-    (folder / "checkpoint.pt").unlink()
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):  # killed between two renames, the previous one is alone
+        (folder / name).write_bytes(b"")
+        assert cell_state(folder, NOW).kind == "stopped"
+        (folder / name).unlink()
     (folder / "row.json").write_text("{}")
     assert cell_state(folder, NOW).kind == "unreadable"
     assert "row.json" in table([cell_state(folder, NOW)], "smoke")[0]

@@ -78,7 +78,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_previous_one(kind, halfway, undis
     resume(tmp_path, {**halfway, checkpoint.NAME: damaged(halfway[checkpoint.NAME], kind)})
     said = capsys.readouterr().err
     assert "checkpoint.pt is damaged (" in said
-    assert "it is now checkpoint.damaged.pt" in said
+    assert "renamed to checkpoint.damaged.pt" in said
     assert "resuming after epoch 1 of 3" in said
     ends_as(tmp_path, undisturbed)
     assert (tmp_path / "checkpoint.damaged.pt").read_bytes() == damaged(halfway[checkpoint.NAME], kind)
@@ -164,7 +164,9 @@ def moment(state: dict) -> dict:
 def test_another_content_is_set_aside(change, halfway, undisturbed, tmp_path, capsys):
     planted(halfway, tmp_path, change)
     Training(cell(), tmp_path, DATA).run()
-    assert "a checkpoint of another version of famba; it is now checkpoint.other-settings.pt" in capsys.readouterr().err
+    assert (
+        "a checkpoint of another version of famba; renamed to checkpoint.other-settings.pt" in capsys.readouterr().err
+    )
     ends_as(tmp_path, undisturbed)
 
 
@@ -176,7 +178,7 @@ def test_values_that_are_not_finite_are_not_resumed(where, halfway, undisturbed,
 
     planted(halfway, tmp_path, spoil)
     Training(cell(), tmp_path, DATA).run()
-    assert "a checkpoint of values that are not finite; it is now" in capsys.readouterr().err
+    assert "a checkpoint of values that are not finite; renamed to" in capsys.readouterr().err
     ends_as(tmp_path, undisturbed)
 
 

@@ -10,6 +10,7 @@ import torch
 from famba.cli import main
 from famba.results.row import read_row
 from famba.training.lock import exclusive
+from famba.training.status import read_status
 from tests.helpers import ROOT
 from tests.helpers.cells import cell
 from tests.helpers.trainings import weights
@@ -41,6 +42,18 @@ def refused(capsys, tmp_path, **changes):
     assert main(["train", "--cell", settings, "--out", str(tmp_path / "row.json")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line
+
+
+def test_a_cell_that_cannot_be_started_says_so_in_its_status(capsys, tmp_path):
+    line = refused(capsys, tmp_path, processes=2, nodes=2)
+    assert read_status(tmp_path).error == line.removeprefix("famba: error: ")
+
+
+def test_a_process_other_than_the_first_names_itself(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    assert refused(capsys, tmp_path, processes=2).startswith("famba: error: rank 3: vim_micro-upper-s0 is for 2 ")
+    assert list(tmp_path.iterdir()) == []  # the first one writes
 
 
 def test_several_nodes_need_a_place_to_meet(capsys, tmp_path):

@@ -39,7 +39,7 @@ def test_weights_that_nobody_named_are_not_trained(tmp_path):
     training = Training(cell(epochs=1), tmp_path, Path("data"))
     with torch.no_grad():
         next(training.model.parameters())[0] += 1
-    with pytest.raises(CheckFailed, match="its weights were changed before the first step"):
+    with pytest.raises(CheckFailed, match="the weights were modified before the first step"):
         training.run()
     assert not (tmp_path / "row.json").exists()
 
@@ -47,7 +47,7 @@ def test_weights_that_nobody_named_are_not_trained(tmp_path):
 def test_a_checkpoint_of_other_initial_weights_is_set_aside(trained, tmp_path, capsys):
     (tmp_path / "checkpoint.pt").write_bytes((trained / "weights.pt").read_bytes())
     Training(cell(epochs=1), tmp_path, Path("data"), init=trained / "weights.pt").run()
-    assert "is a checkpoint of other initial weights; it is now" in capsys.readouterr().err
+    assert "is a checkpoint of other initial weights; renamed to" in capsys.readouterr().err
 
 
 def test_a_result_of_other_initial_weights_is_not_taken_for_finished(trained, tmp_path, capsys):

@@ -1,11 +1,12 @@
 """The terminal: one line per cell, redrawn in place where there is a terminal, and a log that stays readable."""
 
 import io
+import signal
 import sys
 
 import pytest
 
-from famba.errors import InputError
+from famba.errors import CheckFailed, InputError, Stopped
 from famba.training import progress
 
 
@@ -66,12 +67,29 @@ def test_a_log_that_cannot_be_written_is_known_before_the_training(tmp_path):
     assert (tmp_path / "new" / "folder" / "log").read_text() == "a word\n"
 
 
+def test_the_memory_is_the_host_s_on_a_machine_whose_gpu_is_not_used(monkeypatch):
+    monkeypatch.setattr(progress.torch.cuda, "is_available", lambda: True)
+    assert progress._peak_mib() > 100
+
+
+def test_the_log_ends_with_how_the_training_ended(tmp_path):
+    ends = {
+        CheckFailed("a-cell: the loss is nan"): "a-cell: the loss is nan",
+        Stopped("a-cell: stopped by SIGTERM", signal.SIGTERM): "a-cell: stopped by SIGTERM",
+        KeyboardInterrupt(): "a-cell: stopped by SIGINT",
+        RuntimeError("shapes\ndo not match"): "RuntimeError: shapes do not match",
+    }
+    for error in ends:
+        with pytest.raises(type(error)), progress.Progress("a-cell", epochs=2, log=tmp_path / "log").recorded():
+            raise error
+    assert (tmp_path / "log").read_text().splitlines() == list(ends.values())
+
+
 def test_a_log_that_is_lost_on_the_way_stops_nothing(tmp_path, capsys):
     line = progress.Progress("a-cell", epochs=2, log=tmp_path / "log")
     (tmp_path / "log").unlink()
     (tmp_path / "log").mkdir()
     line.say("a word")
     line.say("another")
-    assert capsys.readouterr().err.splitlines() == [
-        "a word", f"a-cell: {tmp_path / 'log'} cannot be written (Is a directory); training on without it", "another",
-    ]  # fmt: skip
+    lost = f"a-cell: {tmp_path / 'log'} cannot be written (Is a directory); the training continues without it"
+    assert capsys.readouterr().err.splitlines() == ["a word", lost, "another"]

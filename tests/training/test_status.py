@@ -93,7 +93,7 @@ def test_a_training_that_is_stopped_names_the_signal(by, started, tmp_path):
     status = read_status(tmp_path)
     assert (status.state, status.signal, status.error) == ("stopped", by, None)
     state = cell_state(tmp_path)
-    assert (state.kind, state.note) == ("stopped", f"by signal {by.value}")
+    assert (state.kind, state.note) == ("stopped", f"by {by.name}")
     if by != signal.SIGINT:  # asked in kind, it has saved a checkpoint, and says of what
         done = status.checkpoint_epochs + bool(status.checkpoint_steps)
         assert f"at epoch {done} of {LONG}" in said
@@ -101,11 +101,13 @@ def test_a_training_that_is_stopped_names_the_signal(by, started, tmp_path):
 
 
 def test_a_training_that_fails_leaves_its_line(tmp_path, capsys):
-    assert main(arguments(tmp_path, lr=1e30)) == 1
+    log = tmp_path / "log"
+    assert main([*arguments(tmp_path, lr=1e30), "--log", str(log)]) == 1
     line = capsys.readouterr().err.splitlines()[-1].removeprefix("famba: error: ")
     assert ": the loss is " in line
     assert (read_status(tmp_path).state, read_status(tmp_path).error) == ("failed", line)
     assert table([cell_state(tmp_path)], "micro")[0].endswith(line)
+    assert log.read_text().splitlines()[-1] == line
 
 
 def test_a_defect_leaves_its_name(tmp_path, monkeypatch):
@@ -165,7 +167,7 @@ def test_a_status_that_cannot_be_written_is_said_once_and_stops_nothing(tmp_path
     assert lost == [line for line in log.read_text().splitlines() if "status.json" in line]
     (line,) = lost
     assert "status.json: cannot be written (Is a directory)" in line
-    assert line.endswith("training on without it")
+    assert line.endswith("meanwhile the training continues without it")
     assert not list(tmp_path.glob(".*.part"))
 
 
@@ -229,6 +231,46 @@ def test_it_is_written_once_a_second_at_most(tmp_path, monkeypatch):
             line.evaluating()
     assert [at for at, _ in written] == [0.0, *map(float, range(1, 13)), 12.5]
     assert [step for _, step in written][:4] == [None, 16, 32, 48]
+
+
+def test_the_time_left_goes_on_falling_in_an_evaluation(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    line = Progress("a-cell", epochs=4, folder=tmp_path)
+    now[0] = 10.0
+    line.step(0, 10, 10, 64, 0.5)
+    assert (read_status(tmp_path).left_s, read_status(tmp_path).whole_s) == (30, 40)
+    now[0] = 18.0
+    line.evaluating()
+    assert (read_status(tmp_path).left_s, read_status(tmp_path).whole_s) == (22, 40)
+    now[0] = 60.0
+    line.evaluating()
+    assert read_status(tmp_path).left_s == 0
+
+
+def test_a_resumed_training_is_estimated_whole(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    line = Progress("a-cell", epochs=4, folder=tmp_path)
+    line.start(done=3.0)
+    now[0] = 10.0
+    line.step(3, 10, 10, 64, 0.5)
+    assert (read_status(tmp_path).left_s, read_status(tmp_path).whole_s) == (0, 40)
+
+
+def test_the_end_of_a_training_is_evaluation_too(tmp_path, monkeypatch):
+    """Pairs of steps and predictions take minutes at 224 pixels: none of them is silent."""
+    reports = []
+
+    class Counted(Progress):
+        def evaluating(self) -> None:
+            reports.append(self._at.epoch)
+            super().evaluating()
+
+    monkeypatch.setattr("famba.training.paired.PAIRS", 3)
+    Training(cell(epochs=1, eval_batch=60), tmp_path, Path("data"), Counted(cell().id, 1)).run()
+    batches = 360 // 60
+    assert len(reports) == 3 * batches + 1 + 3  # weights, moving average, predictions; before the row; its pairs
 
 
 def test_without_a_folder_and_in_other_processes_nothing_is_written(tmp_path, monkeypatch):

@@ -6,21 +6,26 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import torch
 
+from famba.cli import main
 from famba.errors import CheckFailed
 from famba.files import sealed_file
 from famba.fusion import match, strategy
 from famba.model import VisionMamba
 from famba.results.row import read_row
 from famba.training.activations import saved_activation_bytes
+from famba.training.status import Status, read_status, write_status
 from famba.training.train import Training
 from tests.helpers import ROOT
 from tests.helpers.cells import cell
 from tests.helpers.trainings import same, weights
+
+NOW = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,7 @@ def test_micro_batches_do_not_change_the_gradient(tmp_path):
     whole, split = (
         Training(cell("baseline", micro_batch=size), tmp_path / str(size), Path("data")) for size in (64, 16)
     )
-    losses = [training.state.step.gradients(next(training.train_images.epoch(0))) for training in (whole, split)]
+    losses = [training.state.step.gradients(next(training.train_loader.epoch(0))) for training in (whole, split)]
     torch.testing.assert_close(*losses)
     for (name, p), q in zip(whole.model.named_parameters(), split.model.parameters(), strict=True):
         assert (p.grad - q.grad).norm() <= 1e-4 * p.grad.norm(), name
@@ -102,7 +107,7 @@ def test_a_killed_training_resumes_to_the_same_weights(finished, tmp_path):
 def test_a_checkpoint_of_other_settings_is_set_aside(finished, tmp_path, capsys):
     (tmp_path / "checkpoint.pt").write_bytes((finished / "weights.pt").read_bytes())
     Training(cell(lr=1e-2), tmp_path, Path("data")).run()
-    assert "is a checkpoint of other settings; it is now checkpoint.other-settings.pt" in capsys.readouterr().err
+    assert "is a checkpoint of other settings; renamed to checkpoint.other-settings.pt" in capsys.readouterr().err
     assert (tmp_path / "checkpoint.other-settings.pt").exists()
     assert read_row(tmp_path / "row.json").time.runs == 1
 
@@ -120,7 +125,7 @@ def test_every_checkpoint_that_is_set_aside_is_kept(finished, tmp_path, capsys):
     capsys.readouterr()
     Training(cell(), tmp_path, Path("data")).run()
     last = tmp_path / "checkpoint.other-settings-3.pt"
-    assert f"a checkpoint of another version of famba; it is now {last.name}" in capsys.readouterr().err
+    assert f"a checkpoint of another version of famba; renamed to {last.name}" in capsys.readouterr().err
     kept = [tmp_path / f"checkpoint.other-settings{number}.pt" for number in ("", "-2")]
     assert [path.read_bytes() for path in kept] == 2 * [weights_file.read_bytes()]
     assert torch.load(last, weights_only=True)["history"]["mood"] == state["history"]["mood"]
@@ -133,6 +138,61 @@ def test_a_diverging_loss_stops_the_cell_and_says_where(tmp_path):
     ):
         Training(cell(lr=1e30), tmp_path, Path("data")).run()
     assert not (tmp_path / "row.json").exists()
+
+
+def micro(**recipe):
+    return Training(cell(**recipe), Path("never-written"), Path("data"))
+
+
+def test_logits_that_are_not_finite_name_their_source_whichever_batch_has_it():
+    training = micro(eval_batch=60)
+    *_, (images, _) = training.test_loader
+    last = images[-1]
+
+    def break_one(_, inputs, out):
+        return out.masked_fill((inputs[0] == last).flatten(1).all(1)[:, None, None], torch.nan)
+
+    training.model.patch_embed.register_forward_hook(break_one)
+    message = (
+        r"the logits of 1 of 360 test images are not finite after epoch 0 .*first not finite: output of patch_embed$"
+    )
+    with pytest.raises(CheckFailed, match=message):
+        training._evaluate(0)
+    with (
+        training.state.ema.applied_to(training.model),
+        pytest.raises(CheckFailed, match="the moving average's logits of 1 of 360"),
+    ):
+        training._evaluate(0, average=True)
+
+
+def test_the_source_of_a_loss_is_looked_for_in_all_micro_batches_of_its_step():
+    training = micro()
+    good, broken = torch.zeros(2, 3, 16, 16), torch.full((2, 3, 16, 16), torch.nan)
+    with pytest.raises(CheckFailed, match=r"the loss is nan at epoch 3, step 1 \(lr 0.5\); .*: output of patch_embed"):
+        training.finite_check.losses(torch.tensor([1.0, torch.nan]), 3, lambda _: 0.5, [good, broken])
+    with pytest.raises(CheckFailed, match="first not finite: the loss itself"):
+        training.finite_check.losses(torch.tensor([1.0, torch.nan]), 3, lambda _: 0.5, [good])
+
+
+def test_a_loss_that_broke_some_steps_ago_blames_nothing_that_it_has_poisoned():
+    """On a GPU, where the losses are read every 50 steps; the updates in between have spread the value."""
+    training = micro()
+    with torch.no_grad():
+        training.model.norm_f.weight.fill_(torch.nan)
+    with pytest.raises(CheckFailed) as raised:
+        training.finite_check.losses(torch.tensor([1.0, *3 * [torch.nan]]), 0, lambda step: step, [])
+    assert str(raised.value) == (
+        "vim_micro-upper-s0: the loss is nan at epoch 0, step 1 (lr 1); found 2 updates later, which hide its source: "
+        "--check-every-step shows it"
+    )
+
+
+def test_between_two_checks_of_a_gpu_a_diverging_loss_is_dated_to_its_step(tmp_path):
+    training = Training(cell(lr=1e30), tmp_path, Path("data"))
+    training.check_steps = 50  # as on a GPU
+    with pytest.raises(CheckFailed, match=r"the loss is nan at epoch 0, step [1-9] .* found \d updates? later"):
+        training.run()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_trace_that_differs_from_the_schedule_is_an_error(tmp_path, monkeypatch):
@@ -154,6 +214,17 @@ def test_saved_activations_follow_the_tokens():
         assert saved[name] / saved["baseline"] == pytest.approx(share, abs=0.05), name
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a CUDA device")
+def test_a_failure_before_the_first_step_replaces_the_status_of_the_run_before(tmp_path, capsys):
+    write_status(tmp_path, Status(cell="a", epochs=1, state="stopped", pid=1, host="a", started=NOW, updated=NOW))
+    paper = ["train", "--config", "config/paper.yaml", "--cell", "vim_tiny-upper-s0"]
+    assert main([*paper, "--out", str(tmp_path / "row.json")]) == 2
+    line = capsys.readouterr().err.removeprefix("famba: error: ").rstrip("\n")
+    assert "no CUDA device" in line
+    assert "\n" not in line
+    assert (read_status(tmp_path).state, read_status(tmp_path).error) == ("failed", line)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -165,7 +236,6 @@ def test_saved_activations_follow_the_tokens():
             ["--config", "config/smoke.yaml", "--cell", "vim_tiny_mini-upper-s0", "--out", "x.json"],
             "is called row.json",
         ),
-        (["--config", "config/paper.yaml", "--cell", "vim_tiny-upper-s0"], "no CUDA device"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message):
