@@ -20,10 +20,9 @@ DARK = {  # what takes the place of greys on a dark screen
     INK: "#e7e9ec", FAINT: "#a6adb8", GRID: "#333a43", SMOKE: "#1e2329", NOT_FUSED: "#3a424c",
     STRATEGY_COLOURS["baseline"]: "#9aa1ab",
 }  # fmt: skip
+DARK_PAGE = "#14171b"
 _OWN_COLOURS = ("#D55E00", "#56B4E9", "#882255", "#999933", "#332288")
 _OWN_MARKERS = ("P", "X", "p", "h", "<")
-
-
 # from dark to light, of even steps to the eye: strategies that are settings of one quantity, and more than colours
 _RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (216, 200, 40))
 
@@ -34,6 +33,17 @@ def colours(strategies: Iterable[str]) -> dict[str, str]:
     own = sum(name not in STRATEGY_COLOURS for name in names)
     further = _OWN_COLOURS if own <= len(_OWN_COLOURS) else tuple(_between(i / (own - 1)) for i in range(own))
     return _assign(names, STRATEGY_COLOURS, further)
+
+
+def on_dark(strategies: Iterable[str]) -> dict[str, str]:
+    """What takes the place of every colour that figures of these strategies have, greys and hues, on a dark screen.
+
+    A hue gets 35 % of white: the darkest of all then has a contrast of 3 with the page (WCAG 2.2, 1.4.11).
+    """
+    hues = {**STRATEGY_COLOURS, **colours(strategies), **MODELS}.values()
+    return {
+        hue: "#" + "".join(f"{round(0.65 * c + 0.35 * 255):02x}" for c in bytes.fromhex(hue[1:])) for hue in hues
+    } | DARK
 
 
 def markers(strategies: Iterable[str]) -> dict[str, str]:

@@ -36,13 +36,14 @@ def audit(folder: Path) -> list[Picture]:
     return [picture for picture in _read(folder, AUDIT, "audit-", None) if picture.svg]
 
 
-def dark() -> str:
-    """What a page sets on a dark screen: other greys for those that the figures are drawn with."""
-    rules = (
-        f'[{paint}="{grey.lower()}"] {{ {paint}: {other}; }}'  # also inside <use>, where no ancestor matches
-        for grey, other in palette.DARK.items()
+def dark(strategies: Sequence[str]) -> str:
+    """What a page sets on a dark screen: other colours for those that figures of these strategies are drawn with."""
+    rules = [
+        f'[{paint}="{colour.lower()}"] {{ {paint}: {other}; }}'  # also inside <use>, where no ancestor matches
+        for colour, other in palette.on_dark(strategies).items()
         for paint in ("fill", "stroke")
-    )
+    ]
+    rules.append(f'text[fill="#ffffff"] {{ fill: {palette.DARK_PAGE}; }}')  # on a colour that is lighter now
     return f"@media screen and (prefers-color-scheme: dark) {{ {' '.join(rules)} }}\n"
 
 

@@ -36,6 +36,7 @@ class Report:
     """Rows, and what is said about them. `folder`: where the page will stand, so that its links lead to the rows."""
 
     by_path: Mapping[Path, Row]
+    strategies: Sequence[str]
     ledger: ledger.Ledger
     judged: judged.Judged
     deviations: prose.Deviations
@@ -94,6 +95,7 @@ def read(rows: Sequence[Path], claims: Path, documented: Path, plan: Path | None
     decided = judged.read(folder, by_path, entries)
     return Report(
         by_path,
+        strategies,
         entries,
         decided,
         prose.deviations(documented),
@@ -119,7 +121,7 @@ def html(report: Report) -> str:
         loader=_TEMPLATES, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["pieces"] = prose.pieces
-    style = _source(environment, "report.css") + embedded.dark()
+    style = _source(environment, "report.css") + embedded.dark(report.strategies)
     script = _source(environment, "report.js")
     verdicts, files = report.judged.verdicts, report.judged.files
     alone, shared = evidence.claims(verdicts, report.ledger)

@@ -18,9 +18,9 @@ from famba.config import Cell, Experiment
 from famba.figures import names_of, style, svg
 from famba.figures.captions import AUDIT, FIGURES
 from famba.figures.draw import figure
-from famba.figures.palette import DARK, STRATEGY_COLOURS
+from famba.figures.palette import DARK, DARK_PAGE, MODELS, STRATEGY_COLOURS, colours
 from famba.figures.results import read_results
-from famba.report import prose
+from famba.report import embedded, prose
 from famba.results import summary
 from famba.results.row import read_row
 from tests.helpers import ROOT
@@ -205,6 +205,34 @@ def test_a_dark_page_has_other_greys(pages, smoke):
     assert greys <= {grey.lower() for grey in DARK}
     for grey in greys:
         assert f'[fill="{grey}"] {{ fill: {DARK[grey]}; }}' in page
+
+
+def test_a_dark_page_has_hues_that_stand_out(tmp_path):
+    """Also those of strategies that are an experiment's own: a contrast of 3 with the page (WCAG 2.2, 1.4.11)."""
+    css = (ROOT / "famba" / "report" / "templates" / "report.css").read_text()
+    assert f"--paper: {DARK_PAGE};" in css
+    for names in (["upper", "a", "b", "c", "d", "e"], [*"abcdefghijkl"]):
+        rules = dict(re.findall(r'\[fill="(#\w{6})"\] { fill: (#\w{6}); }', embedded.dark(names)))
+        for hue in [*colours(names).values(), *STRATEGY_COLOURS.values(), *MODELS.values()]:
+            assert contrast(rules[hue.lower()], DARK_PAGE) > 3
+    rows = write_grid(
+        tmp_path, experiment(seeds=[0], schedules={"late": (0,) * 11 + (20,)}, strategies=["upper", "late"])
+    )
+    assert report(tmp_path, rows) == 0
+    late = colours(["upper", "late"])["late"].lower()
+    assert f'[stroke="{late}"] {{ stroke: #' in (tmp_path / "report.html").read_text()
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours: WCAG 2.2, relative luminance and contrast ratio."""
+
+    def luminance(colour: str) -> float:
+        shares = [byte / 255 for byte in bytes.fromhex(colour[1:])]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shares]
+        return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
 
 
 def test_published_numbers_and_the_missing_ones(pages):
