@@ -1,3 +1,3 @@
-"""What rows must fulfil: the written `rules`, a frozen `baseline` and its `gate`, `equivalence` with another protocol,
-`reproduction` of a row field by field.
+"""What rows are checked for: written rules, a frozen baseline, equivalence with another protocol, reproduction field by
+field.
 """

@@ -72,7 +72,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """All fields of two results, and by what they were held: bit for bit if `conditions` is empty."""
+    """All fields of two results, and what they were compared with: bit for bit if `conditions` is empty."""
 
     fields: tuple[Field, ...]
     conditions: tuple[str, ...]

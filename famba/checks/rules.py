@@ -133,7 +133,7 @@ def exclusive(at: Beside) -> str | None:
         raise NotApplicable
     others = at.row.environment.other_processes
     if others is None:
-        return "the driver did not tell whether other processes used the GPU"
+        return "the driver did not report whether other processes used the GPU"
     return f"{others} other processes used the GPU" if others else None
 
 

@@ -1,4 +1,4 @@
-"""The cells of a published table: each a published number, and the claim that a training gives it again."""
+"""The cells of a published table: each a published number, and the claim that a training reproduces it."""
 
 from __future__ import annotations
 

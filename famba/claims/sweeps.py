@@ -21,7 +21,7 @@ class Sweep:
     axis: str
 
     def number(self, strategy: str) -> int | None:
-        """The setting that a strategy's name tells, None for a strategy of no setting of this study."""
+        """The setting in a strategy's name, None for a strategy of no setting of this study."""
         found = re.fullmatch(rf"{self.prefix}_(\d+)", strategy)
         return int(found[1]) if found else None
 

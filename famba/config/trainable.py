@@ -1,4 +1,4 @@
-"""What a training has to fulfil before anything is spent on it, beyond the range of each setting by itself.
+"""What a training is checked for before anything is spent on it, beyond the range of each setting by itself.
 
 Experiments and cells are checked where they enter (experiment.py). Of rows `schedule_problem` alone is checked: what
 has been trained stays readable.
@@ -90,10 +90,10 @@ def _of_recipe(recipe: Recipe) -> Iterator[str]:
 
 
 def schedule_problem(cell: Cell) -> str | None:
-    """At most half of a layer's tokens can be fused.
+    """Why a schedule cannot be fused: at most half of a layer's tokens can be; None if it can.
 
-    A larger r would be silently capped, which is a different schedule.
-    `budget: proportional` is exempt: its shares are capped by definition. None if the schedule can be fused.
+    A larger r would be silently capped, which is a different schedule. `budget: proportional` is exempt: its shares are
+    capped by definition.
     """
     published = cell.strategy in NAMED
     found = beyond_cap(cell.schedule, cell.architecture.tokens, cell.architecture.cls_index)

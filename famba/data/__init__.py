@@ -4,13 +4,6 @@
 
 Every byte is checked against a pinned sha256 before it is parsed, and the identity of a data set goes into each result
 row. `cifar100` is the paper's; `fashion-mnist` and `digits` are real images for machines without it.
-
-`dataset`: what all of them return; `registry`: a data set by its name; `cifar100` with the five `cifar_*` files,
-`fashion_mnist`, `digits`. `sources`: where each archive comes from; `acquire` brings it here, with `download`.
-`content`: identity by content. `sheet`: samples at a glance.
-
-`loader`: batches for the training loop. `sampling`: the order of an epoch's images; `augment/`: augmentation; `mixup`:
-mixup, cutmix and soft targets; `seeds`: the seed of every draw.
 """
 
 from famba.data.acquire import fetch, pull

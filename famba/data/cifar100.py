@@ -1,8 +1,8 @@
 """CIFAR-100 in any of its common forms: which are there, which is taken, and that it is the published set.
 
 A published archive is checked against its sha256 and read in place; nothing is unpacked to the disk. The other forms
-are checked by the content of both splits (cifar_content.py), and an extracted python folder
-is also known by its files' md5.
+are checked by the content of both splits (cifar_content.py), and an extracted python folder is also known by its files'
+md5.
 """
 
 from __future__ import annotations

@@ -1,12 +1,6 @@
 """The figures of an experiment, drawn from its rows: SVG for a paper, PNG for a page.
 
 Identical rows give byte-identical SVG. Every figure of a smoke run carries a watermark, behind the data.
-
-`draw`: draws all of them; `results`: what they are drawn from; `style` and `palette`: their common look; `svg`: files
-that a page can embed, with tooltips; `captions`: what each is called and shows. `bars`: top-1,
-time, memory; `tradeoff`: accuracy against both; `lines`: tokens per layer, curves; `strategies`: the schedules;
-`studies`: the paper's two studies of `upper`. `similarity` and `patches`: the tokens of a trained model. `audit`: the
-audit's.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from famba.claims.audit import epoch_time, memory
-from famba.claims.audit.readings import trainings
+from famba.claims.audit.readings import AS_PRINTED, trainings
 from famba.claims.audit.statements import MODELS
 from famba.claims.published import PublishedRow
 from famba.figures import palette, style, svg
@@ -51,7 +51,7 @@ def _time(rows: Sequence[PublishedRow]) -> Figure:
     axes = figure.add_subplot()
     for model in MODELS:
         found = [one for one in trainings(rows, model) if one.row.table == 1]
-        split = epoch_time.split(found, epoch_time.TOLD)
+        split = epoch_time.split(found, AS_PRINTED)
         share = np.array((0.0, 1.0))
         axes.plot(100 * share, split.fixed + split.token * share, color=palette.MODELS[model], linewidth=0.8)
         label = f"{model_name(model)}: {split.fixed:.0f} s fixed"

@@ -187,7 +187,7 @@ def markdown(report: Report) -> str:
         files["tables/verdicts.md"].strip(),
         "## Cost",
         cost.device_hours(report.rows),
-        "## Again",
+        "## Run it again",
         "\n".join(["```", *provenance.commands(report.rows), "```"]),
     ]
     return "\n\n".join(parts) + "\n"

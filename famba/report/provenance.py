@@ -1,4 +1,4 @@
-"""Where and with what the rows were made, and how to make them again."""
+"""Where and with what the rows were made, and how to reproduce them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _FACTS: dict[str, Callable[[Row], str | None]] = {
 
 
 def commands(rows: Sequence[Row]) -> list[str]:
-    """How to run the whole experiment again."""
+    """How to reproduce the whole experiment."""
     first = rows[0]
     commits = {row.environment.git_commit for row in rows}
     name = first.cell.experiment
@@ -80,6 +80,6 @@ def commands(rows: Sequence[Row]) -> list[str]:
 
 
 def command(row: Row) -> str:
-    """How to run one training again."""
+    """How to reproduce one training."""
     cell = json.dumps(row.cell.model_dump(mode="json"), separators=(",", ":"))
     return f"famba train --cell {shlex.quote(cell)} --out {row.id}/row.json"

@@ -21,7 +21,7 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 def read_arrays(path: Path, names: Sequence[str], what: str) -> dict[str, np.ndarray]:
-    """Arrays by name of a sealed .npz file; `what` it holds, for messages. Raises InputError if one cannot be had."""
+    """Arrays by name of a sealed .npz file; `what` it holds, for messages. Raises InputError if one cannot be read."""
     try:
         problem = flaw(path)
         if problem is None:

@@ -124,7 +124,7 @@ class Cost(Strict):
 
     parameters: Count
     forward_flops: Count
-    # of the whole device while training; null where the device does not tell
+    # of the whole device while training; null where the device does not report it
     energy_joules: Annotated[float, Field(ge=0)] | None
 
 

@@ -53,7 +53,7 @@ def test_the_rules_are_in_the_help(capsys):
     [
         ("data", "data", {"official": False}, "is not the official cifar100"),
         ("exclusive", "environment", {"other_processes": 2}, "2 other processes used the GPU"),
-        ("exclusive", "environment", {"other_processes": None}, "the driver did not tell"),
+        ("exclusive", "environment", {"other_processes": None}, "the driver did not report"),
         ("finite", "metrics", {"largest_weight": 1e300}, "beyond float32"),
         ("warm_up", "time", {"warmup": 0.0}, "warm-up 0 s"),
         ("warm_up", "time", {"images_per_s": 1.0}, "1 images/s, but"),

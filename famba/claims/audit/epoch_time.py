@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famba.claims.audit.memory import fits
-from famba.claims.audit.readings import DEPTH, TOKENS, Reading, Training, design
+from famba.claims.audit.readings import AS_PRINTED, DEPTH, TOKENS, Reading, Training, design
 from famba.config.validation import Strict
 
 Array = NDArray[np.float64]
-TOLD = Reading()  # the paper's text
 EPOCHS = 300  # the paper's section 4
 IMAGES_PER_EPOCH = 97 * 4 * 128  # steps of the released scripts: 4 GPUs, 128 images on each
 # images/s of the forward pass on one A100, fp32, batch 128 (NVlabs/MambaVision, issue 13)
@@ -70,7 +69,7 @@ class Split:
 def time_of(found: Sequence[Training], model: str) -> EpochTime:
     """All that the trainings of a model say about time."""
     table1 = [one for one in found if one.row.table == 1]
-    text, every = split(table1, TOLD), split(found, fits(found)[0].reading, fusing=True)
+    text, every = split(table1, AS_PRINTED), split(found, fits(found)[0].reading, fusing=True)
     rate, inference = IMAGES_PER_EPOCH / text.token, PUBLISHED_INFERENCE[model]
     by_name = {one.row.strategy: i for i, one in enumerate(table1)}
     none, upper = by_name["baseline"], by_name["upper"]
@@ -120,7 +119,7 @@ def overlap_rms(found: Sequence[Training], overlap: float) -> float:
     Overlap 0 is their sum, 1 their maximum. The function is linear while the same trainings have the longer token part,
     and bends between: the least-squares fit lies inside one linear piece, or where a training has equal parts.
     """
-    share, y = shares(found, TOLD)[:, 0], seconds_per_epoch(found)
+    share, y = shares(found, AS_PRINTED)[:, 0], seconds_per_epoch(found)
 
     def rms(fixed: float, token: float) -> float:
         work = token * share

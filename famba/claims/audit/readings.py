@@ -34,6 +34,7 @@ class Reading:
     lower_layers: int = _PAPER_LAYERS
 
 
+AS_PRINTED = Reading()
 READINGS = tuple(starmap(Reading, product(get_args(Placement), (0, -1, 1), (18, 19))))
 
 

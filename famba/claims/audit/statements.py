@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from famba.claims.audit.readings import Reading, schedule, tokens_removed, trainings
+from famba.claims.audit.readings import AS_PRINTED, schedule, tokens_removed, trainings
 from famba.claims.published import PublishedRow
 from famba.config.validation import Strict
 from famba.text import model_name
@@ -44,7 +44,7 @@ class Check(NamedTuple):
     text: str
 
 
-Finding = tuple[list[Check], list[str]]  # and remarks
+Compared = tuple[list[Check], list[str]]  # and remarks
 # by letter: the statement, its place in the paper, its interpretation
 _TEXTS = {
     "a": (
@@ -100,7 +100,7 @@ def statements(rows: Sequence[PublishedRow]) -> list[Statement]:
     table1 = {(row.model, row.strategy): row for row in rows if row.table == 1}
     starts, tokens = ([row for row in rows if row.table == n] for n in (2, 3))
     unfused, cost = table1["vim_tiny", "baseline"], ("time_s", "memory_mib")
-    found: dict[str, Finding] = {
+    found: dict[str, Compared] = {
         "a": ([check for name in CROSS_LAYER for check in _both(table1, name, "baseline", cost)], []),
         "b": _all_layers(table1),
         "c": _lower(table1),
@@ -151,7 +151,7 @@ def _both(table1: Table1, low: str, high: str, quantities: Iterable[str]) -> lis
     return [_below(q, table1[model, low], table1[model, high]) for model in MODELS for q in quantities]
 
 
-def _all_layers(table1: Table1) -> Finding:
+def _all_layers(table1: Table1) -> Compared:
     checks = []
     for model in MODELS:
         lost = table1[model, "baseline"].top1 - table1[model, "all"].top1
@@ -159,7 +159,7 @@ def _all_layers(table1: Table1) -> Finding:
     return checks, ["By how much: " + "; ".join(check.text for check in checks) + "."]
 
 
-def _lower(table1: Table1) -> Finding:
+def _lower(table1: Table1) -> Compared:
     quantities = ("top1", "time_s", "memory_mib")
     margins = []
     for model in MODELS:
@@ -173,7 +173,7 @@ def _lower(table1: Table1) -> Finding:
     )
 
 
-def _trade_off(table1: Table1) -> Finding:
+def _trade_off(table1: Table1) -> Compared:
     remarks = []
     for name in CROSS_LAYER:
         cheaper = all(check.holds for check in _both(table1, name, "all", ("time_s", "memory_mib")))
@@ -183,18 +183,17 @@ def _trade_off(table1: Table1) -> Finding:
     return [check for name in CROSS_LAYER for check in _both(table1, "all", name, ("top1",))], remarks
 
 
-def _budgets(table1: Table1, study: Sequence[PublishedRow]) -> Finding:
-    told = Reading()  # as the text has it: lower fuses in 19 layers
-    removed = {name: tokens_removed(schedule(table1["vim_tiny", name], told)) for name in ("all", *CROSS_LAYER)}
+def _budgets(table1: Table1, study: Sequence[PublishedRow]) -> Compared:
+    removed = {name: tokens_removed(schedule(table1["vim_tiny", name], AS_PRINTED)) for name in ("all", *CROSS_LAYER)}
     least = (1 - SAME_BUDGET) * max(removed.values())
-    budgets = [tokens_removed(schedule(row, told)) for row in study]
+    budgets = [tokens_removed(schedule(row, AS_PRINTED)) for row in study]
     return (
         [Check(n >= least, f"{name}: {n} of 196 tokens removed") for name, n in removed.items()],
         [f"Table 1: {', '.join(map(str, removed.values()))}. Table 2: {min(budgets)} to {max(budgets)}."],
     )
 
 
-def _sixth_layer(study: Sequence[PublishedRow]) -> Finding:
+def _sixth_layer(study: Sequence[PublishedRow]) -> Compared:
     sixth = next(row for row in study if row.start == 6)
     both = [r for r in study if r.time_s < sixth.time_s and r.memory_mib < sixth.memory_mib]
     least = min(study, key=lambda row: row.time_s)
@@ -206,7 +205,7 @@ def _sixth_layer(study: Sequence[PublishedRow]) -> Finding:
     return [_below(q, sixth, row) for q in ("time_s", "memory_mib") for row in study if row is not sixth], [remark]
 
 
-def _more_tokens(study: Sequence[PublishedRow], unfused: PublishedRow) -> Finding:
+def _more_tokens(study: Sequence[PublishedRow], unfused: PublishedRow) -> Compared:
     ordered = sorted(study, key=lambda row: row.r or 0)
     checks = [_below(q, more, fewer) for q in ("time_s", "memory_mib") for fewer, more in pairwise(ordered)]
     slope = _line(ordered)[0]

@@ -1,4 +1,3 @@
-"""From 8-bit images to the model's input: `timm` (one image at a time), `batched` (a batch, on any device).
-
-`batched` crops with `resample` and recolours with `randaugment`.
+"""From 8-bit images to the model's input: by timm, one image at a time (`augmentation: timm`), or a whole batch on any
+device (`augmentation: tensor`).
 """
