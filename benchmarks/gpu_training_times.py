@@ -20,6 +20,7 @@ from famba.data.dataset import Dataset
 from famba.data.loader import Batch, TrainLoader
 from famba.errors import InputError
 from famba.files import sealed_file
+from famba.ops.precision import DTYPES
 from famba.system import float32
 from famba.system.device import environment, pick_device
 from famba.training.step import Step
@@ -44,7 +45,7 @@ def measure(cells: Sequence[Cell], root: Path, folder: Path) -> dict[str, Any]:
         torch.set_num_threads(cells[0].threads)
     dataset = data.load(cells[0].dataset, root)
     torch.zeros((), device=device)  # starts CUDA: every training does so, and no strategy's setup is to hold it
-    choice = ops.choose(device, requested=cells[0].scan)
+    choice = ops.choose(device, DTYPES[cells[0].recipe.precision], cells[0].scan)
     times = {cell.strategy: _times(cell, dataset, device, choice.name, folder) for cell in cells}
     clock = clock_mhz()
     return {

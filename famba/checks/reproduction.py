@@ -25,6 +25,7 @@ from famba.checks.gate import ALPHA
 from famba.config import Cell
 from famba.config.validation import flat
 from famba.errors import InputError
+from famba.ops.precision import DTYPES
 from famba.results.epochs import read_epochs
 from famba.results.row import Environment, Row, read_row
 from famba.results.statistics import Spread, holm, pooled_spread, welch_less
@@ -242,7 +243,7 @@ def train_again(recorded: Result, folder: Path, data_root: Path) -> Result:
             f"{path}: made on {row.cell.nodes} nodes together; train it there by the pipeline, then compare: --with ROW"
         )
     device = pick_device(there.device_kind)
-    ops.choose(device, requested=row.scan.backend)
+    ops.choose(device, DTYPES[row.cell.recipe.precision], row.scan.backend)
     found = data.verify(row.data.name, data_root)
     for split in ("train", "test"):
         then, now = (getattr(of, f"{split}_digest") for of in (row.data, found))

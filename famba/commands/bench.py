@@ -13,6 +13,7 @@ from famba.config import ARCHITECTURES
 from famba.cost.bench import CPU_BATCH, CUDA_BATCH, StepPart, bench, cell_of
 from famba.cost.roofline import Rates
 from famba.files import write_text
+from famba.ops.precision import DTYPES
 from famba.results import tables
 from famba.results.tables import Column
 from famba.system.device import environment, pick_device
@@ -74,7 +75,7 @@ _count.__name__ = "positive integer"  # what argparse calls it in its message
 
 def main(args: argparse.Namespace) -> None:
     device = pick_device(args.device)
-    choice = ops.choose(device, requested=args.scan)
+    choice = ops.choose(device, DTYPES[args.precision], args.scan)
     batch = args.batch or (CUDA_BATCH if device.type == "cuda" else CPU_BATCH)
     shape = ARCHITECTURES[args.model].model_copy(update={"depth": args.depth, "img_size": args.img_size})
     cell = cell_of(shape, (0,) * args.depth, batch, precision=args.precision, cuda_graphs=device.type == "cuda")

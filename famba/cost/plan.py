@@ -15,6 +15,7 @@ from famba.cost.calibrate import Calibration, calibrate
 from famba.cost.roofline import PROFILES
 from famba.data.sampling import steps_per_epoch
 from famba.flops import StepCost, step_cost
+from famba.ops.precision import DTYPES
 from famba.system.device import pick_device
 from famba.system.host import usable_cpus
 from famba.text import install
@@ -123,11 +124,12 @@ def _calculated(experiment: Experiment, device: str) -> tuple[list[Prediction], 
 
 def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
     device = pick_device(experiment.device)
-    choice = ops.choose(device, requested=experiment.scan)
     sizes = DATASETS[experiment.dataset]
     first = {
         model: experiment.cell(model, experiment.strategies[0], experiment.seeds[0]) for model in experiment.models
     }
+    one = next(iter(first.values()))
+    choice = ops.choose(device, DTYPES[one.recipe.precision], experiment.scan)
     with _threads(experiment.threads):
         found = {
             model: calibrate(cell, device, choice.name, sizes.classes, sizes.stored) for model, cell in first.items()

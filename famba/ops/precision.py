@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of the scan's streams, by a recipe's `precision`
+
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """Autocast's type for x; None where autocast is off or leaves x as it is: float64, by PyTorch's own rule."""

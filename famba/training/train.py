@@ -21,6 +21,7 @@ from famba.config import Cell
 from famba.data import seeds
 from famba.data.loader import EvalLoader, TrainLoader
 from famba.errors import CheckFailed, Stopped
+from famba.ops.precision import DTYPES
 from famba.results import predictions, tokens
 from famba.results.epochs import write_epochs, write_steps
 from famba.results.predictions import Predictions
@@ -85,8 +86,7 @@ class Training:
         float32.fix()
         self.dataset = data.load(cell.dataset, data_root)
         self.check_steps = 1 if check_every_step or self.device.type == "cpu" else _CHECK_STEPS
-        dtype = torch.bfloat16 if cell.recipe.precision == "bf16" else torch.float32
-        self.scan = ops.choose(self.device, dtype, cell.scan)
+        self.scan = ops.choose(self.device, DTYPES[cell.recipe.precision], cell.scan)
         self.init = initial.identify(init)
         seeds.seed_everything(cell.seed)
         self.state = train_state.build(cell, self.device, self.scan.name, len(self.dataset.classes), world, init)

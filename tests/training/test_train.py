@@ -68,6 +68,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(finished, tmp
     assert not same(weights(finished), weights(tmp_path / "other"))
 
 
+def test_the_backend_is_chosen_for_the_precision_that_runs(tmp_path):
+    for precision, dtype in (("fp32", "float32"), ("bf16", "bfloat16")):
+        training = Training(cell(precision=precision).model_copy(update={"scan": "auto"}), tmp_path, Path("data"))
+        assert f"the fastest that runs {dtype} on cpu" in training.scan.reason
+
+
 def test_micro_batches_do_not_change_the_gradient(tmp_path):
     whole, split = (
         Training(cell("baseline", micro_batch=size), tmp_path / str(size), Path("data")) for size in (64, 16)
