@@ -295,6 +295,10 @@ def _saved_by_norm(tokens: int, d: int) -> int:
 def _saved_by_scan(a: Architecture, tokens: int, e: int, scan: str) -> int:
     """Beyond its inputs: states at the starts of chunks, or what a foreign kernel wants in its own layout."""
     inner, _ = _widths(a)
+    if scan == "reference":  # two states a step; intermediates of convolution, delta and gate; inputs in float32
+        saved = DIRECTIONS * inner * ((2 * tokens + 1) * a.d_state + 5 * tokens) + inner * (tokens + 2 * (a.d_conv - 1))
+        casts = 0 if e == _FP32 else tokens * (DIRECTIONS * (inner + 2 * a.d_state) + inner)
+        return _FP32 * (saved + casts)
     if scan == "chunked":
         chunk = math.isqrt(max(tokens - 1, 0)) + 1
         return _FP32 * DIRECTIONS * inner * a.d_state * math.ceil(tokens / chunk)

@@ -1,4 +1,4 @@
-"""Token fusion: which tokens are alike, and their merging. (Which layers fuse how many: strategies.py.)
+"""Token fusion: finds similar tokens and merges them. (Which layers fuse how many: strategies.py.)
 
 Famba-V (arXiv 2409.09808) fuses similar tokens of Vision Mamba in chosen layers. The similarity and the pairing are
 ToMe's bipartite soft matching (facebookresearch/ToMe af95e4b, tome/merge.py:20-104).
@@ -40,18 +40,13 @@ class Match:
     tokens: int
     cls: Tensor | None
 
-    @property
-    def protected(self) -> Tensor | None:
-        """(B,) index of the class token after fusion in sequence order; None if no token is protected."""
-        return self.protected_in("sequence")
-
-    def protected_in(self, order: str) -> Tensor | None:
+    def protected_after(self, order: str = "sequence") -> Tensor | None:
         """(B,) index of the class token after fusion in that order; None if no token is protected."""
-        return self._rows(order)[2]
+        return self._groups(order)[2]
 
     def destination(self, order: str) -> Tensor:
-        """(B, T) position after fusion in that order of every token before it: where `merge` has put it."""
-        group = self._rows(order)[0]
+        """(B, T): for each original token, its position in the output of `merge` in that order."""
+        group = self._groups(order)[0]
         start = torch.arange(len(self.kept), device=group.device)[:, None] * self.kept.shape[1]
         return group.view(len(self.kept), self.tokens) - start
 
@@ -65,36 +60,38 @@ class Match:
 
         Args:
             x: (B, T, C), any C.
-            order: "sequence" keeps the order in which the tokens are scanned; a fused group stands at the place of its
+            order: "sequence" keeps the order in which the tokens are scanned; a merged group takes the position of its
                 member in the odd set. "tome" is [unfused evens, odds] (tome/merge.py:83-89).
 
         Returns:
             (B, T - r, C), each token the plain mean of its group (ToMe's mode="mean"). Differentiable in x.
 
         Raises:
-            ValueError: x does not have the matched shape or device or a floating type, or the order is unknown.
+            ValueError: x differs in shape or device from what was matched, or is not floating point, or the order is
+                unknown.
         """
         return self.merge_all([x], order)[0]
 
     def merge_all(self, xs: Sequence[Tensor], order: str = "sequence") -> tuple[Tensor, ...]:
-        """Fuse the tokens of several tensors alike, as `merge` does each: hidden states and residual stream."""
+        """Apply the same merge to several tensors, such as hidden states and residual stream."""
         for x in xs:
             if x.ndim != 3 or x.shape[:2] != (self.kept.shape[0], self.tokens):
-                raise ValueError(f"matched ({self.kept.shape[0]}, {self.tokens}, C), got {tuple(x.shape)} to merge")
+                matched = f"({self.kept.shape[0]}, {self.tokens}, C)"
+                raise ValueError(f"cannot merge a {tuple(x.shape)} tensor: the match is for {matched}")
             if x.device != self.kept.device or not x.is_floating_point():
                 raise ValueError(
-                    f"matched on {self.kept.device}, got {x.dtype} on {x.device} to merge; "
-                    "expected floating-point numbers on the same device"
+                    f"cannot merge a {x.dtype} tensor on {x.device}: expected floating-point numbers on "
+                    f"{self.kept.device}, as matched"
                 )
         if self.r == 0 and order == "sequence":
             return tuple(xs)
-        group, size, _ = self._rows(order)
+        group, size, _ = self._groups(order)
         backend = dispatch.token_backend(self.kept.device)
         merged: tuple[Tensor, ...] = MergeFn.apply(backend, self._places(order), self.source, group, size, *xs)
         return merged
 
     @cached_property
-    def _row_cache(self) -> dict[str, tuple[Tensor, Tensor, Tensor | None]]:
+    def _group_cache(self) -> dict[str, tuple[Tensor, Tensor, Tensor | None]]:
         return {}
 
     def _places(self, order: str) -> Tensor:
@@ -103,61 +100,60 @@ class Match:
             raise ValueError(f"order must be 'sequence' or 'tome', found {order!r}")
         return self.kept if order == "sequence" else self.tome
 
-    def _rows(self, order: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _groups(self, order: str) -> tuple[Tensor, Tensor, Tensor | None]:
         """What `Backend.groups` returns, computed once per order: hidden states and residual share it."""
-        if order not in self._row_cache:
+        if order not in self._group_cache:
             places = self._places(order)
             backend = dispatch.token_backend(places.device)
-            self._row_cache[order] = backend.groups(places, self.source, self.target, self.cls, self.tokens)
-        return self._row_cache[order]
+            self._group_cache[order] = backend.groups(places, self.source, self.target, self.cls, self.tokens)
+        return self._group_cache[order]
 
 
 def match(metric: Tensor, r: int, protected: int | Tensor | None = None) -> Match:
     """Find the r most similar pairs of tokens (bipartite soft matching).
 
-    The tokens at even and odd positions of the sequence, class token counted, form sets A and B. Each token of A is
-    linked to the token of B with the largest cosine similarity; the r strongest links are fused.
+    The tokens at even and odd positions of the sequence, counting the class token, form sets A and B. Each token of A
+    is linked to the token of B with the largest cosine similarity; the r strongest links are fused.
 
-    The outcome is the same in every backend, for any values:
+    Every backend follows the same rules:
         - Equal similarities go to the earlier position, in A and in B alike. The similarity is (a·b) (1/|a|) (1/|b|),
-          rounded in this order. So where a·b and |a|² are exact in float32 (signs, small integers), backends agree to
-          the last bit, in whatever order they add. Where these are rounded, backends may differ in the last bit.
+          rounded in this order. If a·b and |a|² are exact in float32 (signs, small integers), backends agree bit for
+          bit, whatever the summation order; otherwise the similarities may differ in the last bit.
         - A token with a NaN or an infinity, or whose |a|² overflows, has no similarity. Its links come after all
           others, with the earlier position first. A token of zeros has similarity 0 to every token.
-        - The class token is never fused, and r tokens are: the links of non-finite tokens are used where r asks for
-          them.
+        - The class token is never fused. Exactly r other tokens are, non-finite ones only if nothing else is left.
 
     Args:
         metric: (B, T, C) vectors whose cosine is the similarity. No gradient flows through the matching.
         r: tokens to remove, capped at half of the unprotected tokens.
-        protected: index of the class token, one for all sequences or one each (B,); it is neither source nor target,
-            in whichever set it falls. None: no token is protected.
+        protected: index of the class token, one for all sequences or one each (B,); it is never a source or target,
+            whichever set it falls into. None: no token is protected.
 
     Raises:
         ValueError: metric is not (B, T, C), r is negative, or a protected index lies outside the sequence (indices on
-            a GPU are taken as they are).
+            a GPU are not checked).
     """
     if metric.ndim != 3 or metric.is_complex():
         raise ValueError(f"metric must be (B, T, C) of real numbers, got {metric.dtype} {tuple(metric.shape)}")
     if r < 0:
         raise ValueError(f"r must not be negative, got {r}")
     batch, tokens, _ = metric.shape
-    place = None if protected is None or isinstance(protected, Tensor) else int(protected)
-    if place is not None and not 0 <= place < tokens:
-        raise ValueError(f"protected token {place} lies outside a sequence of {tokens}")
-    r = capped(r, tokens, protected is not None, place)
+    index = None if protected is None or isinstance(protected, Tensor) else int(protected)
+    if index is not None and not 0 <= index < tokens:
+        raise ValueError(f"protected token {index} lies outside a sequence of {tokens}")
+    r = capped(r, tokens, protected is not None, index)
     cls = None
     if isinstance(protected, Tensor):
         cls = _class_tokens(protected, batch, tokens).to(metric.device)
-    elif place is not None:  # filled on the device: a copy from the host could not be captured in a CUDA graph
-        cls = torch.full((batch,), place, dtype=torch.long, device=metric.device)
+    elif index is not None:  # filled on the device: a copy from the host could not be captured in a CUDA graph
+        cls = torch.full((batch,), index, dtype=torch.long, device=metric.device)
     # in at least float32, under autocast too: bfloat16 similarities tie and would pair the wrong tokens
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
     return Match(*dispatch.token_backend(metric.device).match(metric, r, cls), tokens, cls)
 
 
 def _class_tokens(protected: Tensor, batch: int, tokens: int) -> Tensor:
-    """One index per sequence, (B,) int64, checked where that does not mean to wait for a GPU."""
+    """One index per sequence, (B,) int64, checked unless that would wait for a GPU."""
     if protected.is_floating_point() or protected.shape not in ((), (1,), (batch,)):
         raise ValueError(
             f"protected must be one index or ({batch},) of them, got {protected.dtype} {tuple(protected.shape)}"

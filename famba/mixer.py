@@ -29,7 +29,7 @@ class Mixer(nn.Module):
         h_t = exp(Δ_t A_k) h_{t-1} + Δ_t B_t x_t;  y_t = C_t h_t + D_k x_t
     and out = W_out((y_f + y_b) SiLU(z) / 2): Vim gates each direction with the same z, so one gate serves both.
 
-    Symbols, and the equations of Mamba (arXiv 2312.00752) that bring them in:
+    Symbols, and the equations of Mamba (arXiv 2312.00752) that introduce them:
         x, z     (T, D) each, T tokens of D = expand * embed_dim channels: the branch that is scanned, and the gate
         u        x_k, the input of the scan; x_t in equations 2a and 2b
         h, Δ     state (2a), (D, N), N = d_state; step (4), (D): `delta` in the code, before its bias and softplus

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from famba.errors import InputError
 from famba.fusion import match, strategy, tokens_per_layer
 from famba.mixer import Mixer
-from famba.ops import dispatch
-from famba.ops.norm import RMSNormFn
+from famba.ops.norm import rms_norm
 from famba.ops.precision import autocast_dtype, without_autocast
 from famba.strategies import cls_index
 
@@ -34,9 +33,7 @@ class RMSNorm(nn.Module):
         return self._of_sum(x, None, self.weight.dtype)[0]
 
     def _of_sum(self, x: Tensor, added: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        backend = dispatch.token_backend(x.device)
-        normed, total = RMSNormFn.apply(backend, x, added, self.weight.to(x.dtype), self.eps, dtype)
-        return normed, x if added is None else total
+        return rms_norm(x, added, self.weight.to(x.dtype), self.eps, dtype)
 
 
 class AddNorm(RMSNorm):
@@ -55,7 +52,7 @@ class Fused(NamedTuple):
     hidden: Tensor  # (B, T - r, embed_dim)
     residual: Tensor  # (B, T - r, embed_dim)
     cls: Tensor  # (B,) position of the class token
-    destination: Tensor  # (B, T): position that each token has gone to
+    destination: Tensor  # (B, T): for each token before the fusion, its position after it
 
 
 class Fuse(nn.Module):
@@ -65,7 +62,7 @@ class Fuse(nn.Module):
         """hidden, residual (B, T, embed_dim); the class token's index, one for all or (B,); r tokens are to go."""
         pairs = match(hidden, r, protected=cls)
         hidden, residual = pairs.merge_all([hidden, residual], order)
-        return Fused(hidden, residual, cast(Tensor, pairs.protected_in(order)), pairs.destination(order))
+        return Fused(hidden, residual, cast(Tensor, pairs.protected_after(order)), pairs.destination(order))
 
 
 class Block(nn.Module):
@@ -88,9 +85,9 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, int | Tensor]:
         """hidden, residual (B, T, embed_dim) and the class token's index -> the same, with T - r tokens.
 
-        `hidden` is what the block before has put out; the first block has none before it.
+        `hidden` is the output of the block before; None for the first block.
         """
-        # tokens are matched and merged in float32; others go to the mixer as it takes them
+        # tokens are matched and merged in float32; without a fusion the norm returns what the mixer computes in
         dtype = None if self.fused else autocast_dtype(residual)
         hidden, residual = self.norm(residual, hidden, dtype)
         if self.fused:

@@ -38,7 +38,7 @@ def skip_without(backend):
         pytest.skip(f"the scan {backend} does not run here")
 
 
-@pytest.mark.parametrize("backend", ["cpu", "chunked"])
+@pytest.mark.parametrize("backend", ["cpu", "chunked", "reference"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("strategy_name", ["baseline", "all", "interleaved"])
 @pytest.mark.parametrize("shape", SHAPES)

@@ -115,7 +115,7 @@ def test_sequence_order_meets_the_definition(tokens, r, place, seed):
         assert torch.allclose(merged[b], brute_force(x[b], metric[b], removed, protected), atol=1e-12)
     if protected is not None:
         for order in ("sequence", "tome"):
-            index = pairs.protected_in(order)
+            index = pairs.protected_after(order)
             assert torch.equal(pairs.merge(x, order)[torch.arange(3), index], x[:, protected])
     total = {order: pairs.merge(x, order).sort(dim=1).values for order in ("sequence", "tome")}
     assert torch.allclose(total["sequence"], total["tome"])  # the same tokens, in another order
@@ -133,7 +133,7 @@ def test_the_class_token_is_found_again_after_every_fusion(tokens, seed, counts)
     for r in counts:
         if r:
             pairs = match(x, r, protected)
-            x, protected = pairs.merge(x), pairs.protected
+            x, protected = pairs.merge(x), pairs.protected_after()
             assert torch.equal(x[torch.arange(4), protected], expected)
         trace.append(x.shape[1])
     assert tokens_per_layer(counts, tokens, cls) == (*trace, trace[-1])
@@ -199,13 +199,13 @@ def test_bfloat16_tokens_are_matched_in_float32():
         (lambda: match(torch.ones(4, 3), 1), r"\(B, T, C\)"),
         (lambda: match(torch.ones(1, 4, 3), -1), "negative"),
         (lambda: match(torch.ones(1, 4, 3), 1, protected=4), "outside"),
-        (lambda: match(torch.ones(1, 4, 3), 1).merge(torch.ones(1, 5, 3)), "matched"),
+        (lambda: match(torch.ones(1, 4, 3), 1).merge(torch.ones(1, 5, 3)), "the match is for"),
         (lambda: match(torch.ones(1, 4, 3), 1).merge(torch.ones(1, 4, 3), "shuffled"), "order"),
         (lambda: match(torch.ones(2, 5, 3), 1, torch.tensor([1, 10**12])), "lie outside sequences of 5"),
         (lambda: match(torch.ones(2, 5, 3), 1, torch.tensor([1, 2, 3])), r"one index or \(2,\) of them"),
         (lambda: match(torch.ones(2, 5, 3), 1, torch.tensor([1.0, 2.0])), "torch.float32"),
         (lambda: match(torch.ones(2, 5, 3), 1, np.int64(9)), "lies outside a sequence of 5"),
-        (lambda: match(torch.ones(2, 5, 3), 1).merge(torch.ones(2, 5)), r"matched \(2, 5, C\)"),
+        (lambda: match(torch.ones(2, 5, 3), 1).merge(torch.ones(2, 5)), r"the match is for \(2, 5, C\)"),
     ],
 )
 def test_wrong_arguments_are_refused(call, message):

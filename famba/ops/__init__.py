@@ -2,7 +2,7 @@
 
     h_t = exp(Δ_t A) ⊙ h_{t-1} + Δ_t B_t u_t,    y_t = C_t · h_t + D u_t,    out = (Σ_k y_k) ⊙ SiLU(z)
 
-Symbols, and the equations of Mamba (arXiv 2312.00752) that bring them in:
+Symbols, and the equations of Mamba (arXiv 2312.00752) that introduce them:
 
     u      input of the scan, the x_t of equations 2a and 2b; in the mixer, x after convolution and SiLU
     h      state (2a), N numbers per channel, at least float32
@@ -20,10 +20,10 @@ Symbols, and the equations of Mamba (arXiv 2312.00752) that bring them in:
 outside users; the mixer calls `causal_conv` and `directional_scan`, which take channels-last tensors and run both
 directions of Vision Mamba in one call. `norm`, `merging`: the rest of a block, as autograd functions over a backend.
 
-`types`: what a backend offers. `reference`: every operator as its equation says. `chunked`: the scan in torch, in less
-memory. `cpp/`, `triton/`: kernels of every operator. `mamba_ssm`: the released code's scan. `dispatch` chooses among
-them and says why. `autograd` differentiates over the kernels of scan and convolution, `fused_mixer` a whole mixer;
-`recompute` saves the same memory over the other backends.
+`types`: what a backend offers. `reference`: every operator straight from its equation. `chunked`: the scan in torch, in
+less memory. `cpp/`, `triton/`: kernels of every operator. `mamba_ssm`: the released code's scan. `dispatch` chooses
+among them and says why. `autograd` differentiates over the kernels of scan and convolution, `fused_mixer` a whole
+mixer; `recompute` saves the same memory over the other backends.
 
 `precision`: the dtype that an operator runs in. `memory`: what kernels check of tensors before they touch them.
 """

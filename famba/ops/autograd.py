@@ -1,4 +1,4 @@
-"""Scan and convolution as autograd functions over the kernels of `cpp` and `triton`."""
+"""Scan and convolution as autograd functions over the forward and backward kernels of `cpp` and `triton`."""
 
 from typing import Any
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from famba.ops.reference import groups, match, merge, merge_backward, norm, norm_backward, unavailable  # noqa: F401
-from famba.ops.types import Passes, ScanTensors
+from famba.ops.types import ScanTensors
 
-passes: Passes | None = None
+passes = None
 
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which backend runs, and why. `auto` explains itself, a request is met or refused; nothing falls back silently.
+"""Which backend runs, and why. `auto` explains itself, a requested one runs or is refused; nothing falls back silently.
 
 Two questions, each answered once per process: which backend runs the scan of some type on some device, where a user may
 request one (`choose`, `scan_backend`); and which runs norm, matching and merging on that device (`token_backend`). A
@@ -19,7 +19,7 @@ from famba.ops.types import Backend
 from famba.text import nearest
 
 # In the order of preference. Kernels come first, the fastest of them in front: `triton` has not run on a GPU yet, so
-# mamba-ssm's go before it. The other two run float64, float16 on a CPU, GPUs without kernels, and under torch.compile.
+# mamba-ssm's go before it. The other two run float64, GPUs without kernels, and on a CPU float16 and torch.compile.
 # `chunked` is there for its memory: per image and layer of Vim-Ti, in float32, it saves 0.7 MiB beyond the scan's
 # inputs, the reference 20.8 MiB. In speed it is now above and now below the reference (benchmarks/results).
 BY_NAME: dict[str, Backend] = {

@@ -1,4 +1,4 @@
-"""The mixer as one autograd function, over the passes of `cpu` or `triton`.
+"""The mixer as one autograd function, over the forward and backward kernels of `cpp` or `triton`.
 
 The same arithmetic as in `mixer.Mixer.forward`, in the same order. With the backward pass written out, gradients are
 written where they are needed: those of x and z into one tensor, those of dt, B and C into another, and a product is
@@ -20,7 +20,7 @@ from famba.ops.types import Passes, ScanTensors, StreamGrads
 
 
 def mix(passes: Passes, hidden: Tensor, in_proj: Tensor, out_proj: Tensor, *pairs: Tensor) -> Tensor:
-    """The mixer's output, (B, T, C) as hidden, whose type the passes must take.
+    """The mixer's output, (B, T, C) as hidden, whose type the kernels must take.
 
     in_proj (2 D, C), out_proj (C, D). `pairs` are, of the forward and the backward direction in turn: x_proj (R, D)
     with R = dt_rank + 2 N, dt_proj's weight (D, dt_rank) and bias (D), the convolution's weight (D, 1, d_conv) and bias

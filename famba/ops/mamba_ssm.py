@@ -17,9 +17,9 @@ from torch import Tensor
 
 from famba.errors import InputError
 from famba.ops.reference import groups, match, merge, merge_backward, norm, norm_backward  # noqa: F401
-from famba.ops.types import Passes, ScanTensors
+from famba.ops.types import ScanTensors
 
-passes: Passes | None = None  # its kernels come with autograd functions of their own
+passes = None  # its kernels come with autograd functions of their own
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

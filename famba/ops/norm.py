@@ -1,14 +1,27 @@
-"""RMS norm, with or without an addition before it, as an autograd function over a backend."""
+"""RMS norm, with or without an addition before it, over the backend of the device."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from famba.ops import dispatch, reference
 from famba.ops.types import Backend
+
+
+def rms_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The norm in `dtype` of x (..., C), or of x + added, and that sum; x where nothing is added. weight: (C)."""
+    backend = dispatch.token_backend(x.device)
+    if backend is reference and x.device.type == "cuda":
+        # torch's norm is one kernel on a GPU, the reference several; mamba_ssm runs on GPUs that triton does not
+        total = x if added is None else x + added
+        return F.rms_norm(total, total.shape[-1:], weight, eps).to(dtype), total
+    normed, total = RMSNormFn.apply(backend, x, added, weight, eps, dtype)
+    return normed, x if added is None else total
 
 
 class RMSNormFn(torch.autograd.Function):

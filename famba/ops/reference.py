@@ -1,7 +1,7 @@
-"""The reference: every operator as its equation says, in torch, on any device and in any floating type.
+"""The reference: every operator straight from its equation, in torch, on any device and in any floating type.
 
-The scan takes one time step after the other and stores every state; autograd differentiates it. It is what the other
-backends are compared with, and where they take what they have not got themselves. The symbols are those of `famba.ops`.
+The scan takes one time step after the other and stores every state; autograd differentiates it. Other backends are
+tested against it, and call it for what they do not implement. The symbols are those of `famba.ops`.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from famba.ops.precision import without_autocast
-from famba.ops.types import Passes, ScanTensors
+from famba.ops.types import ScanTensors
 
-passes: Passes | None = None
+passes = None
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -29,7 +29,7 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Direction 1 is causal in reversed time: it reads x_{t+(W-1)-w}.
 
     Args:
-        x: (B, L, D), any floating type. weight: (K, D, W), bias: (K, D), in the type to compute in.
+        x: (B, L, D), any floating type. weight: (K, D, W), bias: (K, D), in the compute dtype.
 
     Returns:
         (K, B, L, D) in x's type.
@@ -59,7 +59,7 @@ def scan(inputs: ScanTensors, softplus: bool) -> Tensor:
         inputs: see `ScanTensors`; the state h has the parameters' type.
 
     Returns:
-        (B, L, D) in u's type; D u and the gate only where D and z are given.
+        (B, L, D) in u's type; without the term D u if D is None, without the gate if z is None.
     """
     u, delta, A, B, C, D, z, delta_bias = inputs
     y = sum(
@@ -128,21 +128,21 @@ def norm(
 
 
 def norm_backward(
-    dout: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, rstd: Tensor, added: torch.dtype
+    dout: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, rstd: Tensor, added_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of `norm`: with n = s / rms(s) and g = dout ⊙ weight, ds = (g - n mean(g n)) / rms(s) + dtotal.
 
     Args:
-        dout: (..., C), of out. dtotal: (..., C), of s where it is used beyond the norm, or None.
-        total, weight, rstd: what `norm` took and returned. added: type of the tensor that was added.
+        dout: (..., C), of out. dtotal: (..., C), of s from its other uses; None if it has none.
+        total, weight, rstd: what `norm` took and returned. added_dtype: of the tensor that was added.
 
     Returns:
-        ds (..., C), ds in the type `added`, and dweight = Σ dout n, (C).
+        ds (..., C), ds cast to `added_dtype`, and dweight = Σ dout n, (C).
     """
-    unit, along = total * rstd, dout * weight
-    dx = (along - unit * (along * unit).mean(dim=-1, keepdim=True)) * rstd
+    n, g = total * rstd, dout * weight
+    dx = (g - n * (g * n).mean(dim=-1, keepdim=True)) * rstd
     dx = dx if dtotal is None else dx + dtotal
-    return dx, dx.to(added), (dout * unit).flatten(0, -2).sum(dim=0)
+    return dx, dx.to(added_dtype), (dout * n).reshape(-1, n.shape[-1]).sum(dim=0)
 
 
 @torch.no_grad()
@@ -150,44 +150,47 @@ def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, T
     """Bipartite soft matching (ToMe af95e4b, tome/merge.py:20-89), with the rules of `famba.fusion.match`.
 
     Args:
-        metric: (B, T, C) in at least float32. cls: (B,) class tokens, never matched, or None.
+        metric: (B, T, C) in at least float32. cls: (B,) position of the class token, never matched, or None.
         r: pairs, at most half of the tokens that may be matched.
 
     Returns:
-        Positions, int64: source (B, r), strongest link first, and the target (B, r) of each; the tokens that remain,
-        (B, T - r), in ascending order (`kept`) and in ToMe's order (`tome`).
+        Positions, int64:
+        source (B, r): tokens that are fused away, strongest link first.
+        target (B, r): the token that each of them joins.
+        kept (B, T - r): the tokens that remain, ascending.
+        tome (B, T - r): the same in ToMe's order.
     """
     batch, tokens, _ = metric.shape
     position = torch.arange(tokens, device=metric.device).expand(batch, -1)  # (B, T)
     with without_autocast(metric.device.type):
         squares = _rounded_sum(metric, lambda x: x.square().sum(dim=-1))
-        # what is not finite has no norm, so that none of its similarities is a number
-        scale = 1 / squares.sqrt().clamp_min(torch.finfo(metric.dtype).tiny).where(squares.isfinite(), torch.nan)
+        # a token that is not finite gets the norm NaN, hence only similarities that are NaN
+        inverse_norm = 1 / squares.sqrt().clamp_min(torch.finfo(metric.dtype).tiny).where(squares.isfinite(), torch.nan)
         products = _rounded_sum(metric, lambda x: x[:, ::2] @ x[:, 1::2].transpose(1, 2))
-        similarity = products * scale[:, ::2, None] * scale[:, None, 1::2]  # (B, A, B)
-    unknown = torch.finfo(metric.dtype).min  # last of all, but before the class token
+        similarity = products * inverse_norm[:, ::2, None] * inverse_norm[:, None, 1::2]  # (B, evens, odds)
+    unknown = torch.finfo(metric.dtype).min  # below every real similarity, above the class token's -inf
     similarity = similarity.where(similarity == similarity, unknown)  # noqa: PLR0124 (false for NaN)
     if cls is not None:
         is_cls = position == cls[:, None]  # (B, T)
         similarity.masked_fill_(is_cls[:, ::2, None] | is_cls[:, None, 1::2], -torch.inf)
     if tokens > 1:
-        target = similarity.argmax(dim=-1)  # (B, A): the first of equals
-        strength = similarity.gather(-1, target[..., None])[..., 0]
+        nearest = similarity.argmax(dim=-1)  # (B, evens): the first of tied values
+        strength = similarity.gather(-1, nearest[..., None])[..., 0]
     else:
-        target = strength = similarity.new_zeros(batch, 1)
-    edges = strength.argsort(dim=-1, descending=True, stable=True)  # (B, A)
+        nearest = strength = similarity.new_zeros(batch, 1)
+    edges = strength.argsort(dim=-1, descending=True, stable=True)  # (B, evens)
     fused, unfused = edges[:, :r], edges[:, r:]
     source = fused * 2
-    joined = target.gather(-1, fused).long() * 2 + 1
-    # sorted to the end rather than masked out: a mask's result has no static shape
+    target = nearest.gather(-1, fused).long() * 2 + 1
+    # sort removed tokens to the end; a boolean mask would give a shape that depends on the data
     kept = position.scatter(1, source, tokens).sort(dim=1).values[:, : tokens - r]
-    # ToMe leaves the unfused evens by falling similarity unless a class token must stay in front (merge.py:70)
+    # ToMe keeps the unfused evens in descending similarity unless a class token must stay in front (merge.py:70)
     evens = unfused if cls is None else unfused.sort(dim=-1).values
-    return source, joined, kept, torch.cat([evens * 2, position[:, 1::2]], dim=1)
+    return source, target, kept, torch.cat([evens * 2, position[:, 1::2]], dim=1)
 
 
 def _rounded_sum(x: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
-    """A sum of products of float32, taken in float64 and rounded once: equal tokens tie, and no TF32 is at work."""
+    """Sum in float64 and round once, so that identical tokens tie exactly and TF32 plays no part."""
     wide = torch.float64 if x.device.type in ("cpu", "cuda") else x.dtype
     return of(x.to(wide)).to(x.dtype)
 
@@ -195,23 +198,24 @@ def _rounded_sum(x: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
 def groups(
     places: Tensor, source: Tensor, target: Tensor, cls: Tensor | None, tokens: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Where each of T tokens goes, and how many meet there.
+    """The group that each of T tokens goes to, and the size of each group.
 
     Args:
-        places: (B, T - r) positions of the tokens that remain, in the order wanted. source, target: (B, r), of `match`.
-        cls: (B,) class tokens, or None. tokens: T.
+        places: (B, T - r) positions of the tokens that remain, in output order. source, target: (B, r), of `match`.
+        cls: (B,) position of the class token, or None. tokens: T.
 
     Returns:
-        group (B T), int64: the row of the flattened result (B (T - r), C) of each token; size (B (T - r), 1), float32:
-        tokens in each group; the class tokens' positions after fusion (B,), or None.
+        group (B T), int64: for each token, its row in the flattened result (B (T - r), C).
+        size (B (T - r), 1), float32: tokens in each group.
+        The class token's position after fusion (B,), or None.
     """
     batch, remaining = places.shape
     group = torch.empty(batch, tokens, dtype=torch.long, device=places.device)
     group.scatter_(1, places, torch.arange(remaining, device=places.device).expand(batch, -1))
-    joined = group.gather(1, target)
-    group.scatter_(1, source, joined)
+    of_target = group.gather(1, target)
+    group.scatter_(1, source, of_target)
     size = torch.ones(batch, remaining, dtype=torch.float32, device=places.device)
-    size.scatter_add_(1, joined, torch.ones_like(joined, dtype=size.dtype))
+    size.scatter_add_(1, of_target, torch.ones_like(of_target, dtype=size.dtype))
     after = None if cls is None else group.gather(1, cls[:, None])[:, 0]
     return _as_rows(group, remaining), size.view(-1, 1), after
 
@@ -231,7 +235,10 @@ def merge(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor
 
 
 def merge_backward(dout: Tensor, group: Tensor, size: Tensor, tokens: int) -> Tensor:
-    """The gradient of x (B, T, C) from that of its merging (B, T - r, C): each token gets its share of its group's."""
+    """The gradient of x (B, T, C) from that of its merging (B, T - r, C).
+
+    Each token gets its group's gradient divided by the group's size.
+    """
     batch, remaining, channels = dout.shape
     shared = dout.reshape(batch * remaining, channels) / size.to(dout.dtype)
     return shared.index_select(0, group).view(batch, tokens, channels)

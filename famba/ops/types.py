@@ -43,7 +43,7 @@ Saved = tuple[Tensor | None, Tensor]
 
 
 class Passes(NamedTuple):
-    """The kernels of scan and convolution one by one. Streams have contiguous features; parameters are contiguous."""
+    """Forward and backward kernels of scan and convolution. Parameters are contiguous, and the features of streams."""
 
     # (inputs, softplus) -> the gated sum of the directions, (B, L, D), and what the backward pass needs
     scan_forward: Callable[[ScanTensors, bool], tuple[Tensor, Saved]]
@@ -71,8 +71,9 @@ class Backend(Protocol):
     and size of what they read, and raise TypeError or ValueError for what does not fit.
     """
 
-    passes: Passes | None
-    """The kernels of a backend that brings its own backward passes; None where autograd differentiates."""
+    @property
+    def passes(self) -> Passes | None:
+        """Forward and backward kernels of a backend that has its own; None where autograd differentiates."""
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """Why scan and convolution cannot run streams of `dtype` on `device`, in a few words; None if they can."""
@@ -96,11 +97,11 @@ class Backend(Protocol):
         """
 
     def norm_backward(
-        self, dout: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, rstd: Tensor, added: torch.dtype
+        self, dout: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, rstd: Tensor, added_dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of the sum, of the same in `added`'s type, and of the weight.
+        """The gradient of the sum, the same cast to `added_dtype`, and the gradient of the weight.
 
-        From those of the norm and, unless it is None, of the sum.
+        From that of the norm, and that of the sum from its other uses unless it is None.
         """
 
     def match(self, metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:

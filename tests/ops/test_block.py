@@ -1,10 +1,13 @@
 """What a block is made of, through autograd: norm, merging and mixer of every backend against float64."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 from famba.fusion import match
 from famba.mixer import Mixer
@@ -12,6 +15,7 @@ from famba.model import AddNorm, RMSNorm, VisionMamba
 from famba.ops import dispatch, reference
 from famba.ops.cpp import build
 from famba.ops.cpp.build import BuildError
+from famba.ops.norm import rms_norm
 from tests.helpers.backends import CPP, EVERY, TRITON, Compared, compared, run_triton_under_its_interpreter
 
 FP64, FP32, BF16, FP16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
@@ -132,6 +136,34 @@ def test_merging(backend: Compared, dtype: torch.dtype, order: str) -> None:
     assert_near(got, expected, ROUNDING[dtype])
 
 
+# a GPU without kernels of ours, as mamba_ssm may run on
+
+
+class Called(TorchFunctionMode):
+    """Records which functions of torch are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(getattr(function, "__name__", ""))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("device", "torchs"), [("cuda", True), ("cpu", False)])
+def test_the_norm_of_a_gpu_without_kernels_is_torch_s(
+    device: str, torchs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of such a machine has its bits. Tensors without data take the way of real ones, without a GPU."""
+    monkeypatch.setattr(dispatch, "token_backend", lambda _: reference)
+    with torch.no_grad(), FakeTensorMode(), Called() as called:
+        stream, output = torch.empty(2, 9, 40, device=device), torch.empty(2, 9, 40, device=device, dtype=BF16)
+        normed, total = rms_norm(stream, output, torch.empty(40, device=device), 1e-5, BF16)
+    assert ("rms_norm" in called.names) == torchs
+    assert (normed.shape, normed.dtype, total.shape, total.dtype) == (stream.shape, BF16, stream.shape, FP32)
+
+
 # without a compiler
 
 
@@ -154,7 +186,7 @@ def test_norm_and_fusion_without_a_compiler(no_compiler: Compared) -> None:
     metric, x = no_compiler.random(3, 65, 8), no_compiler.random(3, 65, 40)
     got, expected = (match(values, 25, protected=32) for values in (metric, metric.double()))
     assert torch.equal(got.source, expected.source)
-    assert torch.equal(got.protected, expected.protected)
+    assert torch.equal(got.protected_after(), expected.protected_after())
     assert torch.allclose(got.merge(x).double(), expected.merge(x.double()), atol=1e-6)
 
 

@@ -64,7 +64,7 @@ def test_a_failing_compiler_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_a_cache_that_cannot_be_written_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FAMBA_CACHE", str(tmp_path / "file" / "below"))
-    with pytest.raises(build.BuildError, match=r"cannot keep its kernels in .*set FAMBA_CACHE"):
+    with pytest.raises(build.BuildError, match=r"cannot save its kernels in .*set FAMBA_CACHE"):
         build.library.__wrapped__()
 
 

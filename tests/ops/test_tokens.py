@@ -76,6 +76,17 @@ def test_gradients_of_norm(
     assert_near(dweight, exact[2], near)
 
 
+@pytest.mark.parametrize("dtype", [FP64, FP32, BF16, FP16])
+def test_the_norm_of_one_token_has_gradients(backend: Compared, dtype: torch.dtype) -> None:
+    """Of shape (C,), as of (1, C), to the last bit."""
+    dout, total, weight = (backend.random(6, seed=seed, dtype=dtype) for seed in range(3))
+    rstd = torch.rsqrt(total.square().mean(-1, keepdim=True) + 1e-5)
+    found = backend.module.norm_backward(dout, None, total, weight, rstd, dtype)
+    expected = backend.module.norm_backward(dout[None], None, total[None], weight, rstd[None], dtype)
+    for got, want in zip(found, expected, strict=True):
+        assert torch.equal(got, want.view(6))
+
+
 def test_the_reference_s_norm_is_torch_s() -> None:
     here = Compared("reference", reference, torch.device("cpu"))
     x, added, weight = (

@@ -5,7 +5,6 @@ torch and processor. Several processes may ask at once: one builds, the others w
 """
 
 import ctypes
-import fcntl
 import functools
 import hashlib
 import os
@@ -17,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 DTYPES = (torch.float32, torch.bfloat16)
 SOURCES = (
@@ -73,7 +73,7 @@ def library(level: str | None = None) -> ctypes.CDLL:
             _build_once(path, compiler, flags)
         return ctypes.CDLL(str(path))
     except OSError as error:
-        raise BuildError(f"cannot keep its kernels in {path.parent} ({error}); set FAMBA_CACHE to a folder") from error
+        raise BuildError(f"cannot save its kernels in {path.parent} ({error}); set FAMBA_CACHE to a folder") from error
 
 
 def _compiler() -> str:
@@ -97,8 +97,7 @@ def _fingerprint(compiler: str, flags: list[str]) -> str:
 
 def _build_once(path: Path, compiler: str, flags: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(path.with_suffix(".lock"), fallback_to_soft=False):
         if path.exists():  # another process was faster
             return
         print(f"building the C++ scan (once, ~{TYPICAL_SECONDS} s)", file=sys.stderr, flush=True)

@@ -64,10 +64,10 @@ def norm(
 
 
 def norm_backward(
-    dout: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, rstd: Tensor, added: torch.dtype
+    dout: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, rstd: Tensor, added_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     if total.dtype != torch.float32:
-        return reference.norm_backward(dout, dtotal, total, weight, rstd, added)
+        return reference.norm_backward(dout, dtotal, total, weight, rstd, added_dtype)
     dout, total, weight = dout.float().contiguous(), total.contiguous(), weight.contiguous()
     dtotal = None if dtotal is None else dtotal.float().contiguous()
     dx, dweight = torch.empty_like(total), torch.empty_like(weight)
@@ -81,7 +81,7 @@ def norm_backward(
         address(dx, real, shape), address(dweight, real, (dim,)),
     )  # fmt: skip
     _run("norm_backward", _NormArgs(rows, dim, slices, torch.get_num_threads(), 0, 0.0, *pointers))
-    return dx, dx.to(added), dweight
+    return dx, dx.to(added_dtype), dweight
 
 
 def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:

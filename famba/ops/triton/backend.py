@@ -10,6 +10,5 @@ from famba.ops.triton.scan import conv_backward, conv_forward, scan_backward, sc
 from famba.ops.triton.tokens import groups, match, merge, merge_backward, norm, norm_backward  # noqa: F401
 from famba.ops.types import Passes
 
-_PASSES = Passes(scan_forward, scan_backward, conv_forward, conv_backward)
-passes: Passes | None = _PASSES
-conv, scan = partial(autograd.conv, _PASSES), partial(autograd.scan, _PASSES)
+passes = Passes(scan_forward, scan_backward, conv_forward, conv_backward)
+conv, scan = partial(autograd.conv, passes), partial(autograd.scan, passes)

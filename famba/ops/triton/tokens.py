@@ -53,10 +53,10 @@ def norm(
 
 
 def norm_backward(
-    dout: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, rstd: Tensor, added: torch.dtype
+    dout: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, rstd: Tensor, added_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     if total.dtype != torch.float32:
-        return reference.norm_backward(dout, dtotal, total, weight, rstd, added)
+        return reference.norm_backward(dout, dtotal, total, weight, rstd, added_dtype)
     from famba.ops.triton import norm_kernels  # noqa: PLC0415
 
     dout, total, weight = dout.contiguous(), total.contiguous(), weight.contiguous()
@@ -66,7 +66,7 @@ def norm_backward(
     expect(total.device, (total, real, shape), (dout, None, shape), (dtotal, real, shape))
     expect(total.device, (weight, real, shape[-1:]), (rstd, real, (*shape[:-1], 1)))
     dx = torch.empty_like(total)
-    dadded = dx if added == dx.dtype else torch.empty_like(dx, dtype=added)
+    dadded = dx if added_dtype == dx.dtype else torch.empty_like(dx, dtype=added_dtype)
     tile, rows = _tile(total.shape[-1]), rstd.numel()
     programs = -(-rows // (tile["BLOCK_R"] * NORM_TILES))
     dweight = total.new_empty(programs, total.shape[-1])
