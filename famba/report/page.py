@@ -19,11 +19,13 @@ from famba.claims import ledger, paper_tables
 from famba.claims import tables as verdict_tables
 from famba.claims.audit.document import Document
 from famba.claims.audit.page import findings
+from famba.claims.verdicts import by_reason
 from famba.config.validation import read_json
 from famba.report import cost, embedded, evidence, judged, prose, provenance, recipes, sections
 from famba.report import paper_tables as printed
 from famba.results import summary
-from famba.results.row import Row
+from famba.results.anchors import line_href
+from famba.results.row import Row, by_line
 from famba.results.tables import Table
 from famba.text import SMOKE_NOTE, tex
 
@@ -120,14 +122,12 @@ def html(report: Report) -> str:
     environment = Environment(
         loader=_TEMPLATES, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["pieces"] = prose.pieces
+    environment.filters |= {"pieces": prose.pieces, **evidence.FILTERS}
     style = _source(environment, "report.css") + embedded.dark(report.strategies)
     script = _source(environment, "report.js")
     verdicts, files = report.judged.verdicts, report.judged.files
-    alone, shared = evidence.claims(verdicts, report.ledger)
-    by_line: dict[tuple[str, str], list[Row]] = {}
-    for row in report.rows:
-        by_line.setdefault((row.cell.model, row.cell.strategy), []).append(row)
+    alone, shared = by_reason(evidence.unique(verdicts))
+    trained = by_line(report.rows)
     context: dict[str, Any] = {
         "report": report,
         "paper": PAPER,
@@ -142,21 +142,23 @@ def html(report: Report) -> str:
         "script": Markup(script),
         "claims": alone,
         "shared": shared,
+        "symbols": evidence.SYMBOLS,
+        "line_href": line_href,
         "counts": evidence.counts(verdicts),
         "verdict_note": verdict_tables.note(verdicts),
         "verdict_copies": {
             "LaTeX": files["tables/verdicts.tex"],
             "CSV": evidence.as_csv(verdicts, report.ledger),
         },
-        "wide": evidence.ForestPlot.WIDTH,
-        "summary": sections.summary_table(report.lines, by_line),
+        "wide": evidence.PLOT_WIDTH,
+        "summary": sections.summary_table(report.lines, trained),
         "summary_copies": {"LaTeX": files["tables/summary.tex"], "CSV": files["summary.csv"]},
         "trainings": sections.rows_table(report.rows),
         "published": sections.published_table(report.ledger),
         "noise": sections.noise_table(verdicts.noise),
         "deviations": sections.deviations_table(report.deviations),
         "deviations_plain": sections.deviations_table(report.deviations, code=False),
-        "cost": cost.cost_table(report.lines, by_line, report.plan),
+        "cost": cost.cost_table(report.lines, trained, report.plan),
         "device_hours": cost.device_hours(report.rows),
         "environment": provenance.facts(report.rows),
         "commands": provenance.commands(report.rows),
