@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from famba.claims.cells import DEVICE, GPUS, IMAGES_PER_GPU
-from famba.claims.paper_tables import QUANTITIES, Number, PaperTable
+from famba.claims.paper_tables import QUANTITIES, PaperTable
 from famba.results.anchors import line_href
 from famba.results.row import Row
-from famba.results.tables import DASH, SMALL, Column, Entry, Table, csv_of, slug, table
+from famba.results.tables import DASH, SMALL, Column, Entry, Table, csv_of, difference, slug, table
 from famba.text import SMOKE_NOTE, model_name
 
 _TITLES = {1: "fusion strategies", 2: "starting layer", 3: "tokens per layer"}
-_HEADS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "time": "time (h:mm:ss)", "memory": "peak memory (MiB)"}
+
+
+class _Look(NamedTuple):
+    """How a quantity is called and written: measured, and with the decimals that the paper prints."""
+
+    head: str
+    measured: Callable[[float], str]
+    printed: Callable[[float], str]
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+_LOOKS = {
+    "top1": _Look("top-1 (%)", "{:.2f}".format, "{:.1f}".format),
+    "top5": _Look("top-5 (%)", "{:.2f}".format, "{:.1f}".format),
+    "time": _Look("time (h:mm:ss)", _clock, _clock),
+    "memory": _Look("peak memory (MiB)", "{:,.0f}".format, "{:,.0f}".format),
+}
 Filled = tuple[Column, Sequence[Entry]]  # with an entry per line
 _CSV = (
     "table", "recipe", "model", "strategy", "tokens_per_layer", "starting_layer", "quantity", "unit", "published",
@@ -49,65 +70,37 @@ def _table(found: PaperTable, rows: Sequence[Row], accuracy: str) -> Table:
 def _settings(found: PaperTable) -> Iterator[Filled]:
     """What was trained, in the order of the paper's columns, and how often."""
     lines = found.lines
-    models = [Entry(model_name(line.model)) for line in lines]
-    starts = [Entry("no fusion") if line.start is None else Entry(str(line.start), line.start) for line in lines]
-    each = [Entry("no fusion") if line.r is None else Entry(f"{line.r:.3g}", line.r) for line in lines]
     if found.table == 1 or len({line.model for line in lines}) > 1:
-        yield Column("model"), models
+        yield Column("model"), [Entry(model_name(line.model)) for line in lines]
     if found.table == 1:
         yield Column("strategy"), [Entry("none" if line.strategy == "baseline" else line.strategy) for line in lines]
-    elif found.table == 2:
-        yield Column("starting layer", "r"), starts
-        yield Column("tokens per layer", "r"), each
     else:
-        yield Column("tokens per layer", "r"), each
-        yield Column("starting layer", "r"), starts
+        own = ("starting layer", [line.start for line in lines]), ("tokens per layer", [line.r for line in lines])
+        for name, values in own if found.table == 2 else own[::-1]:
+            yield Column(name, "r"), [Entry("no fusion" if v is None else f"{v:.3g}", v) for v in values]
     yield Column("n", "r"), [Entry(str(line.line["n"]), line.line["n"]) if line.line else Entry(DASH) for line in lines]
 
 
 def _columns(found: PaperTable, quantity: str) -> Iterator[Filled]:
     """Published, measured and their difference; the last where the two are of the same conditions."""
-    lines = [(line, line.numbers[quantity]) for line in found.lines]
-    name = _HEADS[quantity]
+    lines, look = found.lines, _LOOKS[quantity]
+    numbers, name = [line.numbers[quantity] for line in lines], look.head
     if found.published:
-        yield Column(f"{name}, published", "r"), [Entry(_printed(quantity, n.published), n.published) for _, n in lines]
+        yield Column(f"{name}, published", "r"), [_entry(n.published, look.printed) for n in numbers]
         name = "measured"
-    links = [line_href(line.own, line.line["strategy"]) if line.line else None for line, _ in lines]
-    shown = [Entry(_shown(quantity, n.measured), n.measured, href) for (_, n), href in zip(lines, links, strict=True)]
+    links = [line_href(line.own, line.line["strategy"]) if line.line else None for line in lines]
+    shown = [_entry(n.measured, look.measured, href) for n, href in zip(numbers, links, strict=True)]
     yield Column(name, "r"), shown
     if found.published and _subtracted(found, quantity):
-        yield Column("difference", "r"), [Entry(_difference(quantity, n), n.difference) for _, n in lines]
+        yield Column("difference", "r"), [difference(n.difference, n.interval, look.measured) for n in numbers]
+
+
+def _entry(value: float | None, shown: Callable[[float], str], href: str | None = None) -> Entry:
+    return Entry(DASH if value is None else shown(value), value, href)
 
 
 def _subtracted(found: PaperTable, quantity: str) -> bool:
     return any(line.numbers[quantity].difference is not None for line in found.lines)
-
-
-def _printed(quantity: str, value: float | None) -> str:
-    """A published number, with the decimals that it has in print."""
-    return f"{value:.1f}" if value is not None and quantity in ("top1", "top5") else _shown(quantity, value)
-
-
-def _shown(quantity: str, value: float | None) -> str:
-    """A measured number; a dash for none."""
-    if value is None:
-        return DASH
-    if quantity == "time":
-        seconds = round(value)
-        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-    return f"{value:,.0f}" if quantity == "memory" else f"{value:.2f}"
-
-
-def _difference(quantity: str, number: Number) -> str:
-    if number.difference is None:
-        return DASH
-    ends = number.interval
-    text = _signed(quantity, number.difference)
-    return text if ends is None else f"{text} [{_signed(quantity, ends[0])}, {_signed(quantity, ends[1])}]"
-
-
-def _signed(quantity: str, value: float) -> str:
-    return ("−" if value < 0 else "+") + _shown(quantity, abs(value))
 
 
 def _note(found: PaperTable, rows: Sequence[Row], accuracy: str) -> str:

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from famba.results.anchors import line_id
 from famba.results.recipes import Difference
-from famba.results.tables import SMALL, Column, Entry, Table, number, table
+from famba.results.tables import SMALL, Column, Entry, Table, difference, number, table
 
 _MEASURES = {
     "top1_last_percent": ("top-1, last epoch", 2),
@@ -41,7 +41,7 @@ def _table(id_: str, recipes: tuple[str, str], models: tuple[str, str], found: S
                 number(mean, _MEASURES[one.measure][1], href=f"#{line_id(model, one.strategy)}")
                 for mean, model in zip(one.means, models, strict=True)
             ),
-            Entry(_difference(one), one.difference),
+            difference(one.difference, one.interval, f"{{:,.{_MEASURES[one.measure][1]}f}}".format),
             Entry(one.unit),
         ]
         for one in found
@@ -50,15 +50,3 @@ def _table(id_: str, recipes: tuple[str, str], models: tuple[str, str], found: S
     columns = [Column("strategy"), Column("measure"), *(Column(name, "r") for name in numbers), Column("unit")]
     caption = f"Recipes compared: {models[1]} less {models[0]}"
     return table(columns, body, id=id_, caption=caption, note=_NOTE, size=SMALL)
-
-
-def _difference(one: Difference) -> str:
-    digits = _MEASURES[one.measure][1]
-    text = _signed(one.difference, digits)
-    if one.low is None or one.high is None:
-        return text
-    return f"{text} [{_signed(one.low, digits)}, {_signed(one.high, digits)}]"
-
-
-def _signed(value: float, digits: int) -> str:
-    return ("−" if value < 0 else "+") + f"{abs(value):,.{digits}f}"

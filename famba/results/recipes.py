@@ -73,6 +73,10 @@ class Difference(Strict):
     low: float | None
     high: float | None
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 def differences(rows: Sequence[Row]) -> list[Difference]:
     """Every cell that was trained under two recipes, measure by measure; none where all rows are of one recipe.

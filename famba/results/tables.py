@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -170,6 +170,17 @@ def number(value: float | None, digits: int = 2, half: float | None = None, href
     if value is None:
         return Entry(DASH, None, href)
     return Entry(f"{value:,.{digits}f}" + (f" ± {half:,.{digits}f}" if half is not None else ""), value, href)
+
+
+def difference(value: float | None, ends: tuple[float, float] | None, shown: Callable[[float], str]) -> Entry:
+    """A number with its sign, and the ends of its interval where it has one; a dash for none."""
+
+    def signed(number: float) -> str:
+        return ("−" if number < 0 else "+") + shown(abs(number))
+
+    if value is None:
+        return Entry(DASH)
+    return Entry(signed(value) + (f" [{signed(ends[0])}, {signed(ends[1])}]" if ends else ""), value)
 
 
 def csv_of(lines: Iterable[Sequence[object]]) -> str:
