@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from famba.claims.audit import epoch_time, memory
@@ -31,8 +30,8 @@ def _memory(rows: Sequence[PublishedRow]) -> Figure:
         found = trainings(rows, model)
         best = memory.fits(found)[0]
         measured = memory.peaks(found)
-        label = f"{model_name(model)}, rms {best.rms:.0f} MiB"
-        fitted = measured - best.residuals
+        label = f"{model_name(model)}, rms {best.rms_mib:.0f} MiB"
+        fitted = memory.fitted(found, best)
         axes.plot(fitted / 1024, measured / 1024, "o", color=palette.MODELS[model], markersize=3, label=label)
         for one, x, y in zip(found, fitted, measured, strict=True):
             tooltip = [f"{model_name(model)}, {one.name}", f"published {y:,.0f} MiB", f"fitted {x:,.0f} MiB"]
@@ -52,11 +51,12 @@ def _time(rows: Sequence[PublishedRow]) -> Figure:
     for model in MODELS:
         found = [one for one in trainings(rows, model) if one.row.table == 1]
         split = epoch_time.split(found, AS_PRINTED)
-        share = np.array((0.0, 1.0))
-        axes.plot(100 * share, split.fixed + split.token * share, color=palette.MODELS[model], linewidth=0.8)
-        label = f"{model_name(model)}: {split.fixed:.0f} s fixed"
-        axes.plot(100 * split.shares, split.seconds, "o", color=palette.MODELS[model], markersize=3.5, label=label)
-        for one, x, y in zip(found, split.shares, split.seconds, strict=True):
+        line = split.fixed_s_per_epoch, split.fixed_s_per_epoch + split.token_s_per_epoch
+        axes.plot((0, 100), line, color=palette.MODELS[model], linewidth=0.8)
+        label = f"{model_name(model)}: {split.fixed_s_per_epoch:.0f} s fixed"
+        shares, seconds = epoch_time.shares(found, AS_PRINTED)[:, 0], epoch_time.seconds_per_epoch(found)
+        axes.plot(100 * shares, seconds, "o", color=palette.MODELS[model], markersize=3.5, label=label)
+        for one, x, y in zip(found, shares, seconds, strict=True):
             tooltip = [f"{model_name(model)}, {one.row.strategy}", f"{x:.1%} of the tokens", f"published {y:.1f} s"]
             svg.point_tooltip(axes, 100 * x, y, tooltip)
     axes.set(xlabel="mean share of the tokens (%)", ylabel="published time per epoch (s)", title="Table 1")

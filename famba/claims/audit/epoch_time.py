@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from famba.claims.audit.memory import fits
+from famba.claims.audit.memory import fits, rms
 from famba.claims.audit.readings import AS_PRINTED, DEPTH, TOKENS, Reading, Training, design
 from famba.config.validation import Strict
 
@@ -21,10 +20,10 @@ FORWARDS_PER_STEP = 3  # a backward pass costs about two forward passes
 OVERLAPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-class SplitWithFusing(Strict):
-    """Seconds per epoch = fixed + token * (mean share of tokens) + fusing * (mean share that enters a fusion).
+class Split(Strict):
+    """Seconds per epoch = fixed + token * (mean share of tokens) + fusing * (mean share of tokens that enter a fusion).
 
-    Of every distinct training of a model, under the reading that its memory supports.
+    `fusing` is 0 where it is not fitted.
     """
 
     trainings: int
@@ -48,50 +47,30 @@ class EpochTime(Strict):
     upper_saves: float
     upper_would_save_without_the_fixed_part: float
     overlap_rms_s: dict[str, float]
-    with_fusing: SplitWithFusing
-
-
-@dataclass(frozen=True)
-class Split:
-    """Seconds per epoch = fixed + token * (mean share of tokens) + fusing * (mean share of tokens that enter a fusion).
-
-    `fusing` is 0 where it is not fitted. `shares`: of tokens, one per training; `rms`: of measured less fitted.
-    """
-
-    fixed: float
-    token: float
-    fusing: float
-    shares: Array
-    seconds: Array
-    rms: float
+    with_fusing: Split  # of every distinct training of a model, under the reading that its memory supports
 
 
 def time_of(found: Sequence[Training], model: str) -> EpochTime:
     """All that the trainings of a model say about time."""
     table1 = [one for one in found if one.row.table == 1]
-    text, every = split(table1, AS_PRINTED), split(found, fits(found)[0].reading, fusing=True)
-    rate, inference = IMAGES_PER_EPOCH / text.token, PUBLISHED_INFERENCE[model]
+    text = split(table1, AS_PRINTED)
+    rate, inference = IMAGES_PER_EPOCH / text.token_s_per_epoch, PUBLISHED_INFERENCE[model]
     by_name = {one.row.strategy: i for i, one in enumerate(table1)}
     none, upper = by_name["baseline"], by_name["upper"]
+    seconds, share = seconds_per_epoch(table1), shares(table1, AS_PRINTED)[:, 0]
     return EpochTime(
-        fixed_s_per_epoch=text.fixed,
-        token_s_per_epoch=text.token,
-        rms_s=text.rms,
-        fixed_share=text.fixed / float(text.seconds[none]),
-        images_per_s_if_fixed_is_loading=IMAGES_PER_EPOCH / text.fixed,
+        fixed_s_per_epoch=text.fixed_s_per_epoch,
+        token_s_per_epoch=text.token_s_per_epoch,
+        rms_s=text.rms_s,
+        fixed_share=text.fixed_s_per_epoch / float(seconds[none]),
+        images_per_s_if_fixed_is_loading=IMAGES_PER_EPOCH / text.fixed_s_per_epoch,
         images_per_s_of_the_token_part=rate,
         inference_images_per_s_one_a100=inference,
         gpus_implied=rate / (inference / FORWARDS_PER_STEP),
-        upper_saves=float(1 - text.seconds[upper] / text.seconds[none]),
-        upper_would_save_without_the_fixed_part=float(1 - text.shares[upper] / text.shares[none]),
+        upper_saves=float(1 - seconds[upper] / seconds[none]),
+        upper_would_save_without_the_fixed_part=float(1 - share[upper] / share[none]),
         overlap_rms_s={f"{overlap:.2f}": overlap_rms(found, overlap) for overlap in OVERLAPS},
-        with_fusing=SplitWithFusing(
-            trainings=len(found),
-            fixed_s_per_epoch=every.fixed,
-            token_s_per_epoch=every.token,
-            fusing_s_per_epoch=every.fusing,
-            rms_s=every.rms,
-        ),
+        with_fusing=split(found, fits(found)[0].reading, fusing=True),
     )
 
 
@@ -110,7 +89,13 @@ def split(found: Sequence[Training], reading: Reading, fusing: bool = False) -> 
     share, y = shares(found, reading), seconds_per_epoch(found)
     x = np.column_stack([np.ones(len(y)), share if fusing else share[:, :1]])
     b = np.linalg.lstsq(x, y, rcond=None)[0]
-    return Split(float(b[0]), float(b[1]), float(b[2]) if fusing else 0.0, share[:, 0], y, _rms(y - x @ b))
+    return Split(
+        trainings=len(found),
+        fixed_s_per_epoch=float(b[0]),
+        token_s_per_epoch=float(b[1]),
+        fusing_s_per_epoch=float(b[2]) if fusing else 0.0,
+        rms_s=rms(y - x @ b),
+    )
 
 
 def overlap_rms(found: Sequence[Training], overlap: float) -> float:
@@ -121,12 +106,12 @@ def overlap_rms(found: Sequence[Training], overlap: float) -> float:
     """
     share, y = shares(found, AS_PRINTED)[:, 0], seconds_per_epoch(found)
 
-    def rms(fixed: float, token: float) -> float:
+    def misfit(fixed: float, token: float) -> float:
         work = token * share
         fitted = np.maximum(fixed, work) + (1 - overlap) * np.minimum(fixed, work)
-        return _rms(y - fitted) if fixed >= 0 and token >= 0 else float("inf")
+        return rms(y - fitted) if fixed >= 0 and token >= 0 else float("inf")
 
-    return min(rms(fixed, token) for fixed, token in _candidates(overlap, share, y))
+    return min(misfit(fixed, token) for fixed, token in _candidates(overlap, share, y))
 
 
 def _candidates(overlap: float, share: Array, y: Array) -> Iterator[tuple[float, float]]:
@@ -141,7 +126,3 @@ def _candidates(overlap: float, share: Array, y: Array) -> Iterator[tuple[float,
             x = np.maximum(border, share) + rest * np.minimum(border, share)
             token = float(x @ y / (x @ x))
             yield token * float(border), token
-
-
-def _rms(residuals: Array) -> float:
-    return float(np.sqrt(np.mean(residuals**2)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,11 @@ _MIB, _FLOAT = 2**20, 4
 
 
 class MemoryReading(Strict):
-    """A fit of peak memory under one reading of the method. MiB; residuals are measured less fitted, by training."""
+    """A fit of peak memory under one reading of the method:
+
+    peak = constant + per token * (tokens seen by the mixers) + per fusing token * (tokens that enter a layer that
+    fuses). MiB; tokens are summed over the layers of one image, the numbers are for all images on a GPU.
+    """
 
     placement: Placement
     start_shift: int
@@ -32,6 +35,10 @@ class MemoryReading(Strict):
     constant_mib: float
     mib_per_token: float
     mib_per_fusing_token: float
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.placement, self.start_shift, self.lower_layers)
 
 
 class Support(Strict):
@@ -58,35 +65,6 @@ class Memory(Strict):
     floats_per_channel_this_project: float
 
 
-@dataclass(frozen=True)
-class Fit:
-    """peak = constant + per_token * (tokens seen by the mixers) + per_entering * (tokens entering fusing layers).
-
-    MiB; tokens are summed over the layers of one image, the numbers are for all images on a GPU. `residuals`: measured
-    less fitted, one per training.
-    """
-
-    reading: Reading
-    constant: float
-    per_token: float
-    per_entering: float
-    residuals: Array
-
-    @property
-    def rms(self) -> float:
-        return float(np.sqrt(np.mean(self.residuals**2)))
-
-    @property
-    def described(self) -> MemoryReading:
-        return MemoryReading(
-            **vars(self.reading),
-            rms_mib=self.rms,
-            constant_mib=self.constant,
-            mib_per_token=self.per_token,
-            mib_per_fusing_token=self.per_entering,
-        )
-
-
 def memory_of(found: Sequence[Training], model: str) -> Memory:
     """All that the trainings of a model say about memory."""
     every = fits(found)
@@ -94,13 +72,13 @@ def memory_of(found: Sequence[Training], model: str) -> Memory:
     support, interval = uncertainty(found, best.reading)
     return Memory(
         trainings=len(found),
-        best=best.described,
-        readings=[one.described for one in every],
-        residuals_mib={one.name: float(r) for one, r in zip(found, best.residuals, strict=True)},
+        best=best,
+        readings=every,
+        residuals_mib={one.name: float(r) for one, r in zip(found, peaks(found) - fitted(found, best), strict=True)},
         support=support,
         mib_per_token_interval=interval,
         # float32 values per token, layer and channel that the slope stands for
-        floats_per_channel=best.per_token * _MIB / _FLOAT / IMAGES_PER_GPU / dim,
+        floats_per_channel=best.mib_per_token * _MIB / _FLOAT / IMAGES_PER_GPU / dim,
         floats_per_channel_released=sum(released_block(model).values()) / dim,
         floats_per_channel_this_project=project_count(model) / dim,
     )
@@ -111,15 +89,31 @@ def peaks(found: Sequence[Training]) -> Array:
     return np.array([one.row.memory_mib for one in found], dtype=np.float64)
 
 
-def fits(found: Sequence[Training]) -> list[Fit]:
+def fits(found: Sequence[Training]) -> list[MemoryReading]:
     """Least squares on all trainings under each reading, the best first."""
     y, every = peaks(found), []
     for reading in READINGS:
         x = design(found, reading)
-        coefficients = np.linalg.lstsq(x, y, rcond=None)[0]
-        constant, per_token, per_entering = map(float, coefficients)
-        every.append(Fit(reading, constant, per_token, per_entering, y - x @ coefficients))
-    return sorted(every, key=lambda one: one.rms)
+        b = np.linalg.lstsq(x, y, rcond=None)[0]
+        constant, token, fusing = map(float, b)
+        every.append(
+            MemoryReading(
+                **vars(reading), rms_mib=rms(y - x @ b),
+                constant_mib=constant, mib_per_token=token, mib_per_fusing_token=fusing,
+            )
+        )  # fmt: skip
+    return sorted(every, key=lambda one: one.rms_mib)
+
+
+def fitted(found: Sequence[Training], fit: MemoryReading) -> Array:
+    """Peaks that a fit gives, MiB."""
+    b = fit.constant_mib, fit.mib_per_token, fit.mib_per_fusing_token
+    return np.asarray(design(found, fit.reading) @ np.array(b))
+
+
+def rms(residuals: Array) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(residuals**2)))
 
 
 def uncertainty(found: Sequence[Training], best: Reading) -> tuple[dict[str, Support], tuple[float, float]]:
