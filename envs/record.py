@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -23,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from famba.errors import InputError  # noqa: E402
 from famba.system import built  # noqa: E402
+from famba.system.host import usable_cpus  # noqa: E402
 
 
 def apptainer(*arguments: str) -> str:
@@ -81,7 +81,7 @@ def recorded(image: str, log: Path) -> built.Built:
             "build": {
                 "day": datetime.fromtimestamp(sif.stat().st_mtime, UTC).date(),
                 "apptainer": apptainer("--version").split()[-1],
-                "cores": len(os.sched_getaffinity(0)),
+                "cores": usable_cpus(),
                 "seconds": seconds(said, rf"^envs/famba-{image}\.sif: .*, (\d+) s$", log),
                 "cpu_seconds": cpu_seconds(said, log),
             },

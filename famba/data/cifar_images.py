@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,9 +15,10 @@ from famba.data.cifar_names import CIFAR10, FINE
 from famba.data.cifar_records import SIZE, Contents, Split
 from famba.data.dataset import check_labels
 from famba.errors import InputError
+from famba.system.host import usable_cpus
 
 SPLITS = ("train", "test")
-_THREADS = min(8, os.cpu_count() or 1)  # zlib and file reading run beside each other
+_THREADS = min(8, usable_cpus())  # zlib and file reading run beside each other
 
 
 def read_images(root: Path) -> Contents:

@@ -22,6 +22,7 @@ from famba.text import nearest
 # mamba-ssm's go before it. The other two run float64, GPUs without kernels, and on a CPU float16 and torch.compile.
 # `chunked` is there for its memory: per image and layer of Vim-Ti, in float32, it saves 0.7 MiB beyond the scan's
 # inputs, the reference 20.8 MiB. In speed it is now above and now below the reference (benchmarks/results).
+# A new backend is also named in config (ScanName), flops (_saved_by_scan) and tests/helpers/backends.py (EVERY).
 BY_NAME: dict[str, Backend] = {
     "mamba_ssm": mamba_ssm,
     "cpu": cpp,

@@ -15,7 +15,7 @@ import torch
 from famba.errors import InputError
 from famba.results.row import Environment
 from famba.system import container
-from famba.system.host import cpu_name, nvidia_smi, output_of
+from famba.system.host import cpu_name, nvidia_query, output_of
 
 PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d", "timm", "torchvision", "numpy", "scikit-learn", "pillow")
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,12 +99,10 @@ def _git() -> tuple[str | None, bool | None]:
 
 def _gpu_facts(device: torch.device) -> dict[str, str]:
     fields = ("driver_version", "clocks.sm", "clocks.mem")
-    line = nvidia_smi(f"--id={_uuid(device)}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits")
-    return dict(zip(fields, (part.strip() for part in line.split(",")), strict=False)) if line else {}
+    lines = nvidia_query(f"gpu={','.join(fields)}", _uuid(device))
+    return dict(zip(fields, (part.strip() for part in lines[0].split(",")), strict=False)) if lines else {}
 
 
 def _other_gpu_processes(device: torch.device) -> int | None:
-    lines = nvidia_smi(f"--id={_uuid(device)}", "--query-compute-apps=pid", "--format=csv,noheader")
-    if lines is None:
-        return None
-    return sum(pid.strip() != str(os.getpid()) for pid in lines.splitlines())
+    pids = nvidia_query("compute-apps=pid", _uuid(device))
+    return None if pids is None else sum(pid.strip() != str(os.getpid()) for pid in pids)

@@ -46,12 +46,12 @@ def process_exists(pid: int) -> bool:
 
 def nvidia_gpus() -> list[str]:
     """Names of the NVIDIA GPUs that the driver lists; empty without a GPU, without a driver, and with a broken one."""
-    return re.findall(r"^GPU \d+: (.+?) \(UUID", nvidia_smi("-L") or "", flags=re.MULTILINE)
+    return re.findall(r"^GPU \d+: (.+?) \(UUID", output_of("nvidia-smi", "-L") or "", flags=re.MULTILINE)
 
 
 def nvidia_driver() -> str | None:
     """Version of the driver, None without one."""
-    return (nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader") or "").partition("\n")[0] or None
+    return next(iter(nvidia_query("gpu=driver_version") or []), None)
 
 
 def require_gpu() -> None:
@@ -63,9 +63,14 @@ def require_gpu() -> None:
         )
 
 
-def nvidia_smi(*options: str) -> str | None:
-    """What nvidia-smi prints; None where it is missing or fails."""
-    return output_of("nvidia-smi", *options)
+def nvidia_query(what: str, gpu: str | None = None) -> list[str] | None:
+    """Lines of `nvidia-smi --query-<what>`, bare values between commas; None where it is missing or fails.
+
+    gpu: the UUID of the only GPU to ask.
+    """
+    only = [f"--id={gpu}"] if gpu else []
+    printed = output_of("nvidia-smi", *only, f"--query-{what}", "--format=csv,noheader,nounits")
+    return None if printed is None else printed.splitlines()
 
 
 def output_of(*command: str, folder: Path | None = None) -> str | None:

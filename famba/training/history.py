@@ -1,4 +1,4 @@
-"""What a training remembers from one run to the next, beside weights and optimiser: epochs, losses, times."""
+"""What a training saves from one run to the next, beside weights and optimiser: epochs, losses, times."""
 
 from __future__ import annotations
 

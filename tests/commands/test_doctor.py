@@ -60,6 +60,12 @@ def test_gpus_and_driver_are_the_drivers_word(nvidia_smi: Path) -> None:
     host.require_gpu()
 
 
+def test_one_gpu_is_asked_by_its_uuid(nvidia_smi: Path) -> None:
+    nvidia_smi.write_text('#!/bin/sh\necho "$@"\n')
+    asked = "--id=GPU-1d7e --query-compute-apps=pid --format=csv,noheader,nounits"
+    assert host.nvidia_query("compute-apps=pid", "GPU-1d7e") == [asked]
+
+
 @pytest.mark.parametrize("script", [None, "#!/bin/sh\nexit 9\n", "#!/bin/sh\necho No devices were found\n"])
 def test_no_tool_a_broken_driver_and_no_gpu_are_no_gpu(nvidia_smi: Path, script: str | None) -> None:
     if script is None:
