@@ -46,7 +46,7 @@ def verdict_table(verdicts: Verdicts, run: str) -> Table:
     )  # fmt: skip
     return table(
         columns, map(_entries, alone), id="verdicts", run=run, note=note(verdicts), smoke=bool(verdicts.watermark),
-        below=[f"{group.line}." for group in shared], size=r"\footnotesize",
+        sentences=[f"{group.line}." for group in shared], size=r"\footnotesize",
     )  # fmt: skip
 
 

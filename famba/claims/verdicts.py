@@ -155,35 +155,23 @@ def _not_testable(claim: Claim, ledger: Ledger, rows: Sequence[Row], grid: Grid)
     compared = list(comparisons(claim, grid))
     gpus = needs.gpus in (None, row.environment.world_size)
     images = row.cell.images_per_pass
-    reasons = (
-        (row.watermark, "these are smoke rows: scaled-down models on other images are no evidence about the paper"),
-        (
+    reasons = {
+        "these are smoke rows: scaled-down models on other images are no evidence about the paper": row.watermark,
+        f"needs the official {needs.dataset}; these rows are of {row.data.name}, {row.data.source}":
             row.cell.dataset != needs.dataset or not row.data.official,
-            f"needs the official {needs.dataset}; these rows are of {row.data.name}, {row.data.source}",
-        ),
-        (
+        f"needs the protocol {' or '.join(needs.protocols)}; these rows follow {row.cell.protocol}":
             row.cell.protocol not in needs.protocols,
-            f"needs the protocol {' or '.join(needs.protocols)}; these rows follow {row.cell.protocol}",
-        ),
-        (departs, f"these rows are not of the published settings: {departs}"),
-        (
+        f"these rows are not of the published settings: {departs}": departs,
+        f"needs a {needs.device_kind} device; these rows are of {machine}":
             needs.device_kind not in (None, row.environment.device_kind),
-            f"needs a {needs.device_kind} device; these rows are of {machine}",
-        ),
-        (
+        f"needs the published machine, {needs.gpus or 1} × {needs.device}; these rows are of {machine}":
             needs.device and not (needs.device in row.environment.device and gpus),
-            f"needs the published machine, {needs.gpus or 1} × {needs.device}; these rows are of {machine}",
-        ),
-        (
+        f"needs {needs.images_per_gpu} images per GPU in a backward pass; these rows have {images}":
             needs.images_per_gpu not in (None, images),
-            f"needs {needs.images_per_gpu} images per GPU in a backward pass; these rows have {images}",
-        ),
-        (
+        f"no rows of {', '.join(dict.fromkeys(map(_label, compared)))}":
             all(comparison.n == 0 for comparison in compared),
-            f"no rows of {', '.join(dict.fromkeys(map(_label, compared)))}",
-        ),
-    )
-    return next((reason for unfit, reason in reasons if unfit), None)
+    }  # fmt: skip
+    return next((reason for reason, unfit in reasons.items() if unfit), None)
 
 
 def _departs(row: Row, ledger: Ledger) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from famba.claims import ledger
 from famba.commands.options import add_ledger
 from famba.errors import InputError
-from famba.files import atomic_file
+from famba.files import write_text
 from famba.text import count, install
 
 
@@ -47,6 +47,5 @@ def main(args: argparse.Namespace) -> None:
         ".html": page.html(report), ".md": page.markdown(report), ".tex": page.latex(report), ".csv": page.csv(report)
     }  # fmt: skip
     for suffix, text in texts.items():
-        with atomic_file(args.out.with_suffix(suffix)) as file:
-            file.write(text)
+        write_text(args.out.with_suffix(suffix), text)
     print(f"{args.out}: {count(len(report.rows), 'row')}; also .md, .tex and .csv")

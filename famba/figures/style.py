@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 
 from famba.figures import palette, svg
 from famba.figures.captions import Caption
-from famba.files import atomic_file
+from famba.files import atomic_file, write_text
 from famba.text import SMOKE_NOTE, model_name
 
 if TYPE_CHECKING:
@@ -30,13 +30,9 @@ FOOTER_SIZE = 5.5
 LINE = 0.19  # inches that a bar takes, and a line of the legend
 PAPER = "paper (1 seed, best epoch on test)"
 PAPER_STYLE: dict[str, Any] = {
-    "linestyle": "none",
-    "marker": "*",
-    "markersize": 9,
-    "markerfacecolor": "white",
-    "markeredgecolor": "black",
+    "linestyle": "none", "marker": "*", "markersize": 9, "markerfacecolor": "white", "markeredgecolor": "black",
     "zorder": 5,
-}
+}  # fmt: skip
 RC: dict[str, Any] = {
     "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
     "legend.fontsize": 7, "legend.frameon": False, "legend.handletextpad": 0.4, "legend.columnspacing": 1.2,
@@ -131,14 +127,8 @@ def watermark(figure: Figure) -> None:
     """SMOKE across the whole figure, light and behind everything."""
     width, height = figure.get_size_inches()
     angle = math.atan2(height, width)
-    length = 3.9  # of the word, in units of the font size
-    size = (
-        72
-        * 0.85
-        * min(
-            width / (length * math.cos(angle) + math.sin(angle)), height / (length * math.sin(angle) + math.cos(angle))
-        )
-    )
+    cos, sin, length = math.cos(angle), math.sin(angle), 3.9  # of the word, in units of the font size
+    size = 72 * 0.85 * min(width / (length * cos + sin), height / (length * sin + cos))
     figure.text(
         0.5, 0.5, "SMOKE", rotation=math.degrees(angle), fontsize=size, color=palette.SMOKE, weight="bold",
         ha="center", va="center", rotation_mode="anchor", zorder=-10, gid=svg.WATERMARK,
@@ -155,7 +145,6 @@ def save(
     """
     drawn = io.BytesIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
-    with atomic_file(folder / f"{name}.svg", binary=True) as file:
-        file.write(svg.finish(drawn.getvalue(), prefix + name, caption.title, caption.text, digest))
+    write_text(folder / f"{name}.svg", svg.finish(drawn.getvalue(), prefix + name, caption.title, caption.text, digest))
     with atomic_file(folder / f"{name}.png", binary=True) as file:
         figure.savefig(file, format="png", metadata={"Title": caption.title, "Description": caption.text})

@@ -53,7 +53,7 @@ def _invisible(axes: Axes, area: Patch, lines: list[str], href: str | None) -> N
     axes.add_artist(area)
 
 
-def finish(drawn: bytes, name: str, title: str, description: str, digest: str | None = None) -> bytes:
+def finish(drawn: bytes, name: str, title: str, description: str, digest: str | None = None) -> str:
     """The file of a figure. `name`: what its ids begin with; `digest`: of what it was drawn from."""
     root = ET.fromstring(drawn)
     for parent in list(root.iter()):
@@ -76,7 +76,7 @@ def finish(drawn: bytes, name: str, title: str, description: str, digest: str | 
     root.insert(0, about)
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", XLINK)
-    return (ET.tostring(root, encoding="unicode") + "\n").encode()
+    return ET.tostring(root, encoding="unicode") + "\n"
 
 
 def _set_attributes(element: ET.Element) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from famba.errors import InputError
+from famba.files import read_text
 
 _PIECE = re.compile(
     r"`(?P<code>[^`]+)`|\[(?P<link>[^\]]+)\]\([^)]+\)|(?P<github>github\.com/[\w.-]+/[\w-]+)"
@@ -54,11 +55,7 @@ class Deviations:
 
 def deviations(path: Path) -> Deviations:
     """Read the deviations. Raises InputError for a file without a whole table."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
-        raise InputError(f"{path}: cannot read the deviations ({reason}); name the file: --deviations") from None
+    text = read_text(path, "the deviations", "; name the file: --deviations")
     blocks = [block.splitlines() for block in re.split(r"\n\s*\n", text.strip())]
     tables = [i for i, block in enumerate(blocks) if block[0].startswith("|")]
     if not tables:

@@ -19,27 +19,25 @@ from famba.text import model_name, time_unit
 def summary_table(lines: Sequence[Line], by_line: Mapping[tuple[str, str], Sequence[Row]]) -> Table:
     """The summary's lines."""
     unit, size = time_unit(max(line["train_s"] for line in lines))
-    body = []
-    for line in lines:
-        trained = by_line[line["model"], line["strategy"]]
-        body.append(
-            [
-                Entry(model_name(line["model"])),
-                Entry(line["strategy"]),
-                Entry(str(line["n"]), line["n"]),
-                *(
-                    number(line[f"top1_{when}_percent"], 2, line[f"top1_{when}_percent_ci95"])
-                    for when in ("last", "best")
-                ),
-                number(line["train_s"] / size, 2, line["train_s_ci95"] and line["train_s_ci95"] / size),
-                number(line["token_share"], 3),
-                number(line["step_ratio"], 3, line["step_ratio_ci95"]),
-                number(line["saved_activations_ratio"], 3),
-                number(line["peak_memory_mib"], 0, line["peak_memory_mib_ci95"]),
-                Entry(f"{line['tokens_first']} → {line['tokens_final']}", line["tokens_final"]),
-                Entry(line["seeds"], links=[(f"s{row.cell.seed}", row_href(row)) for row in trained]),
-            ]
-        )
+    body = [
+        [
+            Entry(model_name(line["model"])),
+            Entry(line["strategy"]),
+            Entry(str(line["n"]), line["n"]),
+            *(number(line[name], 2, line[f"{name}_ci95"]) for name in ("top1_last_percent", "top1_best_percent")),
+            number(line["train_s"] / size, 2, line["train_s_ci95"] and line["train_s_ci95"] / size),
+            number(line["token_share"], 3),
+            number(line["step_ratio"], 3, line["step_ratio_ci95"]),
+            number(line["saved_activations_ratio"], 3),
+            number(line["peak_memory_mib"], 0, line["peak_memory_mib_ci95"]),
+            Entry(f"{line['tokens_first']} → {line['tokens_final']}", line["tokens_final"]),
+            Entry(
+                line["seeds"],
+                links=[(f"s{r.cell.seed}", row_href(r)) for r in by_line[line["model"], line["strategy"]]],
+            ),
+        ]
+        for line in lines
+    ]
     numbers = (
         "n", "top-1, last (%)", "top-1, best (%)", f"time ({unit})", "predicted ratio", "step time ratio",
         "activations ratio", "peak memory (MiB)", "tokens",
@@ -60,23 +58,13 @@ def rows_table(rows: Sequence[Row]) -> Table:
     unit, size = time_unit(max(row.time.train for row in rows))
     body = []
     for row in rows:
-        m = summary.measures(row)
-        body.append(
-            [
-                Entry(row.id, None, row_href(row)),
-                *(
-                    number(m[f"top1_{when}_percent"], 2, href=row_href(row))
-                    for when in ("last", "best", "ema_last", "ema_best")
-                ),
-                number(m["train_s"] / size, 2, href=row_href(row)),
-                number(m["loop_s"] / size, 2, href=row_href(row)),
-                number(m["step_ms"], 1, href=row_href(row)),
-                number(row.time.step_cpu_ms, 1, href=row_href(row)),
-                number(m["images_per_s"], 1, href=row_href(row)),
-                number(m["peak_memory_mib"], 0, href=row_href(row)),
-                number(m["saved_activations_mib_per_image"], 2, href=row_href(row)),
-            ]
-        )
+        m, href = summary.measures(row), row_href(row)
+        values = (
+            *((m[f"top1_{when}_percent"], 2) for when in ("last", "best", "ema_last", "ema_best")),
+            (m["train_s"] / size, 2), (m["loop_s"] / size, 2), (m["step_ms"], 1), (row.time.step_cpu_ms, 1),
+            (m["images_per_s"], 1), (m["peak_memory_mib"], 0), (m["saved_activations_mib_per_image"], 2),
+        )  # fmt: skip
+        body.append([Entry(row.id, None, href), *(number(value, digits, href=href) for value, digits in values)])
     numbers = (
         "top-1, last (%)", "best", "EMA, last", "EMA, best", f"training ({unit})", f"loop without EMA ({unit})",
         "step (ms)", "CPU time of a step (ms)", "images/s", "peak memory (MiB)", "activations (MiB/image)",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from famba.errors import InputError
-from famba.files import atomic_file
+from famba.files import atomic_file, read_text
 from famba.text import six_digits
 
 EPOCH_FIELDS = (
@@ -23,15 +24,11 @@ def read_epochs(path: Path, epochs: int | None = None) -> list[dict[str, float]]
 
     Raises InputError unless every epoch from 0 is there (all `epochs`, if given), with a finite number in each field.
     """
+    text = read_text(path, "the metrics per epoch", "; train the cell again")
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            fields, lines = reader.fieldnames, list(reader)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot read the metrics per epoch ({error.strerror}); train the cell again"
-        ) from None
-    except (csv.Error, UnicodeDecodeError) as error:
+        fields, lines = reader.fieldnames, list(reader)
+    except csv.Error as error:
         raise InputError(f"{path}: not a CSV of metrics per epoch ({error})") from None
     if not fields:
         raise InputError(f"{path}: not a CSV of metrics per epoch (it is empty)")
@@ -44,8 +41,8 @@ def read_epochs(path: Path, epochs: int | None = None) -> list[dict[str, float]]
     for field in EPOCH_FIELDS:
         for epoch, line in enumerate(numbers):
             if not math.isfinite(line[field]):
-                text = lines[epoch][field] or "missing"
-                raise InputError(f"{path}: {field} of epoch {epoch} is {text}, expected a finite number")
+                found = lines[epoch][field] or "missing"
+                raise InputError(f"{path}: {field} of epoch {epoch} is {found}, expected a finite number")
     return numbers
 
 

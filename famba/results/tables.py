@@ -17,23 +17,23 @@ DASH = "–"  # stands for a number that there is none of
 
 @dataclass(frozen=True)
 class Column:
-    """`align`: `r` for numbers, `l` for words; `below`: a second line of the head; `wide`: its share of the text's
+    """`align`: `r` for numbers, `l` for words; `second`: the head's second line; `wide`: its share of the text's
     width in LaTeX, for words that wrap."""
 
     head: str
     align: Literal["l", "r"] = "l"
-    below: str = ""
+    second: str = ""
     wide: float | None = None
 
     @property
     def name(self) -> str:
         """The whole head."""
-        return f"{self.head} {self.below}".strip()
+        return f"{self.head} {self.second}".strip()
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell. `exact`: the number behind the text, which sorts and is exported; `href`: where it is from.
+    """One cell. `exact`: the number behind the text, which sorts and is exported; `href`: a link.
 
     `links` stand for the text, each with its own address.
     """
@@ -48,7 +48,7 @@ class Entry:
 class Table:
     """A table and what is said about it.
 
-    `run`: what was run, where the table says so; `ids`: an anchor per line; `below`: sentences in place of further
+    `run`: what was run, where the table says so; `ids`: an anchor per line; `sentences` stand in place of further
     lines; `grouped`: lines with the same first entry belong together; `size`: LaTeX commands for its font.
     """
 
@@ -60,7 +60,7 @@ class Table:
     run: str = ""
     smoke: bool = False
     ids: Sequence[str] = ()
-    below: Sequence[str] = ()
+    sentences: Sequence[str] = ()
     grouped: bool = False
     size: str = ""
 
@@ -94,8 +94,8 @@ class Table:
             [
                 rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule",
                 _tex_line(c.head for c in self.columns),
-                *([_tex_line(c.below for c in self.columns)] if any(c.below for c in self.columns) else []),
-                r"\midrule", *self._tex_body(), *(rf"{span}{{{tex(text)}}} \\" for text in self.below),
+                *([_tex_line(c.second for c in self.columns)] if any(c.second for c in self.columns) else []),
+                r"\midrule", *self._tex_body(), *(rf"{span}{{{tex(text)}}} \\" for text in self.sentences),
                 r"\bottomrule", r"\end{tabular}", "",
             ]
         )  # fmt: skip
@@ -132,7 +132,7 @@ class Table:
             [f"**{SMOKE_NOTE}.**"] if self.smoke else [],
             [f"Run: {self.run}."] if self.run else [],
             [self.markdown] if self.lines else [],
-            [f"* {text}" for text in self.below],
+            [f"* {text}" for text in self.sentences],
             [self.note] if self.note else [],
         ]
         return "\n\n".join("\n".join(part) for part in parts if part) + "\n"

@@ -16,7 +16,7 @@ import yaml
 
 from famba.config import Experiment
 from famba.errors import InputError
-from famba.files import atomic_file
+from famba.files import read_text, write_text
 from famba.results.row import Row, read_row
 from famba.training import status
 from famba.workflow.rocrate import File, document
@@ -37,17 +37,15 @@ def write_crate(experiment: Experiment, folder: Path) -> Path:
         if not (folder / name).is_file():
             raise InputError(f"{folder / name} is missing: the experiment is not finished; run snakemake again")
     for path, text in _workflow(experiment):
-        with atomic_file(folder / path) as file:
-            file.write(text)
+        write_text(folder / path, text)
     citation = yaml.safe_load(_read(ROOT / "CITATION.cff"))
     try:
         snakemake = metadata.version("snakemake")
     except metadata.PackageNotFoundError:
         snakemake = None
     files = [_described(folder, path) for path in _parts(folder, rows)]
-    with atomic_file(folder / METADATA) as file:
-        json.dump(document(experiment, rows, files, citation, snakemake), file, indent=1, ensure_ascii=False)
-        file.write("\n")
+    described = document(experiment, rows, files, citation, snakemake)
+    write_text(folder / METADATA, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
     return folder / METADATA
 
 
@@ -74,10 +72,7 @@ def _workflow(experiment: Experiment) -> Iterator[tuple[PurePosixPath, str]]:
 
 
 def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); an RO-Crate is written in a checkout") from None
+    return read_text(path, "it", "; an RO-Crate is written in a checkout")
 
 
 def _parts(folder: Path, rows: dict[str, Row]) -> list[PurePosixPath]:
