@@ -139,7 +139,7 @@ def _live(read: Callable[[], list[CellState]], name: str) -> None:
                 break
             time.sleep(REFRESH_S)
             states = read()
-    except KeyboardInterrupt:  # how one leaves; nothing has failed
+    except KeyboardInterrupt:  # the way to leave, not a failure
         pass
     finally:
         sys.stdout.write(_LEAVE)
@@ -161,7 +161,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="experiment file with the cells to expect [config/<experiment>.yaml, else the cells that have a folder]",
     )
-    parser.add_argument("--once", action="store_true", help="print once; what happens anyway where no terminal reads")
+    parser.add_argument("--once", action="store_true", help="print once, as where the output is no terminal")
 
 
 def main(args: argparse.Namespace) -> int:

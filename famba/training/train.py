@@ -177,7 +177,7 @@ class Training:
             losses[step] = self.state.step.gradients(batches)
             check, loss = (step + 1) % self.check_steps == 0 or step + 1 == steps, None
             if check:  # before the update, for which the host does not wait
-                images = [images for images, _ in batches]
+                images = (images for images, _ in batches)  # no list, which would keep them in memory
                 self.finite_check.losses(losses[: step + 1], epoch, lambda at: self._lr(epoch, at), images)
                 loss = losses[step].item()
             self.state.step.update()
