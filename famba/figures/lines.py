@@ -20,8 +20,8 @@ def tokens(results: Results) -> Figure:
     figure, grid = style.stack(len(results.models), 2.3)
     colour, marker = palette.colours(results.strategies), palette.markers(results.strategies)
     for axes, model in zip(grid, results.models, strict=True):
-        rows = {row.cell.strategy: row for row in reversed(list(results.rows.values())) if row.cell.model == model}
-        measured = {name: rows[name].tokens.measured[:-1] for name in results.strategies if name in rows}
+        rows = {name: results.rows[path] for name, path in results.first(model).items()}
+        measured = {name: row.tokens.measured[:-1] for name, row in rows.items()}
         for name, seen in measured.items():
             layers = range(len(seen))
             axes.step(layers, rows[name].tokens.scheduled[:-1], where="mid", color=colour[name], linewidth=0.9)

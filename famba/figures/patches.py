@@ -133,9 +133,5 @@ def _first_seed(results: Results) -> int:
 
 def _of(results: Results, model: str) -> list[Path]:
     """Rows of a model's fusing strategies, of the first seed."""
-    of = {
-        row.cell.strategy: path
-        for path, row in results.rows.items()
-        if row.cell.model == model and row.cell.seed == _first_seed(results) and any(row.cell.schedule)
-    }
-    return [of[name] for name in results.strategies if name in of]
+    cells = {path: results.rows[path].cell for path in results.first(model).values()}
+    return [path for path, cell in cells.items() if any(cell.schedule) and cell.seed == _first_seed(results)]

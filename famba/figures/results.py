@@ -83,6 +83,11 @@ class Results:
     def _on_cpu(self) -> bool:
         return next(iter(self.rows.values())).environment.device_kind == "cpu"
 
+    def first(self, model: str) -> dict[str, Path]:
+        """Of each strategy of a model, in the strategies' order, the row of its first seed."""
+        of = {r.cell.strategy: path for path, r in reversed([*self.rows.items()]) if r.cell.model == model}
+        return {name: of[name] for name in self.strategies if name in of}
+
     def of(self, model: str) -> pd.DataFrame:
         """The seeds of one model."""
         return self.seeds[self.seeds["model"] == model]

@@ -1,4 +1,7 @@
-"""Where the similar tokens of a trained model are: all pairs of patches in some layers, and the best match in each."""
+"""Where the similar tokens of a trained model are: all pairs of patches in some layers, and the best match in each.
+
+Shown are the tokens of a model's first strategy: of the one that fuses none, where the experiment has it.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ Records = Mapping[Path, TokenRecord]
 def similarity(results: Results, records: Records) -> Figure:
     """Cosine similarity of all pairs of patches, mean over images, in layers from the first to the last: a row per
     model, of its first seed, not fused where the experiment has such a cell."""
-    shown = [_paths(results, model, _reference(results, model))[0] for model in results.models]
+    shown = [next(iter(results.first(model).values())) for model in results.models]
     lines = math.ceil(max(len(records[path].layers) for path in shown) / ACROSS)
     figure = style.new_figure((style.WIDTH / ACROSS + 0.2) * lines * len(shown) + 1.0)
     grid = figure.subplots(lines * len(shown), ACROSS, squeeze=False)
@@ -67,11 +70,9 @@ def best_match(results: Results, records: Records) -> Figure:
     figure, grid = style.stack(len(results.models), 2.1)
     colour, marker = palette.colours(results.strategies), palette.markers(results.strategies)
     for axes, model in zip(grid, results.models, strict=True):
-        name = _reference(results, model)
-        table = pd.concat(
-            pd.DataFrame({"layer": range(len(values)), "best": values})
-            for values in (records[path].best_match for path in _paths(results, model, name))
-        )
+        name = next(iter(results.first(model)))
+        found = [records[path].best_match for path, row in results.rows.items() if row.cell.line == (model, name)]
+        table = pd.concat(pd.DataFrame({"layer": range(len(values)), "best": values}) for values in found)
         sns.lineplot(
             table, x="layer", y="best", ax=axes, color=colour[name], marker=marker[name], markersize=4, label=name,
             markeredgewidth=0, errorbar=style.mean_interval if results.several_seeds else None, legend=False,
@@ -85,38 +86,21 @@ def best_match(results: Results, records: Records) -> Figure:
         axes.set_xlim(-0.5, len(table["layer"].unique()) - 0.5)
         style.title(axes, model)
         style.tidy(axes)
-    shown = [path for model in results.models for path in _paths(results, model, _reference(results, model))]
     lowest = min(axes.dataLim.ymin for axes in grid)  # of the lines and their bands
     for axes in grid:
         axes.set_ylim(min(lowest - 0.02, 0.9), 1)  # a cosine's largest; small differences are to look small
-    named = list(dict.fromkeys(results.rows[path].cell.strategy for path in shown))
+    named = [next(iter(results.first(model))) for model in results.models]
     style.legend(figure, [h for h in style.strategy_handles(results) if h.get_label() in named])
     band = "Band: 95 % interval over seeds (Student t)." if results.several_seeds else "One seed: no interval."
     style.footer(
         figure, results,
         "Mean over the tokens at even positions (not the class token) of the largest similarity to one at an odd "
-        f"position, and over {records[shown[0]].seen} test images.", band, _METRIC,
+        f"position, and over {next(iter(records.values())).seen} test images.", band, _METRIC,
     )  # fmt: skip
     return figure
 
 
 _METRIC = "Similarity of the hidden states that the matching compares: after the norm of the layer, before its mixer."
-
-
-def _reference(results: Results, model: str) -> str:
-    """The strategy whose tokens are shown: none fused, or the first that the experiment has."""
-    there = set(results.of(model)["strategy"])
-    return next(name for name in results.strategies if name in there)
-
-
-def _paths(results: Results, model: str, strategy: str) -> list[Path]:
-    """The rows of a model and strategy, by seed."""
-    of = {
-        row.cell.seed: path
-        for path, row in results.rows.items()
-        if (row.cell.model, row.cell.strategy) == (model, strategy)
-    }
-    return [of[seed] for seed in sorted(of)]
 
 
 def _of(results: Results, shown: list[Path]) -> str:

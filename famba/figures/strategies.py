@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -87,16 +87,10 @@ def _alike(results: Results) -> Sequence[tuple[list[str], list[Row]]]:
     """Models with the same schedules and tokens together: their names, and a row per strategy of the first of them."""
     groups: dict[tuple[object, ...], tuple[list[str], list[Row]]] = {}
     for model in results.models:
-        rows = _first_seed(results, model)
-        key = tuple((name, row.cell.schedule, row.tokens.scheduled) for name, row in rows.items())
-        groups.setdefault(key, ([], list(rows.values())))[0].append(model)
+        rows = [results.rows[path] for path in results.first(model).values()]
+        key = tuple((row.cell.strategy, row.cell.schedule, row.tokens.scheduled) for row in rows)
+        groups.setdefault(key, ([], rows))[0].append(model)
     return list(groups.values())
-
-
-def _first_seed(results: Results, model: str) -> Mapping[str, Row]:
-    """A row of each strategy of a model, in the strategies' order."""
-    of = {row.cell.strategy: row for row in reversed(list(results.rows.values())) if row.cell.model == model}
-    return {name: of[name] for name in results.strategies if name in of}
 
 
 def _on(colour: str) -> str:
