@@ -1,7 +1,6 @@
-"""Decide claims of the ledger on measurements.
+"""Decide the ledger's claims from measurements.
 
-`decide` takes measurements with any leading axes, so that the very function that judges real rows is also run on
-thousands of simulated grids.
+`decide` accepts any leading axes, so that the function that judges real rows also runs on thousands of simulated grids.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from typing import Literal
 
 import numpy as np
 
-from famba.claims.entries import Claim, Hypothesis, TradeOff
+from famba.claims.entries import RELATIVE, Claim, Hypothesis, TradeOff
 from famba.claims.ledger import Ledger
 from famba.results.row import Row, by_line
 from famba.results.statistics import ALPHA, Array, Evidence, Region, dominates, every, mean_in, some
 
-_REDUCTIONS = {"time_reduction": "hours", "memory_reduction": "memory", "activations_reduction": "activations"}
-_EXACT = {"tokens_removed", "activations_reduction"}  # not up to chance
+_REDUCTIONS = {"time_reduction", "memory_reduction", "activations_reduction"}
+_EXACT = {"tokens_removed", "activations_reduction"}  # deterministic
 _BOOTSTRAP_SHARE = 0.95
 
 
@@ -28,7 +27,7 @@ class Samples:
     """Measurements of one cell: each quantity (..., n), a column per seed."""
 
     seeds: tuple[int, ...]
-    of: Mapping[str, Array]
+    quantities: Mapping[str, Array]
 
 
 Grid = Mapping[tuple[str, str], Samples]  # by model and strategy
@@ -36,14 +35,17 @@ Grid = Mapping[tuple[str, str], Samples]  # by model and strategy
 
 @dataclass(frozen=True)
 class Comparison:
-    """A part before it is judged: `values` (..., n) on the scale of the test, None where the cells are not there."""
+    """One comparison of a claim, not yet judged. `values`: (..., n) on the test's scale; None if a cell is missing.
+
+    `advantages`: trade-offs only, (..., objectives, n) over the rival `against`.
+    """
 
     model: str
     strategy: str
     against: str | None
     test: Hypothesis | None
     values: Array | None
-    advantages: Array | None = None  # (..., objectives, n) over the rival `against`, of a trade-off
+    advantages: Array | None = None
 
     @property
     def n(self) -> int:
@@ -73,20 +75,19 @@ def grid_of(rows: Sequence[Row], accuracy: Literal["best", "last"] = "best") -> 
 
 
 def decide(claim: Claim, ledger: Ledger, grid: Grid) -> tuple[Array, list[tuple[Comparison, Evidence]]]:
-    """Verdicts of a claim on a grid (...), as strings, and the evidence of its parts.
+    """Returns the verdicts, an array of strings of the grid's leading shape, and the evidence of each comparison.
 
-    A part that is missing, or has fewer seeds than the claim needs, shows nothing in either direction.
+    A comparison that is missing, or has fewer seeds than the claim needs, is no evidence either way (p = 1).
     """
-    parts = [(c, _evidence(c, claim, ledger)) for c in comparisons(claim, grid)]
-    shape = np.broadcast_shapes(*(evidence.inside.shape for _, evidence in parts))
-    whole = [
-        Evidence(np.broadcast_to(e.inside, shape), np.broadcast_to(e.outside, shape)) for _, e in parts
-    ]  # all parts count, so that a cell left out weakens a claim about every cell
+    judged = [(c, _evidence(c, claim, ledger)) for c in comparisons(claim, grid)]
+    shape = np.broadcast_shapes(*(e.p_inside.shape for _, e in judged))
+    # missing ones count too: leaving a cell out cannot help a claim about all cells
+    whole = [Evidence(np.broadcast_to(e.p_inside, shape), np.broadcast_to(e.p_outside, shape)) for _, e in judged]
     together = every(whole) if claim.scope == "all" else some(whole)
     verdict = np.select(
-        [together.inside <= ALPHA, together.outside <= ALPHA], ["reproduced", "not reproduced"], "inconclusive"
+        [together.p_inside <= ALPHA, together.p_outside <= ALPHA], ["reproduced", "not reproduced"], "inconclusive"
     )
-    return verdict, parts
+    return verdict, judged
 
 
 def comparisons(claim: Claim, grid: Grid) -> Iterator[Comparison]:
@@ -107,9 +108,8 @@ def _values(grid: Grid, quantity: str, model: str, strategy: str, against: str |
     """A test's values (..., n) on its scale (see `scaled`)."""
     if against is None:
         cell = grid.get((model, strategy))
-        return cell.of.get(quantity) if cell else None
-    measured = _REDUCTIONS.get(quantity, "top1")
-    pair = _paired(grid, measured, (model, strategy), (model, against))
+        return cell.quantities.get(quantity) if cell else None
+    pair = _paired(grid, RELATIVE[quantity], (model, strategy), (model, against))
     if pair is None:
         return None
     ours, theirs = pair
@@ -117,18 +117,25 @@ def _values(grid: Grid, quantity: str, model: str, strategy: str, against: str |
 
 
 def _paired(grid: Grid, measured: str, one: tuple[str, str], other: tuple[str, str]) -> tuple[Array, Array] | None:
-    """Measurements of two cells (..., n) for the seeds that both have: what a seed does to both cancels.
+    """Measurements of two cells (..., n), paired over the seeds that both have, so that seed effects cancel.
 
     Hours on a CPU are compared as CPU hours: the wall clock there depends on what else runs on the machine.
     """
-    if measured == "hours" and all(cell in grid and "cpu_hours" in grid[cell].of for cell in (one, other)):
+    if measured == "hours" and all(cell in grid and "cpu_hours" in grid[cell].quantities for cell in (one, other)):
         measured = "cpu_hours"
-    if one not in grid or other not in grid or measured not in grid[one].of or measured not in grid[other].of:
+    if (
+        one not in grid
+        or other not in grid
+        or measured not in grid[one].quantities
+        or measured not in grid[other].quantities
+    ):
         return None
     seeds = [seed for seed in grid[one].seeds if seed in grid[other].seeds]
     if not seeds:
         return None
-    a, b = (grid[cell].of[measured][..., [grid[cell].seeds.index(seed) for seed in seeds]] for cell in (one, other))
+    a, b = (
+        grid[cell].quantities[measured][..., [grid[cell].seeds.index(seed) for seed in seeds]] for cell in (one, other)
+    )
     return a, b
 
 
@@ -159,9 +166,10 @@ def _evidence(comparison: Comparison, claim: Claim, ledger: Ledger) -> Evidence:
 
 
 def region(test: Hypothesis, ledger: Ledger) -> Region:
-    """Where a claim puts the mean, on the scale of the test."""
+    """The region in which the claim says the mean lies, on the scale of the test."""
     low, high = (scaled(test.quantity, end) for end in ledger.reference(test))
-    below, above = np.nextafter(high, -math.inf), np.nextafter(low, math.inf)  # a tie is neither below nor above
+    # strict: the end itself is excluded, and with it the largest or smallest value that the printed number stands for
+    below, above = np.nextafter(high, -math.inf), np.nextafter(low, math.inf)
     return {
         "equal": Region(low, high, test.noise),
         "at_least": Region(low=low, noise=test.noise),
@@ -172,10 +180,13 @@ def region(test: Hypothesis, ledger: Ledger) -> Region:
 
 
 def scaled(quantity: str, value: float) -> float:
-    """A quantity on the scale of its test: a reduction in per cent as -log(1 - reduction), symmetric in a ratio."""
+    """A quantity on the scale of its test: a reduction in per cent as -log(1 - reduction).
+
+    A ratio and its inverse then lie symmetrically around 0.
+    """
     return -math.log1p(-value / 100) if quantity in _REDUCTIONS else value
 
 
 def unscaled(quantity: str, value: float) -> float:
-    """The reverse of `scaled`: a quantity as people read it."""
+    """The reverse of `scaled`: back in the quantity's own unit."""
     return -100 * math.expm1(-value) if quantity in _REDUCTIONS else value

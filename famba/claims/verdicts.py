@@ -252,8 +252,8 @@ def _part(comparison: Comparison, evidence: Evidence, ledger: Ledger) -> Part:
         n=comparison.n,
         **numbers,
         expected=expected,
-        p_inside=float(evidence.inside),
-        p_outside=float(evidence.outside),
+        p_inside=float(evidence.p_inside),
+        p_outside=float(evidence.p_outside),
         bootstrap=share,
     )
 

@@ -37,10 +37,10 @@ class Region:
 
 @dataclass(frozen=True)
 class Evidence:
-    """p-values, (...): small `inside` shows the mean to lie in the region, small `outside` shows it not to."""
+    """p-values, (...): a small `p_inside` shows the mean to lie in the region, a small `p_outside` shows it not to."""
 
-    inside: Array
-    outside: Array
+    p_inside: Array
+    p_outside: Array
 
 
 def mean_in(values: Array, region: Region, exact: bool = False) -> Evidence:
@@ -84,14 +84,14 @@ def interval(values: Sequence[float]) -> float | None:
 
 def every(parts: Sequence[Evidence]) -> Evidence:
     """All parts inside: an intersection-union test (Berger 1982), so no correction. Any outside: Holm's first step."""
-    inside, outside = (np.stack([getattr(part, side) for part in parts], axis=-1) for side in ("inside", "outside"))
+    inside, outside = (np.stack([getattr(part, side) for part in parts], axis=-1) for side in ("p_inside", "p_outside"))
     return Evidence(inside.max(axis=-1), holm(outside).min(axis=-1))
 
 
 def some(parts: Sequence[Evidence]) -> Evidence:
     """At least one part inside: the reverse of `every`."""
-    reverse = every([Evidence(part.outside, part.inside) for part in parts])
-    return Evidence(reverse.outside, reverse.inside)
+    reverse = every([Evidence(part.p_outside, part.p_inside) for part in parts])
+    return Evidence(reverse.p_outside, reverse.p_inside)
 
 
 def holm(p: Array) -> Array:
@@ -117,7 +117,7 @@ def dominates(advantages: Array) -> tuple[Array, Array]:
         With few seeds the bootstrap alone would decide too easily (with three, all resamples agree by chance in
         one case of eight), so that a verdict needs both.
     """
-    p = mean_in(advantages, Region(low=0.0)).inside.max(axis=-1)
+    p = mean_in(advantages, Region(low=0.0)).p_inside.max(axis=-1)
     weights, probability = _resamples(advantages.shape[-1])
     means = advantages @ weights.T  # (..., objectives, resamples)
     dominant = (means >= 0).all(axis=-2) & (means > 0).any(axis=-2)

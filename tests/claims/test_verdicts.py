@@ -151,7 +151,7 @@ def test_seeds_are_paired():
 def test_reductions_are_told_in_per_cent():
     grid = grid_of(rows_of())
     part = next(p for p in judged(rows_of())["time-drops"].parts if (p.model, p.strategy) == ("vim_tiny", "lower"))
-    hours = grid["vim_tiny", "lower"].of["hours"] / grid["vim_tiny", "baseline"].of["hours"]
+    hours = grid["vim_tiny", "lower"].quantities["hours"] / grid["vim_tiny", "baseline"].quantities["hours"]
     assert part.mean == pytest.approx(100 * (1 - math.exp(np.log(hours).mean())))
     assert part.low < part.mean < part.high
 

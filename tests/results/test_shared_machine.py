@@ -67,7 +67,10 @@ def test_claims_judge_the_loop_without_the_average_and_compare_cpu_time():
     # by the wall clock, with a neighbour, every fused training takes four times as long
     rows = [timed(row, total=4 * row.time.total) if row.cell.strategy == "upper" else row for row in rows]
     grid = grid_of(rows)
-    upper = grid["vim_tiny_mini", "upper"].of
+    upper = grid["vim_tiny_mini", "upper"].quantities
     assert upper["hours"].tolist() == [row.time.judged_seconds / 3600 for row in rows if row.cell.strategy == "upper"]
     assert str(decide(ledger.claims[0], ledger, grid)[0]) == "reproduced"
-    assert "cpu_hours" not in grid_of([make_row(c) for c in paper_experiment(seeds=[0]).cells()])["vim_tiny", "all"].of
+    assert (
+        "cpu_hours"
+        not in grid_of([make_row(c) for c in paper_experiment(seeds=[0]).cells()])["vim_tiny", "all"].quantities
+    )

@@ -33,14 +33,14 @@ def drawn(mean: float, n: int, sd: float = 1.0) -> np.ndarray:
 @pytest.mark.parametrize("values", [[70.1, 71.3, 69.8], [3.0, 3.2, 2.9, 3.4, 3.05]])
 def test_without_noise_the_tests_are_students(values):
     evidence = mean_in(np.array(values), Region(low=3.0))
-    for p, alternative in ((evidence.inside, "greater"), (evidence.outside, "less")):
+    for p, alternative in ((evidence.p_inside, "greater"), (evidence.p_outside, "less")):
         assert p == pytest.approx(stats.ttest_1samp(values, 3.0, alternative=alternative).pvalue, rel=1e-9)
 
 
 def test_equivalence_is_two_one_sided_tests():
     values = np.array([0.1, -0.05, 0.02, 0.08])
     ends = [stats.ttest_1samp(values, end, alternative=side).pvalue for end, side in ((-0.2, "greater"), (0.2, "less"))]
-    assert mean_in(values, Region(-0.2, 0.2)).inside == pytest.approx(max(ends))
+    assert mean_in(values, Region(-0.2, 0.2)).p_inside == pytest.approx(max(ends))
 
 
 @pytest.mark.parametrize("n", [3, 5])
@@ -50,29 +50,29 @@ def test_levels_at_the_ends_of_a_region(n, noise, sd):
     """Known truth: the mean stands at an end, where it is hardest to tell. Each error is made in 5 % of the cases."""
     region = Region(low=60.0, noise=noise)
     evidence = mean_in(drawn(60.0 - noise * sd, n, sd), region)
-    for p in (evidence.inside, evidence.outside):
+    for p in (evidence.p_inside, evidence.p_outside):
         assert np.mean(p <= ALPHA) == pytest.approx(0.05, abs=0.011)  # three standard errors of 4,000
 
 
 def test_a_region_of_two_ends_is_not_left_too_easily():
     evidence = mean_in(drawn(0.0, 5), Region(0.0, 0.0))
-    assert np.mean(evidence.outside <= ALPHA) == pytest.approx(0.05, abs=0.011)
-    assert not np.any(evidence.inside <= ALPHA)  # nothing lies within a point
+    assert np.mean(evidence.p_outside <= ALPHA) == pytest.approx(0.05, abs=0.011)
+    assert not np.any(evidence.p_inside <= ALPHA)  # nothing lies within a point
 
 
 def test_wide_regions_hold_what_narrow_ones_cannot():
     values = drawn(0.0, 3)
-    assert np.mean(mean_in(values, Region(0, 0, noise=1.96)).inside <= ALPHA) > 0.7
-    assert np.mean(mean_in(values, Region(0, 0, noise=0.5)).inside <= ALPHA) < 0.3
+    assert np.mean(mean_in(values, Region(0, 0, noise=1.96)).p_inside <= ALPHA) > 0.7
+    assert np.mean(mean_in(values, Region(0, 0, noise=0.5)).p_inside <= ALPHA) < 0.3
 
 
 def test_values_without_spread_are_compared_as_they_are():
     same = np.full(3, 0.7)
     for region, inside in ((Region(high=0.8), True), (Region(high=0.7), True), (Region(low=0.8), False)):
         evidence = mean_in(same, region)
-        assert (evidence.inside, evidence.outside) == ((0, 1) if inside else (1, 0))
+        assert (evidence.p_inside, evidence.p_outside) == ((0, 1) if inside else (1, 0))
     evidence = mean_in(np.array([5.0]), Region(5, 5), exact=True)
-    assert (evidence.inside, evidence.outside) == (0, 1)
+    assert (evidence.p_inside, evidence.p_outside) == (0, 1)
 
 
 def test_interval_of_known_values():
@@ -100,7 +100,7 @@ def test_errors_of_combined_claims(combined):
     rng = np.random.default_rng(1)
     parts = [mean_in(rng.normal(0, 1, (RNG_GRIDS, 5)), Region(low=0)) for _ in range(8)]
     together = combined(parts)
-    for p in (together.inside, together.outside):
+    for p in (together.p_inside, together.p_outside):
         assert np.mean(p <= ALPHA) <= 0.05 + 0.011
 
 
