@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: other tests run on the other cores
 pytest.register_assert_rewrite("tests.helpers")  # before the first import from there
 
 from tests.helpers import cifar_archive as cifar  # noqa: E402
@@ -54,6 +55,17 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 def checkout(tmp_path: Path) -> Path:
     """A copy of what the pipeline consists of."""
     return copy_checkout(tmp_path / "checkout")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_step_ratios() -> Iterator[None]:
+    """Rows take their step ratio from three pairs of steps, as on a slow machine: the others take longer than an epoch.
+
+    In this process only. What a ratio is, test_paired.py tests on all pairs.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("famba.training.paired.MAX_SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")

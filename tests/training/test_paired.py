@@ -27,6 +27,7 @@ def test_a_step_ratio_is_free_of_a_neighbour_that_comes_and_goes(monkeypatch):
 
         return None, step, None
 
+    monkeypatch.setattr(paired, "MAX_SECONDS", 60.0)
     monkeypatch.setattr(paired, "running", running)
     monkeypatch.setattr(paired.time, "process_time", lambda: clock[0])
     upper = next(cell for cell in paper_experiment().cells() if cell.strategy == "upper")
