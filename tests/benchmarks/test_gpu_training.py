@@ -185,18 +185,18 @@ def arguments(out: Path, **more) -> argparse.Namespace:
 
 def test_a_training_stops_at_the_deadline_and_resumes(gpu, tmp_path):
     """Nothing is lost, and later calls end the training."""
-    settings = cell(epochs=40)
+    settings = cell(epochs=20)
     named = ["--cell", settings.model_dump_json()]
     limit_s = 3.0
     while not (tmp_path / "checkpoint.pt").exists():  # a start takes seconds, or many on a busy machine
         assert gpu.train(named, tmp_path, time.monotonic() + limit_s) is None
-        limit_s += 2.0
+        limit_s += 1.5
     assert not (tmp_path / "row.json").exists()
     assert gpu.train(named, tmp_path, time.monotonic() + 3600) == 0
     row = read_row(tmp_path / "row.json")
     assert (row.time.runs, row.cell) == (2, settings)
     assert "resuming after epoch " in (tmp_path / "train.log").read_text()
-    assert len((tmp_path / "epochs.csv").read_text().splitlines()) == 41
+    assert len((tmp_path / "epochs.csv").read_text().splitlines()) == 21
 
 
 def test_a_training_that_fails_says_so(gpu, tmp_path):
@@ -204,13 +204,13 @@ def test_a_training_that_fails_says_so(gpu, tmp_path):
 
 
 def test_a_call_says_what_is_left_and_the_next_one_brings_it_back(gpu, packing, tmp_path, capsys):
-    config = {**MICRO, "strategies": ["upper"], "experiment": "gpu_training"}
+    config = {**MICRO, "strategies": ["upper"], "recipe": MICRO["recipe"] | {"epochs": 1}, "experiment": "gpu_training"}
     run = tmp_path / "run"
     run.mkdir()
     (run / "experiment.yaml").write_text(yaml.safe_dump(config))
     args = arguments(run)
     fixed = {"device": "cpu", "quick": True, "minutes": 3.0}
-    plan = {"arguments": fixed, "epochs": 3, "start_s": 1.0, "strategies": {"upper": {"epoch_s": 0.1}}, "calls": []}
+    plan = {"arguments": fixed, "epochs": 1, "start_s": 1.0, "strategies": {"upper": {"epoch_s": 0.1}}, "calls": []}
     (run / "plan.json").write_text(json.dumps(plan))
 
     assert gpu.run(arguments(run, limit=0.01, pack=tmp_path / "back")) == 0
