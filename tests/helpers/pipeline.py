@@ -37,7 +37,12 @@ def planned(folder: Path, *options: str) -> dict[str, int]:
     """Jobs per rule that a dry run announces; empty if there is nothing to do."""
     said = snakemake(folder, "-n", *options)
     assert said.returncode == 0, said.stdout
-    if "Nothing to be done" in said.stdout:
+    return jobs(said.stdout)
+
+
+def jobs(said: str) -> dict[str, int]:
+    """Jobs per rule in what Snakemake said."""
+    if "Nothing to be done" in said:
         return {}
-    table = said.stdout.split("Job stats:", 1)[1].split("total", 1)[0]
+    table = said.split("Job stats:", 1)[1].split("total", 1)[0]
     return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", table, flags=re.MULTILINE)}
