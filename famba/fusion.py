@@ -40,7 +40,12 @@ class Match:
     tokens: int
     cls: Tensor | None
 
-    def protected_after(self, order: str = "sequence") -> Tensor | None:
+    @property
+    def protected(self) -> Tensor | None:
+        """(B,) index of the class token after fusion in sequence order; None if no token is protected."""
+        return self.protected_after("sequence")
+
+    def protected_after(self, order: str) -> Tensor | None:
         """(B,) index of the class token after fusion in that order; None if no token is protected."""
         return self._groups(order)[2]
 

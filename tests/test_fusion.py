@@ -133,7 +133,7 @@ def test_the_class_token_is_found_again_after_every_fusion(tokens, seed, counts)
     for r in counts:
         if r:
             pairs = match(x, r, protected)
-            x, protected = pairs.merge(x), pairs.protected_after()
+            x, protected = pairs.merge(x), pairs.protected
             assert torch.equal(x[torch.arange(4), protected], expected)
         trace.append(x.shape[1])
     assert tokens_per_layer(counts, tokens, cls) == (*trace, trace[-1])

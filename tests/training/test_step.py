@@ -135,7 +135,7 @@ def test_the_class_tokens_place_may_be_a_number_or_a_tensor(protected: int | Ten
     metric = torch.randn(2, 9, 5, generator=torch.Generator().manual_seed(0))
     pairs = match(metric, 2, protected)
     if protected is None:
-        assert pairs.protected_after() is None
+        assert pairs.protected is None
     else:
         assert pairs.cls.tolist() == torch.as_tensor(protected).expand(2).tolist()
 
