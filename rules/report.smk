@@ -1,5 +1,5 @@
 from famba.figures import names_of
-from famba.figures.captions import FIGURES, described
+from famba.figures.captions import CAPTIONS, described
 
 DRAWN = names_of(EXPERIMENT.strategies)
 
@@ -23,7 +23,7 @@ rule figures:
                 f"<results>/figures/{name}.svg",
                 caption=f"captions/{name}.rst",
                 category="Figures",
-                labels={"figure": FIGURES[name].title},
+                labels={"figure": CAPTIONS[name].title},
             )
             for name in DRAWN
         },
@@ -32,7 +32,7 @@ rule figures:
         "<results>/logs/figures.log",
     params:
         folder=subpath(output.top1, parent=True),
-        captions=described(FIGURES, EXPERIMENT.protocol),
+        captions=described(CAPTIONS, EXPERIMENT.protocol),
     message:
         "draw the figures"
     shell:

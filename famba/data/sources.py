@@ -33,7 +33,7 @@ from famba.errors import InputError, IntegrityError
 from famba.text import nearest
 
 _CHUNK = 1 << 20
-_Split = Annotated[str, Field(pattern="^(train|test)$")]
+_SplitName = Annotated[str, Field(pattern="^(train|test)$")]
 _Sha256 = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[0-9a-fA-F]{64}$")]
 
 
@@ -62,7 +62,7 @@ class _Override(Strict):
     sha256: _Sha256 = ""
     md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = ""
     bytes: Count = 0
-    records: dict[_Split, Count] = Field(default={})
+    records: dict[_SplitName, Count] = Field(default={})
 
     @model_validator(mode="after")
     def _has_its_sha256(self) -> _Override:
@@ -79,10 +79,10 @@ class Expected(Strict):
     open.
     """
 
-    digests: Annotated[dict[_Split, _Sha256], Field(min_length=2)]
-    records: Annotated[dict[_Split, Count], Field(min_length=2)]
-    unlabelled: dict[_Split, _Sha256] = Field(default={})
-    repeated: dict[_Split, Whole] = Field(default={})
+    digests: Annotated[dict[_SplitName, _Sha256], Field(min_length=2)]
+    records: Annotated[dict[_SplitName, Count], Field(min_length=2)]
+    unlabelled: dict[_SplitName, _Sha256] = Field(default={})
+    repeated: dict[_SplitName, Whole] = Field(default={})
 
 
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"

@@ -16,7 +16,7 @@ class Caption:
     text: str
 
 
-FIGURES: Mapping[str, Caption] = {
+CAPTIONS: Mapping[str, Caption] = {
     "starting_layer": Caption(
         "By starting layer",
         "Top-1 accuracy, time and memory of upper by the layer that it starts to fuse in, counted from 1 as in the "

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from famba.figures import bars, lines, patches, similarity, strategies, studies, style, tradeoff
-from famba.figures.captions import FIGURES as CAPTIONS
+from famba.figures.captions import CAPTIONS
 from famba.figures.results import Results, read_results
 from famba.results.tokens import NAME, TokenRecord, read_tokens
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from famba.errors import InputError
 from famba.figures import names_of, palette
-from famba.figures.captions import AUDIT, FIGURES, Caption
+from famba.figures.captions import AUDIT, CAPTIONS, Caption
 from famba.files import read_text
 
 
@@ -28,7 +28,7 @@ def figures(folder: Path, strategies: Sequence[str], digest: str) -> list[Pictur
 
     Raises InputError for a file that is damaged, or was drawn from others.
     """
-    return list(_read(folder, {name: FIGURES[name] for name in names_of(strategies)}, "", digest))
+    return list(_read(folder, {name: CAPTIONS[name] for name in names_of(strategies)}, "", digest))
 
 
 def audit(folder: Path) -> list[Picture]:

@@ -15,7 +15,7 @@ from famba.claims import ledger
 from famba.cli import main
 from famba.errors import InputError
 from famba.figures import NAMES, style, svg
-from famba.figures.captions import FIGURES as CAPTIONS
+from famba.figures.captions import CAPTIONS
 from famba.figures.draw import FIGURES, figure
 from famba.figures.palette import STRATEGY_COLOURS, colours, markers
 from famba.figures.results import Results, read_results

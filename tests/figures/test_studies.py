@@ -10,7 +10,7 @@ from famba.claims.sweeps import SWEEPS, sweeps
 from famba.config import Experiment
 from famba.config.protocol import deviation
 from famba.figures import NAMES, names_of, style
-from famba.figures.captions import FIGURES
+from famba.figures.captions import CAPTIONS
 from famba.figures.draw import figure
 from famba.figures.palette import colours
 from famba.figures.results import Results, read_results
@@ -153,7 +153,7 @@ def test_the_page_shows_a_study_first_and_only_its_own(tmp_path, study):
     results = read_results(rows, CLAIMS)
     with style.theme():
         made = figure(sweep.name, results)
-        style.save(made, tmp_path / "figures", sweep.name, FIGURES[sweep.name], digest=results.digest)
+        style.save(made, tmp_path / "figures", sweep.name, CAPTIONS[sweep.name], digest=results.digest)
     assert report(tmp_path, rows) == 0
     figures = [a["id"] for a in Page((tmp_path / "report.html").read_text()).all("figure")]
     assert figures[0] == f"figure-{sweep.name}"

@@ -7,7 +7,7 @@ import pytest
 
 from famba.cli import main
 from famba.figures import TOKEN_NAMES, draw, names_of
-from famba.figures.captions import AUDIT, FIGURES
+from famba.figures.captions import AUDIT, CAPTIONS
 from famba.figures.draw import TOKEN_FIGURES, figure
 from famba.figures.palette import STRATEGY_COLOURS
 from famba.figures.patches import COLOURS, LAYERS, OVER, group_colours, shown_layers
@@ -64,8 +64,8 @@ def drawn(smoke):
 
 def test_the_names_are_those_that_the_pipeline_expects():
     assert tuple(TOKEN_FIGURES) == TOKEN_NAMES
-    assert {*names_of(["start_2", "start_3", "tokens_1", "tokens_2"])} == {*FIGURES}
-    for prefix, captions in (("", FIGURES), ("audit_", AUDIT)):
+    assert {*names_of(["start_2", "start_3", "tokens_1", "tokens_2"])} == {*CAPTIONS}
+    for prefix, captions in (("", CAPTIONS), ("audit_", AUDIT)):
         for name in captions:  # one file each, for Snakemake wants a file; the words are those of captions.py
             text = (ROOT / "rules" / "captions" / f"{prefix}{name}.rst").read_text()
             assert text == f"{{{{ snakemake.params.captions.{name} }}}}\n"

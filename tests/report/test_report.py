@@ -16,7 +16,7 @@ from famba.claims import ledger
 from famba.cli import main
 from famba.config import Cell, Experiment
 from famba.figures import names_of, style, svg
-from famba.figures.captions import AUDIT, FIGURES
+from famba.figures.captions import AUDIT, CAPTIONS
 from famba.figures.draw import figure
 from famba.figures.palette import DARK, DARK_PAGE, MODELS, STRATEGY_COLOURS, colours
 from famba.figures.results import read_results
@@ -38,7 +38,7 @@ def drawn_and_audited(folder: Path, rows: list[Path]) -> list[Path]:
     results = read_results(rows, CLAIMS)
     for name in DRAWN:
         with style.theme():
-            style.save(figure(name, results), folder / "figures", name, FIGURES[name], digest=results.digest)
+            style.save(figure(name, results), folder / "figures", name, CAPTIONS[name], digest=results.digest)
     assert main(["audit", "--claims", str(CLAIMS), "--out", str(folder / "audit")]) == 0
     return rows
 
@@ -186,13 +186,13 @@ def test_the_figures_are_the_very_files(which, pages, request):
     text = (folder / "report.html").read_text()
     for name in DRAWN:
         assert (folder / "figures" / f"{name}.svg").read_text() in text
-        assert FIGURES[name].text in page.text
+        assert CAPTIONS[name].text in page.text
     for name, caption in AUDIT.items():
         assert (folder / "audit" / f"{name}.svg").read_text() in text
         assert caption.text in page.text
     shown = [a["id"] for a in page.all("figure")]
     assert shown == [*(f"figure-{name}" for name in DRAWN), *(f"figure-audit-{name}" for name in AUDIT)]
-    missing = [FIGURES[name].title for name in names_of(STRATEGY_COLOURS) if name not in DRAWN]
+    missing = [CAPTIONS[name].title for name in names_of(STRATEGY_COLOURS) if name not in DRAWN]
     told = f"(famba figures): {', '.join(missing)}."
     assert re.sub(r"\s", "", told) in re.sub(r"\s", "", page.text)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from famba.figures.captions import FIGURES as CAPTIONS
+from famba.figures.captions import CAPTIONS
 from famba.figures.draw import FIGURES, TOKEN_FIGURES
 from tests.helpers.pipeline import copy_checkout, planned, run, snakemake
 
