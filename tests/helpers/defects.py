@@ -34,7 +34,7 @@ FROZEN = ROOT / "results" / "baselines" / "smoke.json"
 class _Unprotected(Match):
     """A match that lost sight of the class token; it goes where its group goes."""
 
-    def protected_after(self, order: str = "sequence") -> torch.Tensor:
+    def protected_after(self, order: str) -> torch.Tensor:
         return self.destination(order).gather(1, self.cls[:, None])[:, 0]
 
 
