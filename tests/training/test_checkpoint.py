@@ -15,7 +15,7 @@ from famba.results.row import read_row
 from famba.results.tokens import read_tokens
 from famba.training import checkpoint
 from famba.training.train import Training
-from tests.helpers.cells import cell
+from tests.helpers.cells import cell, small_cell
 from tests.helpers.trainings import ends_as
 
 DATA = Path("data")
@@ -42,7 +42,7 @@ def stop_after(training: Training, epochs: int) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    Training(cell(), folder, DATA).run()
+    Training(small_cell(), folder, DATA).run()
     return folder
 
 
@@ -50,14 +50,14 @@ def undisturbed(tmp_path_factory):
 def halfway(tmp_path_factory):
     """The two checkpoints of a training that was stopped after two of three epochs."""
     folder = tmp_path_factory.mktemp("halfway")
-    stop_after(Training(cell(), folder, DATA), 2)
+    stop_after(Training(small_cell(), folder, DATA), 2)
     return {name: (folder / name).read_bytes() for name in (checkpoint.NAME, checkpoint.PREVIOUS)}
 
 
 def resume(folder: Path, files: dict[str, bytes]) -> None:
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    Training(cell(), folder, DATA).run()
+    Training(small_cell(), folder, DATA).run()
 
 
 def damaged(content: bytes, kind: str) -> bytes:
@@ -163,7 +163,7 @@ def moment(state: dict) -> dict:
 )
 def test_another_content_is_set_aside(change, halfway, undisturbed, tmp_path, capsys):
     planted(halfway, tmp_path, change)
-    Training(cell(), tmp_path, DATA).run()
+    Training(small_cell(), tmp_path, DATA).run()
     assert (
         "a checkpoint of another version of famba; renamed to checkpoint.other-settings.pt" in capsys.readouterr().err
     )
@@ -177,7 +177,7 @@ def test_values_that_are_not_finite_are_not_resumed(where, halfway, undisturbed,
         tensor.fill_(float("nan"))
 
     planted(halfway, tmp_path, spoil)
-    Training(cell(), tmp_path, DATA).run()
+    Training(small_cell(), tmp_path, DATA).run()
     assert "a checkpoint of values that are not finite; renamed to" in capsys.readouterr().err
     ends_as(tmp_path, undisturbed)
 
@@ -197,7 +197,7 @@ def test_a_checkpoint_that_cannot_be_read_now_stays(error, raised, halfway, tmp_
     (tmp_path / checkpoint.NAME).write_bytes(halfway[checkpoint.NAME])
     monkeypatch.setattr(torch, "load", fail)
     with pytest.raises(raised):
-        Training(cell(), tmp_path, DATA).run()
+        Training(small_cell(), tmp_path, DATA).run()
     assert (tmp_path / checkpoint.NAME).read_bytes() == halfway[checkpoint.NAME]
 
 
@@ -216,7 +216,7 @@ def test_a_training_that_diverges_has_no_row(lr, tmp_path, capsys):
     "what", ["parameter head.bias", "the moving average of head.bias", "the optimiser's exp_avg of head.bias"]
 )
 def test_no_checkpoint_holds_a_value_that_is_not_finite(what, tmp_path):
-    training = Training(cell(), tmp_path, DATA)
+    training = Training(small_cell(), tmp_path, DATA)
     train_epoch = training._train_epoch
 
     def spoiled(epoch: int) -> None:
@@ -270,13 +270,13 @@ def test_damaged_weights_are_no_start(undisturbed, tmp_path):
     path = tmp_path / "weights.pt"
     path.write_bytes(damaged((undisturbed / "weights.pt").read_bytes(), "middle"))
     with pytest.raises(InputError, match="its checksum does not match"):
-        Training(cell(), tmp_path / "cell", DATA, init=path)
+        Training(small_cell(), tmp_path / "cell", DATA, init=path)
 
 
 def test_damaged_weights_from_elsewhere_are_no_start(undisturbed, tmp_path):
     path = tmp_path / "foreign.pt"
     torch.save(torch.load(undisturbed / "weights.pt", weights_only=True)["model"], path)
-    Training(cell(), tmp_path / "whole", DATA, init=path)
+    Training(small_cell(), tmp_path / "whole", DATA, init=path)
     path.write_bytes(damaged(path.read_bytes(), "middle"))
     with pytest.raises(InputError, match=r"damaged: the checksum of .* does not match"):
-        Training(cell(), tmp_path / "cell", DATA, init=path)
+        Training(small_cell(), tmp_path / "cell", DATA, init=path)

@@ -17,24 +17,32 @@ from famba.training import checkpoint, status, train
 from famba.training.stop import SIGNALS, StopRequest, stop_request
 from famba.training.train import Training
 from tests.helpers import ROOT
-from tests.helpers.cells import cell
+from tests.helpers.cells import cell, small_cell
 from tests.helpers.trainings import ends_as
 from tests.stress.kills import stress
 
 DATA = Path("data")
-STEPS = 1437 // 128  # of an epoch
+STEPS = 1437 // 256  # of an epoch of the small cell
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
+    Training(small_cell(), folder, DATA).run()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed_process(tmp_path_factory) -> Path:
+    """Of the cell that trains long enough for a signal to reach its process."""
+    folder = tmp_path_factory.mktemp("undisturbed_process")
     Training(cell(), folder, DATA).run()
     return folder
 
 
 def stopping(folder: Path, at: tuple[int, int] | None, **recipe: object) -> Training:
     """A training that is asked to stop after that step of that epoch, or after the first step that it takes."""
-    training = Training(cell(**recipe), folder, DATA)
+    training = Training(small_cell(**recipe), folder, DATA)
     progress_step = training.progress.step
 
     def step(epoch: int, step: int, *rest: int) -> None:
@@ -46,13 +54,13 @@ def stopping(folder: Path, at: tuple[int, int] | None, **recipe: object) -> Trai
     return training
 
 
-@pytest.mark.parametrize("at", [(0, 1), (0, STEPS - 1), (1, 5), (1, STEPS), (2, STEPS)])
+@pytest.mark.parametrize("at", [(0, 1), (0, STEPS - 1), (1, 3), (1, STEPS), (2, STEPS)])
 def test_stopped_after_a_step_it_ends_as_if_undisturbed(at, undisturbed, tmp_path, capsys):
     epoch, step = at
     with pytest.raises(Stopped, match=rf"stopped by SIGTERM at epoch {epoch + 1} of 3, step {step} of {STEPS}; run it"):
         stopping(tmp_path, at).run()
     assert not (tmp_path / "row.json").exists()
-    row = Training(cell(), tmp_path, DATA).run()
+    row = Training(small_cell(), tmp_path, DATA).run()
     assert f"resuming after epoch {epoch + 1} of 3, step {step} of {STEPS}" in capsys.readouterr().err
     ends_as(tmp_path, undisturbed)
     assert (tmp_path / "steps.csv").read_bytes() == (undisturbed / "steps.csv").read_bytes()
@@ -65,16 +73,16 @@ def test_stopped_after_a_step_it_ends_as_if_undisturbed(at, undisturbed, tmp_pat
 )
 def test_the_steps_that_are_left_see_the_images_that_they_would_have_seen(recipe, tmp_path):
     recipe = {**recipe, "epochs": 1}
-    Training(cell(**recipe), tmp_path / "undisturbed", DATA).run()
+    Training(small_cell(**recipe), tmp_path / "undisturbed", DATA).run()
     with pytest.raises(Stopped):
         stopping(tmp_path / "stopped", (0, 4), **recipe).run()
-    Training(cell(**recipe), tmp_path / "stopped", DATA).run()
+    Training(small_cell(**recipe), tmp_path / "stopped", DATA).run()
     ends_as(tmp_path / "stopped", tmp_path / "undisturbed")
 
 
 @pytest.mark.parametrize("call", [1, 2])  # of the weights, of their moving average
 def test_stopped_while_it_evaluates(call, undisturbed, tmp_path):
-    training = Training(cell(), tmp_path, DATA)
+    training = Training(small_cell(), tmp_path, DATA)
     evaluate, calls = training._evaluate, []
 
     def evaluation(*args: object) -> tuple[float, float]:
@@ -86,7 +94,7 @@ def test_stopped_while_it_evaluates(call, undisturbed, tmp_path):
     training._evaluate = evaluation
     with pytest.raises(Stopped, match=rf"stopped by SIGUSR1 at epoch 1 of 3, step {STEPS} of {STEPS}"):
         training.run()
-    Training(cell(), tmp_path, DATA).run()
+    Training(small_cell(), tmp_path, DATA).run()
     ends_as(tmp_path, undisturbed)
 
 
@@ -103,7 +111,7 @@ def test_stopped_at_every_step(undisturbed, tmp_path):
 
 def test_a_long_epoch_is_saved_in_between(undisturbed, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "SAVE_S", 0.0)
-    training, positions = Training(cell(), tmp_path, DATA), []
+    training, positions = Training(small_cell(), tmp_path, DATA), []
     save = training._save
 
     def saved() -> None:
@@ -122,7 +130,7 @@ def command(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("by", SIGNALS)
-def test_a_process_that_is_asked_to_stop_says_where_and_what_the_signal_was(by, undisturbed, tmp_path):
+def test_a_process_that_is_asked_to_stop_says_where_and_what_the_signal_was(by, undisturbed_process, tmp_path):
     process = subprocess.Popen(command(tmp_path), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (tmp_path / checkpoint.NAME).exists() and time.monotonic() < deadline and process.poll() is None:
@@ -133,7 +141,7 @@ def test_a_process_that_is_asked_to_stop_says_where_and_what_the_signal_was(by, 
     assert f"famba: vim_micro-upper-s0: stopped by {by.name} at epoch " in said.splitlines()[-1]
     assert {path.name for path in tmp_path.iterdir()} <= {checkpoint.NAME, checkpoint.PREVIOUS, status.NAME}
     assert main(command(tmp_path)[3:]) == 0
-    ends_as(tmp_path, undisturbed)
+    ends_as(tmp_path, undisturbed_process)
 
 
 def test_killed_at_random_moments(tmp_path):
@@ -158,7 +166,7 @@ def test_a_loading_process_dies_of_the_signal_as_ever():
 
 
 @pytest.mark.slow
-def test_two_processes_stop_at_the_same_step(tmp_path, undisturbed):
+def test_two_processes_stop_at_the_same_step(tmp_path):
     """A signal that one of them gets stops both."""
     made = cell().model_copy(update={"processes": 2})
     whole = tmp_path / "whole"
