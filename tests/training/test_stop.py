@@ -85,11 +85,11 @@ def test_stopped_while_it_evaluates(call, undisturbed, tmp_path):
     training = Training(small_cell(), tmp_path, DATA)
     evaluate, calls = training._evaluate, []
 
-    def evaluation(*args: object) -> tuple[float, float]:
+    def evaluation(*args: object, **named: object) -> tuple[float, float]:
         calls.append(args)
         if len(calls) == call:
             training.stop.signal = signal.SIGUSR1
-        return evaluate(*args)
+        return evaluate(*args, **named)
 
     training._evaluate = evaluation
     with pytest.raises(Stopped, match=rf"stopped by SIGUSR1 at epoch 1 of 3, step {STEPS} of {STEPS}"):
