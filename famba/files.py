@@ -42,7 +42,9 @@ def atomic_file(path: Path, binary: bool = False, durable: bool = True) -> Itera
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); free or choose another folder") from None
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); make it writable, free space, or choose another folder"
+        ) from None
 
 
 def read_text(path: Path, what: str, hint: str = "") -> str:

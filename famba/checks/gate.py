@@ -2,10 +2,10 @@
 
 Accuracy, of every cell and of its difference to the unfused model: worse by a one-sided Welch test at 1 %, with Holm's
 correction for all of them, and by more than one standard deviation of a seed. The spread over seeds is pooled over the
-strategies of a model. Of a single seed it is not known: then the frozen one holds for both (a prediction interval).
+strategies of a model. A single seed has no spread: then the frozen spread is used for both (a prediction interval).
 Time (on a CPU: CPU time), as a ratio to the same run's baseline, epoch by epoch: larger by a Mann-Whitney test at 1 %
-(Holm) and by more than the margin. Tokens, saved activations and the learning rate of each epoch are not up to chance:
-compared exactly.
+(Holm) and by more than the margin. Tokens, saved activations and the learning rate of each epoch are deterministic and
+are compared exactly.
 """
 
 from __future__ import annotations

@@ -82,7 +82,8 @@ class Beside:
 
 
 def seed(at: Beside) -> str | None:
-    """A fused cell has the unfused one of the same model and seed beside it, and a baseline every strategy's seed."""
+    """A fused cell has the unfused one of the same model and seed beside it, and a baseline every other strategy, with
+    its seed."""
     cell = at.row.cell
     there = {(r.cell.strategy, r.cell.seed) for r in at.rows.values() if r.cell.model == cell.model}
     wanted = {"baseline"} if cell.strategy != "baseline" else {name for name, _ in there}
@@ -128,7 +129,7 @@ def float32(at: Beside) -> str | None:
 
 
 def exclusive(at: Beside) -> str | None:
-    """Nothing else ran on the GPU: with company neither time nor peak memory is the training's own."""
+    """Nothing else ran on the GPU: otherwise time and peak memory are not the training's alone."""
     if at.row.environment.device_kind != "cuda":
         raise NotApplicable
     others = at.row.environment.other_processes

@@ -32,8 +32,8 @@ planes).
 
 FAMBA_SOURCES=FILE.yaml names mirrors, or other archives of the same format, by file name:
   cifar-100-binary.tar.gz: {url: https://mirror.example.org/cifar-100-binary.tar.gz}
-A url alone is checked against the published sha256; with a sha256 of its own (and bytes, md5, records) an archive
-is accepted, and marked as not official wherever its identity is shown or recorded.
+An entry with only a url is checked against the published sha256; with a sha256 of its own (and bytes, md5, records) an
+archive is accepted, and marked as not official wherever its identity is shown or recorded.
 """
 
 

@@ -86,7 +86,7 @@ def _scans() -> Iterator[Item]:
             for name, runs, reason in scan.available(device):
                 yield Item(f"  {name}", reason if runs else f"no: {reason}")
     except (ImportError, OSError, InputError) as error:
-        yield Item("scan", f"cannot be asked ({error})", PACKAGES["torch"])
+        yield Item("scan", f"cannot be checked ({error})", PACKAGES["torch"])
 
 
 def _software() -> Iterator[Item]:
@@ -114,7 +114,7 @@ def _data(root: Path) -> Iterator[Item]:
     try:
         data = import_module("famba.data")
     except (ImportError, OSError) as error:
-        yield Item("data", f"cannot be asked ({error})", PACKAGES["torch"])
+        yield Item("data", f"cannot be checked ({error})", PACKAGES["torch"])
         return
     for name in data.NAMES:
         try:

@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba report`."""
     parser.description = (
         "Write the page, beside it the same as .md and .tex, and the paper's tables as .csv: published and "
-        "measured numbers, one a line. What famba judge wrote is read beside the page, and figures/ and audit/ "
-        "as far as they are there. "
+        "measured numbers, one per line. It reads, from the page's folder, what famba judge wrote, and figures/ and "
+        "audit/ if they exist. "
         "Example: famba report --out results/smoke/report.html results/smoke/cells/*/row.json"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the page, a .html file")

@@ -54,9 +54,11 @@ def _part(field: Field) -> str:
 def compared_with(comparison: Reproduction) -> str:
     """What the numbers were compared with, in one line."""
     if not comparison.conditions:
-        return "Compared bit for bit: the same CPU, threads, packages and code."
+        return "Compared bit for bit, because CPU, threads, packages and code are the same."
     if not comparison.floor:
-        return "Compared bit for bit: the noise floor needs two seeds of this model; --floor ROW... names some."
+        return (
+            "Compared bit for bit, because there is no noise floor: it needs two seeds of this model (--floor ROW...)."
+        )
     return (
         f"Compared with the scatter between seeds, known with {comparison.floor[METRICS[0]][0].df} degrees of freedom."
     )

@@ -34,11 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="experiment file that the cell belongs to")
     parser.add_argument("--cell", required=True, metavar="ID", help="<model>-<strategy>-s<seed>, or a cell as JSON")
     parser.add_argument("--out", type=Path, metavar="ROW", help="result row [results/<experiment>/cells/<id>/row.json]")
-    parser.add_argument("--force", action="store_true", help="train a finished cell again, in place of its result")
+    parser.add_argument("--force", action="store_true", help="train a finished cell again and replace its result")
     parser.add_argument("--init", type=Path, metavar="FILE", help="start from these weights instead of the seed's")
     parser.add_argument("--log", type=Path, metavar="FILE", help="also write the progress there, a line a minute")
     parser.add_argument("--data", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
-    parser.add_argument("--check-every-step", action="store_true", help="find where a NaN comes from, also on a GPU")
+    parser.add_argument("--check-every-step", action="store_true", help="on a GPU, too: finds where a NaN comes from")
     parser.add_argument("--rendezvous", metavar="HOST:PORT", help="where the nodes of a cell that takes several meet")
 
 

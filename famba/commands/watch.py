@@ -152,7 +152,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "One line per cell, redrawn in place until all are done; Ctrl-C leaves, and stops no training. It "
         "reads each cell's status.json, so it may start before, while or after they run. A cell that has written "
-        "nothing for five minutes is quiet; one whose process is gone has died. Example: famba watch results/smoke"
+        "nothing for five minutes is quiet; one whose process on this machine has ended is died. "
+        "Example: famba watch results/smoke"
     )
     parser.add_argument("results", type=Path, metavar="RESULTS", help="folder of an experiment, results/<experiment>")
     parser.add_argument(
@@ -161,7 +162,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="experiment file with the cells to expect [config/<experiment>.yaml, else the cells that have a folder]",
     )
-    parser.add_argument("--once", action="store_true", help="print once, as where the output is no terminal")
+    parser.add_argument("--once", action="store_true", help="print once and exit, as when the output is not a terminal")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -47,7 +47,7 @@ def read_json(cls: type[Any], path: Path, what: str, absent: str = "", invalid: 
         problem = _first(error, cls)
         if other := next((e["input"] for e in error.errors() if e["loc"] == ("version",)), None):
             known = cls.model_fields["version"].default
-            problem = f"version {other} of the format, and this famba reads version {known}"
+            problem = f"format version {other}, but this famba reads version {known}"
     raise InputError(one_line(f"{path}: not a valid {what}: {problem}{invalid}"))
 
 

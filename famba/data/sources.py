@@ -67,7 +67,7 @@ class _Override(Strict):
     @model_validator(mode="after")
     def _has_its_sha256(self) -> _Override:
         if not self.sha256 and (loose := self.model_fields_set - {"url"}):
-            raise ValueError(f"{', '.join(sorted(loose))} without sha256: another content needs its own sha256")
+            raise ValueError(f"{', '.join(sorted(loose))} without sha256: other content needs a sha256 of its own")
         return self
 
 

@@ -56,10 +56,10 @@ def _read(folder: Path, captions: Mapping[str, Caption], prefix: str, digest: st
         text = read_text(path, "the figure", "; draw it again")
         root = text.partition(">")[0]
         if not (root.startswith("<svg ") and f' id="{prefix}{name}"' in root and text.endswith("</svg>\n")):
-            raise InputError(f"{path}: not drawn by this famba, or cut off; draw it again")
+            raise InputError(f"{path}: not drawn by this version of famba, or truncated; draw it again")
         if digest and f' data-digest="{digest}"' not in root:
             raise InputError(
-                f"{path}: of other rows or of another ledger; run famba figures first, on the same rows and with the "
-                "same --claims"
+                f"{path}: drawn from other rows or another ledger; run famba figures first, on the same rows and with "
+                "the same --claims"
             )
         yield Picture(f"figure-{prefix}{name}", caption, Markup(text))

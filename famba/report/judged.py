@@ -35,9 +35,9 @@ def read(folder: Path, rows: Mapping[Path, Row], ledger: Ledger) -> Judged:
     verdicts: Verdicts = read_json(Verdicts, path, "file of verdicts", absent=_HINT, invalid=_HINT)
     sources = {verdict.source for verdict in verdicts.verdicts}
     if verdicts.digest != digest(rows.values(), ledger) or not sources <= ledger.sources.keys():
-        raise InputError(f"{path}: of other rows or of another ledger{_HINT}")
+        raise InputError(f"{path}: made from other rows or another ledger{_HINT}")
     files = tables.files(rows, verdicts)
     for name, text in files.items():
         if read_text(folder / name, "what famba judge wrote", _HINT) != text:
-            raise InputError(f"{folder / name}: not what famba judge writes of these rows{_HINT}")
+            raise InputError(f"{folder / name}: differs from what famba judge writes for these rows{_HINT}")
     return Judged(rounded(summarise(rows)), verdicts, files)

@@ -51,7 +51,7 @@ def checked_tokens(model: VisionMamba, device: torch.device) -> tuple[int, ...]:
     """`measured_tokens`. Raises CheckFailed if they are not the schedule's."""
     measured = measured_tokens(model, random_images(model, 2, device))
     if measured != model.scheduled_tokens:
-        raise CheckFailed(f"tokens per layer: the schedule says {model.scheduled_tokens}, the model does {measured}")
+        raise CheckFailed(f"tokens per layer: the schedule says {model.scheduled_tokens}, the mixers see {measured}")
     return measured
 
 
@@ -75,13 +75,13 @@ def check_fusion(model: VisionMamba, device: torch.device) -> None:
             wrong = ""
             place, old = (int(torch.as_tensor(index).expand(len(hidden))[image]) for index in (cls_after, cls))
             if not same[place, old]:
-                wrong = "the class token is not left alone"
+                wrong = "the class token was changed"
             elif not torch.equal(merged_residual[image, now], residual[image, then]):
                 wrong = "the residual stream is not fused as the hidden states are"
             elif block.order == "sequence" and bool((then.diff() <= 0).any()):
-                wrong = "the tokens' order is lost"
+                wrong = "the tokens are not in their order"
             elif len(then) < hidden.shape[1] - 2 * block.fused:
-                wrong = f"{hidden.shape[1] - len(then)} tokens are changed to fuse {block.fused}"
+                wrong = f"{hidden.shape[1] - len(then)} tokens differ after a fusion of {block.fused}"
             if wrong:
                 raise CheckFailed(f"fusion in layer {layer}: {wrong}")
 
@@ -123,7 +123,7 @@ class FiniteCheck:
             return
         step = int((~finite).int().argmax())
         if later := len(losses) - 1 - step:  # it has spread since, into the parameters first
-            source = f"found {count(later, 'update')} later, which hide its source: --check-every-step shows it"
+            source = f"found only {count(later, 'update')} later; --check-every-step finds its source"
         else:
             found = first_not_finite(self._model, images, self._autocast)
             source = f"first not finite: {found or 'the loss itself; parameters and activations here are finite'}"

@@ -65,7 +65,10 @@ def _acquire(lock: BaseFileLock, folder: Path) -> None:
             holder = _holder(folder)
         except OSError as error:
             if error.errno in _UNSUPPORTED:
-                print(f"{folder}: no locks on this file system: start no second training here", file=sys.stderr)
+                print(
+                    f"{folder}: this file system has no locks; do not start a second training in this folder",
+                    file=sys.stderr,
+                )
                 return
             if error.errno not in _GONE:
                 raise _unwritable(folder, error) from None
@@ -75,13 +78,15 @@ def _acquire(lock: BaseFileLock, folder: Path) -> None:
             break
         time.sleep(_PAUSE_S)
     raise InputError(
-        f"{folder}: another training is at work here ({holder or 'it has only just begun'}); wait for it, or stop it "
-        "and run this again, which resumes there"
+        f"{folder}: another training of this cell is running ({holder or 'just started'}); wait for it, or stop it "
+        "and run this command again to resume"
     )
 
 
 def _unwritable(folder: Path, error: OSError) -> InputError:
-    return InputError(f"{folder}: cannot be written ({error.strerror}); free or choose another folder")
+    return InputError(
+        f"{folder}: cannot be written ({error.strerror}); make it writable, free space, or choose another folder"
+    )
 
 
 def _sign(path: Path, file: int) -> None:

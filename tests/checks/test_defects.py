@@ -93,9 +93,9 @@ def test_a_planted_defect_is_caught(
 @pytest.mark.parametrize(
     ("defect", "said"),
     [
-        (class_token_fused, "the class token is not left alone"),
+        (class_token_fused, "the class token was changed"),
         (residual_merge_dropped, "the residual stream is not fused as the hidden states are"),
-        (order_scrambled, "the tokens' order is lost"),
+        (order_scrambled, "the tokens are not in their order"),
     ],
 )
 def test_no_training_starts_with_a_wrong_fusion(defect, said, name, monkeypatch):

@@ -94,7 +94,7 @@ def test_time_is_a_ratio_to_the_same_runs_baseline(grid):
 def test_a_baseline_of_an_earlier_format_is_one_line(grid):
     _, frozen = grid
     frozen.write_text(frozen.read_text().replace('"version":2', '"version":1'))
-    with pytest.raises(InputError, match="version 1 of the format, and this famba reads version 2; `famba"):
+    with pytest.raises(InputError, match="format version 1, but this famba reads version 2; `famba"):
         baseline.read(frozen)
 
 

@@ -108,7 +108,9 @@ def test_a_second_training_says_who_holds_the_folder_and_touches_nothing(tmp_pat
         second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
         assert second.returncode == 2
         (line,) = second.stderr.splitlines()
-        assert line.startswith(f"famba: error: {tmp_path}: another training is at work here (process {first.pid} on ")
+        assert line.startswith(
+            f"famba: error: {tmp_path}: another training of this cell is running (process {first.pid} on "
+        )
         assert "since 20" in line
         assert kept(tmp_path) == before
     finally:
@@ -182,7 +184,7 @@ def test_two_processes_that_take_and_leave_the_lock_are_refused_only_while_it_is
         refused, _ = process.communicate(timeout=120)
         assert process.returncode == 0
         for line in refused.splitlines():
-            assert f"another training is at work here (process {other} on " in line
+            assert f"another training of this cell is running (process {other} on " in line
     assert list(tmp_path.rglob("*.lock")) == []
 
 
@@ -221,7 +223,7 @@ def test_where_a_file_system_has_no_locks_it_is_said(number, tmp_path, monkeypat
 
     monkeypatch.setattr("fcntl.flock", refuse)
     with exclusive(tmp_path):
-        assert "no locks on this file system" in capsys.readouterr().err
+        assert "this file system has no locks" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):

@@ -124,7 +124,7 @@ def test_how_a_training_ended_is_shown_with_why(folder):
         (b"junk", "Invalid JSON"),
         (b"\xff\xfe", "not UTF-8 text"),
         (b"[]", "Input should be an object"),
-        (b'{"version": 2}', "version 2 of the format, and this famba reads version 1"),
+        (b'{"version": 2}', "format version 2, but this famba reads version 1"),
         (b'{"version": 1, "cell": 3}', "cell: Input should be a valid string"),
         (status().model_dump_json().replace(str(os.getpid()), str(2**31)).encode(), "pid: Input should be less than"),
     ],

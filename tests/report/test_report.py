@@ -321,11 +321,15 @@ def test_markdown_and_latex_hold_verdicts_and_summary(paper):
         ("claims.json", None, "cannot read the file of verdicts (No such file or directory); run famba judge first"),
         ("claims.json", "{}", "not a valid file of verdicts: watermark: Field required; run famba judge first"),
         ("summary.csv", None, "run famba judge first"),
-        ("summary.csv", "model,strategy\n", "not what famba judge writes of these rows; run famba judge first"),
+        (
+            "summary.csv",
+            "model,strategy\n",
+            "differs from what famba judge writes for these rows; run famba judge first",
+        ),
         ("summary.csv", b"\xff", "cannot read what famba judge wrote (not a UTF-8 text file); run famba judge first"),
-        ("tables/summary.md", "", "not what famba judge writes of these rows; run famba judge first"),
+        ("tables/summary.md", "", "differs from what famba judge writes for these rows; run famba judge first"),
         ("tables/verdicts.tex", None, "run famba judge first"),
-        ("figures/top1.svg", "<svg/>", "not drawn by this famba, or cut off; draw it again"),
+        ("figures/top1.svg", "<svg/>", "not drawn by this version of famba, or truncated; draw it again"),
         ("figures/top1.svg", b"\xff", "cannot read the figure (not a UTF-8 text file); draw it again"),
         ("audit/memory.svg", b"\xff", "cannot read the figure (not a UTF-8 text file); draw it again"),
         ("audit/audit.json", "{}", "not a valid audit: source: Field required; run famba audit again"),
@@ -380,13 +384,13 @@ def test_files_of_other_rows_are_refused(tmp_path, smoke, capsys, change):
     folder = tmp_path / "copy"
     shutil.copytree(smoke, folder)
     rows = rows_in(folder)
-    judge = "claims.json: of other rows or of another ledger; run famba judge first, on the same rows"
+    judge = "claims.json: made from other rows or another ledger; run famba judge first, on the same rows"
     assert judge in refused(folder, rows[1:], capsys)
     changed(rows[0], **change)
     assert judge in refused(folder, rows, capsys)
     given = ["--claims", str(CLAIMS), *map(str, rows)]
     assert main(["judge", "--out", str(folder), *given]) == 0
-    draw = "figures/top1.svg: of other rows or of another ledger; run famba figures first, on the same rows"
+    draw = "figures/top1.svg: drawn from other rows or another ledger; run famba figures first, on the same rows"
     assert draw in refused(folder, rows, capsys)
     assert main(["figures", "--out", str(folder / "figures"), *given]) == 0
     assert report(folder, rows) == 0
@@ -401,7 +405,7 @@ def test_files_of_another_ledger_are_refused(tmp_path, smoke, capsys, of, to):
     assert of in text
     other = tmp_path / "claims.yaml"
     other.write_text(text.replace(of, to))
-    says = "claims.json: of other rows or of another ledger; run famba judge first"
+    says = "claims.json: made from other rows or another ledger; run famba judge first"
     assert says in refused(smoke, rows_in(smoke), capsys, other)
     assert says in refused(smoke, rows_in(smoke), capsys, ROOT / "config" / "cifar100-small-claims.yaml")
 
@@ -411,7 +415,7 @@ def test_verdicts_with_a_source_that_the_ledger_lacks_are_refused(tmp_path, smok
     shutil.copytree(smoke, folder)
     path = folder / "claims.json"
     path.write_text(path.read_text().replace('"source": "readme"', '"source": "gone"'))
-    assert "claims.json: of other rows or of another ledger" in refused(folder, rows_in(folder), capsys)
+    assert "claims.json: made from other rows or another ledger" in refused(folder, rows_in(folder), capsys)
 
 
 def test_a_plan_stands_beside_the_measured_time(tmp_path, smoke, pages):

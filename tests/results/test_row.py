@@ -34,7 +34,7 @@ def last(**changes: float) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        ("version", 1, "version 1 of the format, and this famba reads version 2"),
+        ("version", 1, "format version 1, but this famba reads version 2"),
         ("metrics.last.top5", 12.0, "metrics.last: top-5 12 % is below top-1"),
         ("metrics.ema_best.top5", 12.0, "metrics.ema_best: top-5 12 % is below top-1"),
         ("metrics.best.top1", 12.0, "metrics.best: top-1 12 % is below the last epoch's"),

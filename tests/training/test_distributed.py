@@ -68,4 +68,4 @@ def test_another_number_of_processes_than_the_cells_is_refused(capsys, tmp_path,
 def test_a_cell_of_several_processes_is_alone_in_its_folder_too(capsys, tmp_path):
     """Known before torchrun starts them, so that it is said once and in a line."""
     with exclusive(tmp_path):
-        assert "another training is at work here" in refused(capsys, tmp_path, processes=2)
+        assert "another training of this cell is running" in refused(capsys, tmp_path, processes=2)

@@ -50,8 +50,8 @@ def markdown(document: Document) -> str:
         "## Memory: where the tokens were fused",
         "Peak memory of a training is well described by a constant, a part in proportion to the tokens that the "
         "mixers see, summed over layers, and a small part for tokens that enter a fusion. The text, the figures and "
-        "the released code leave several readings of the method, and each gives other sums of tokens. The table has "
-        f"the residual of a least-squares fit to the {memory.trainings} distinct Vim-Ti trainings under each reading.",
+        "the released code leave several readings of the method, and each gives different sums of tokens. The table "
+        f"has the residual of a least-squares fit to the {memory.trainings} Vim-Ti trainings for each reading.",
         _readings(memory.readings),
         _best(memory),
         _floats(memory),
@@ -79,14 +79,15 @@ def _best(memory: Memory) -> str:
     best, support = memory.best, memory.support
     names = {"placement": "placement", "start_shift": "starting layer", "lower_layers": "number of layers of `lower`"}
     same = ", ".join(
-        f"{support[key].left_out[0]} of {support[key].left_out[1]} the same {name}" for key, name in names.items()
+        f"{support[key].left_out[0]} of {support[key].left_out[1]} choose the same {name}"
+        for key, name in names.items()
     )
     shares = ", ".join(f"{support[key].resampled:.0%}" for key in names)
     return (
         f"The best reading is fusion {best.placement} the mixer, starting layer {SHIFTS[best.start_shift]}, `lower` "
         f"in {best.lower_layers} layers. The paper's overview figure draws fusion inside the mixer, its section 3.2 "
         "applies it to both SSMs, and its text has 19 layers for `lower`. Leave-one-out: of the refits that can "
-        f"distinguish, {same}. Bootstrap: {shares} of the resamples."
+        f"distinguish, {same}. Bootstrap, in the same order: {shares} of the resamples."
     )
 
 
@@ -146,8 +147,8 @@ def _time_words(times: dict[str, EpochTime]) -> str:
     return (
         f"All {every.trainings} Vim-Ti rows, under the reading that their memory supports and with a part for the "
         f"tokens that enter a fusion, give {every.fixed_s_per_epoch:.1f} s fixed, {every.token_s_per_epoch:.1f} s for "
-        f"tokens and {every.fusing_s_per_epoch:.1f} s for fusing (rms {every.rms_s:.2f} s): fusion that costs time "
-        "itself saves less than the last column says, which is a bound. The fixed part is about the same for both "
+        f"tokens and {every.fusing_s_per_epoch:.1f} s for fusing (rms {every.rms_s:.2f} s): because fusing "
+        "itself costs time, the last column is an upper bound. The fixed part is about the same for both "
         "models, so it does not belong to the model. If it were the loading of images, it would be "
         f"{tiny.images_per_s_if_fixed_is_loading:,.0f} images/s. The split is a model too: a fixed part that overlaps "
         "with the tokens' part fits worse the more it overlaps (without a part for fusing, rms for a sum "

@@ -80,7 +80,7 @@ _TEXTS = {
     "g": (
         "Efficiency is highest when fusion starts at the 6th layer.",
         "section 4.2",
-        "the strictest: no other row of Table 2 has less time or less memory",
+        "the strictest reading: no other row of Table 2 has less time or less memory",
     ),
     "h": (
         "The more tokens each layer fuses, the less time and memory; accuracy tends to fall.",
@@ -197,10 +197,10 @@ def _sixth_layer(study: Sequence[PublishedRow]) -> Compared:
     sixth = next(row for row in study if row.start == 6)
     both = [r for r in study if r.time_s < sixth.time_s and r.memory_mib < sixth.memory_mib]
     least = min(study, key=lambda row: row.time_s)
-    remark = (
-        f"The shortest time is {sixth.time_s - least.time_s} s below layer 6's. Less of both: "
-        + (", ".join(map(_name, both)) if both else "no row")
-        + ", so that the statement holds if one quantity may be traded for the other."
+    remark = f"The shortest time is {sixth.time_s - least.time_s} s below layer 6's. " + (
+        f"Less of both: {', '.join(map(_name, both))}."
+        if both
+        else "No row has less of both, so the statement holds if one quantity may be traded for the other."
     )
     return [_below(q, sixth, row) for q in ("time_s", "memory_mib") for row in study if row is not sixth], [remark]
 
