@@ -111,7 +111,7 @@ for where, expected in (("inside", image), ("outside", None)):
 END
 python -m famba reproduce results/outside/cells/*/row.json \
   --with results/inside/cells/*/row.json 2>&1 |
-  grep -E "^Held|identical,|error:"
+  grep -E "^Compared|identical,|error:"
 left=$(git status --porcelain --untracked-files=all -- . ':!config' | grep '^??' || true)
 [ -z "$left" ] || fail "left behind: $left"
 say "rows from inside and outside agree"
