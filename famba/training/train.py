@@ -175,10 +175,13 @@ class Training:
         for step, batches in enumerate(self.train_loader.epoch(epoch, first), first):
             optim.set_learning_rate(self.state.optimizer, self._lr(epoch, step))
             losses[step] = self.state.step.gradients(batches)
-            check, loss = (step + 1) % self.check_steps == 0 or step + 1 == steps, None
+            check = (step + 1) % self.check_steps == 0 or step + 1 == steps
+            loss = None
             if check:  # before the update, for which the host does not wait
-                images = (images for images, _ in batches)  # no list, which would keep them in memory
-                self.finite_check.losses(losses[: step + 1], epoch, lambda at: self._lr(epoch, at), images)
+                # the images have no name here: it would keep them in memory until the next check
+                self.finite_check.losses(
+                    losses[: step + 1], epoch, lambda at: self._lr(epoch, at), (images for images, _ in batches)
+                )
                 loss = losses[step].item()
             self.state.step.update()
             self.meter.mark_step()

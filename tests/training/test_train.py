@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -178,6 +179,22 @@ def test_the_source_of_a_loss_is_looked_for_in_all_micro_batches_of_its_step():
         training.finite_check.losses(torch.tensor([1.0, torch.nan]), 3, lambda _: 0.5, [good, broken])
     with pytest.raises(CheckFailed, match="first not finite: the loss itself"):
         training.finite_check.losses(torch.tensor([1.0, torch.nan]), 3, lambda _: 0.5, [good])
+
+
+def test_the_images_of_a_step_are_gone_at_the_next(tmp_path, monkeypatch):
+    """A step's memory is that of its own images: no check of the loss holds on to those of the step before."""
+    training = Training(cell(epochs=1), tmp_path, Path("data"))
+    gradients, before, alive = training.state.step.gradients, [], []
+
+    def watched(batches):
+        alive.extend(image() is not None for image in before)
+        before[:] = [weakref.ref(images) for images, _ in batches]
+        return gradients(batches)
+
+    monkeypatch.setattr(training.state.step, "gradients", watched)
+    training.run()
+    assert len(alive) > 2
+    assert not any(alive)
 
 
 def test_a_loss_that_broke_some_steps_ago_blames_nothing_that_it_has_poisoned():
