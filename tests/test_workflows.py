@@ -54,6 +54,9 @@ def test_the_gpu_tests_need_no_more_than_the_image_and_pytest():
     assert {"hypothesis", "jsonschema", "snakemake"} <= missing
     options, files = re.fullmatch(r".* -m pytest (-m '.*?') \$\((grep .*)\)", step("every kernel").strip()).groups()
     found = subprocess.run(files, shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    tests = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    marked = {name for name, text in tests.items() if re.search(r"mark\.gpu|\b(EVERY|TRITON)\b", text)}
+    assert set(found) == marked - {"tests/ops/test_dispatch.py", "tests/test_workflows.py"}  # which name them alone
     said = subprocess.run(
         [sys.executable, "-c", COLLECT, " ".join(missing), *shlex.split(options), *found],
         cwd=ROOT,

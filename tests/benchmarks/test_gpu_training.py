@@ -190,7 +190,7 @@ def test_a_training_stops_at_the_deadline_and_resumes(gpu, tmp_path):
     limit_s = 3.0
     while not (tmp_path / "checkpoint.pt").exists():  # a start takes seconds, or many on a busy machine
         assert gpu.train(named, tmp_path, time.monotonic() + limit_s) is None
-        limit_s += 1.5
+        limit_s += 1.0
     assert not (tmp_path / "row.json").exists()
     assert gpu.train(named, tmp_path, time.monotonic() + 3600) == 0
     row = read_row(tmp_path / "row.json")

@@ -5,6 +5,7 @@ imported and would then be on for every other test of the session. So one test o
 a process of its own, where TRITON_INTERPRET=1 is set.
 """
 
+import inspect
 import os
 import subprocess
 import sys
@@ -28,16 +29,18 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() and not INTERPRETED el
 INSTRUCTION_SETS = ("DEFAULT", "AVX2", "AVX512", "AVX512_BF16")
 CPP = [f"cpu {level}" for level in INSTRUCTION_SETS]
 TRITON = pytest.param("triton", marks=pytest.mark.kernels)
-EVERY = [*CPP, TRITON, "mamba_ssm", "chunked", "reference"]
+EVERY = [*CPP, TRITON, pytest.param("mamba_ssm", marks=pytest.mark.gpu), "chunked", "reference"]
 
 
 if INTERPRETED:
     from triton.runtime import interpreter
 
+    # another Triton may call it otherwise: then look here again
+    assert "_patch_lang(self.fn)" in inspect.getsource(interpreter.InterpretedFunction.__call__)
     patch_language = cache(interpreter._patch_lang)
 
     def called_once_patched(self: interpreter.InterpretedFunction, *args: object, **kwargs: object) -> object:
-        """What Triton does where a kernel calls a function, but for patching its language each time: half of the time.
+        """What Triton does where a kernel calls a function, but for patching its language at each, and its error.
 
         The kernel's start has patched it; what a function of Triton's own needs beside that stays.
         """

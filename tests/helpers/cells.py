@@ -27,8 +27,8 @@ def cell(strategy: str = "upper", **recipe: object) -> Cell:
 
 
 def small_cell(strategy: str = "upper", **recipe: object) -> Cell:
-    """One that learns little and trains in a third of the time: for what a training saves, reads and resumes."""
+    """One that learns little and trains faster: for what a training saves, reads and resumes."""
     models = {"vim_micro": MICRO["models"]["vim_micro"] | {"depth": 2, "patch_size": 8}}
     batches = {"global_batch": 256, "mixup_batch": 256, "micro_batch": 128}
-    recipe = {**MICRO["recipe"], **batches, **recipe}
-    return Experiment.from_config({**MICRO, "models": models, "recipe": recipe}).cell("vim_micro", strategy, 0)
+    settings = {**MICRO["recipe"], **batches, **recipe}
+    return Experiment.from_config({**MICRO, "models": models, "recipe": settings}).cell("vim_micro", strategy, 0)

@@ -258,7 +258,7 @@ def test_a_resumed_training_is_estimated_whole(tmp_path, monkeypatch):
     assert (read_status(tmp_path).left_s, read_status(tmp_path).whole_s) == (0, 40)
 
 
-def test_the_end_of_a_training_is_evaluation_too(tmp_path, monkeypatch):
+def test_the_end_of_a_training_is_evaluation_too(tmp_path):
     """Pairs of steps and predictions take minutes at 224 pixels: none of them is silent."""
     reports = []
 
@@ -267,7 +267,6 @@ def test_the_end_of_a_training_is_evaluation_too(tmp_path, monkeypatch):
             reports.append(self._at.epoch)
             super().evaluating()
 
-    monkeypatch.setattr("famba.training.paired.PAIRS", 3)
     Training(cell(epochs=1, eval_batch=60), tmp_path, Path("data"), Counted(cell().id, 1)).run()
     batches = 360 // 60
     assert len(reports) == 3 * batches + 1 + 3  # weights, moving average, predictions; before the row; its pairs

@@ -72,7 +72,6 @@ def test_stopped_after_a_step_it_ends_as_if_undisturbed(at, undisturbed, tmp_pat
     "recipe", [{"augmentation": "timm", "workers": 2, "epochs": 1}, {"micro_batch": 32, "epochs": 1}]
 )
 def test_the_steps_that_are_left_see_the_images_that_they_would_have_seen(recipe, tmp_path):
-    recipe = {**recipe, "epochs": 1}
     Training(small_cell(**recipe), tmp_path / "undisturbed", DATA).run()
     with pytest.raises(Stopped):
         stopping(tmp_path / "stopped", (0, 4), **recipe).run()
