@@ -163,6 +163,10 @@ def _class_tokens(protected: Tensor, batch: int, tokens: int) -> Tensor:
         raise ValueError(
             f"protected must be one index or ({batch},) of them, got {protected.dtype} {tuple(protected.shape)}"
         )
-    if protected.device.type == "cpu" and not ((protected >= 0) & (protected < tokens)).all():
-        raise ValueError(f"protected tokens {protected.tolist()} lie outside sequences of {tokens}")
+    if protected.device.type == "cpu":
+        inside = ((protected >= 0) & (protected < tokens)).all()
+        if torch.compiler.is_compiling():  # a branch on values cannot be traced: the program itself asserts it
+            torch._assert_async(inside, f"protected tokens lie outside sequences of {tokens}")
+        elif not inside:
+            raise ValueError(f"protected tokens {protected.tolist()} lie outside sequences of {tokens}")
     return protected.to(torch.long).expand(batch)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from famba.errors import InputError
-from famba.ops import chunked, mamba_ssm, reference
+from famba.ops import chunked, mamba_ssm, reference, traced
 from famba.ops.cpp import backend as cpp
 from famba.ops.triton import backend as triton
 from famba.ops.types import Backend
@@ -58,7 +58,9 @@ def choose(device: torch.device | str, dtype: torch.dtype = torch.float32, reque
 
 
 def scan_backend(device: torch.device, dtype: torch.dtype, requested: str = "auto") -> Backend:
-    """The backend that `choose` names: for scan, convolution and mixer."""
+    """The backend that `choose` names: for scan, convolution and mixer. Under torch.export `auto` has its own."""
+    if requested == "auto" and torch.compiler.is_exporting():
+        return traced
     return BY_NAME[choose(device, dtype, requested).name]
 
 

@@ -112,12 +112,14 @@ def directional_scan(
     z: Tensor | None,
     delta_bias: Tensor | None,
     backend: str | Backend = "auto",
+    delta_softplus: bool = True,
 ) -> Tensor:
     """The mixer's scan: (Σ_k y_k) ⊙ SiLU(z), one gate for all directions (paper-facts §3, "exact simplification").
 
     u, delta: (K, batch, length, dim). A: (K, dim, state). B, C: (K, batch, length, state), strided or not.
     D, delta_bias: (K, dim). z: (batch, length, dim), strided or not. K is 1 or 2; direction 1 runs over reversed time
-    in place. Softplus is applied to delta + delta_bias. Returns (batch, length, dim) in u's type.
+    in place. Softplus is applied to delta + delta_bias, unless `delta` is a step already. Returns (batch, length, dim)
+    in u's type.
 
     Raises ValueError for shapes that do not fit, InputError for a backend that is unknown or cannot run here.
     """
@@ -133,7 +135,7 @@ def directional_scan(
     _expect("directional_scan", "D", D, (directions, dim))
     _expect("directional_scan", "z", z, (batch, length, dim))
     _expect("directional_scan", "delta_bias", delta_bias, (directions, dim))
-    return _scan(ScanTensors(u, delta, A, B, C, D, z, delta_bias), True, backend)
+    return _scan(ScanTensors(u, delta, A, B, C, D, z, delta_bias), delta_softplus, backend)
 
 
 def _scan(inputs: ScanTensors, softplus: bool, backend: str | Backend) -> Tensor:

@@ -25,6 +25,15 @@ class ScanTensors(NamedTuple):
     delta_bias: Tensor | None  # (K, D)
 
 
+class Scanned(NamedTuple):
+    """What a mixer has computed, both directions stacked, each in the order of the tokens."""
+
+    y: Tensor  # (2, B, T, D): outputs of the scan, D u included, before the gate
+    delta: Tensor  # (2, B, T, D): steps Δ, after bias and softplus
+    B: Tensor  # (2, B, T, N)
+    C: Tensor  # (2, B, T, N)
+
+
 class StreamGrads(NamedTuple):
     """Where the gradients of a scan's streams are to be written."""
 

@@ -154,7 +154,22 @@ def test_ties_and_what_is_not_finite_have_one_outcome(backend: Compared, metrics
 def test_groups_and_merging(backend: Compared, tokens: int, r: int, dim: int, order: str) -> None:
     cls = torch.tensor([0, tokens - 1, tokens // 2], device=backend.device)
     source, target, kept, tome = reference.match(backend.random(3, tokens, 8), r, cls)
-    places = kept if order == "sequence" else tome
+    _merges_as_the_reference(backend, kept if order == "sequence" else tome, source, target, cls, dim)
+
+
+@pytest.mark.parametrize(("tokens", "r", "dim"), [(90, 80, 40), (33, 32, 5), (197, 120, 192)])
+def test_more_than_half_may_join_any_of_the_others(backend: Compared, tokens: int, r: int, dim: int) -> None:
+    """In no order, and many to one: methods other than Famba-V's pairs of two halves."""
+    order = backend.random(3, tokens).argsort(dim=1)
+    source, places = order[:, :r], order[:, r:]
+    target = places.gather(1, order[:, :r] % (tokens - r))
+    _merges_as_the_reference(backend, places, source, target, places[:, 0], dim)
+
+
+def _merges_as_the_reference(
+    backend: Compared, places: Tensor, source: Tensor, target: Tensor, cls: Tensor, dim: int
+) -> None:
+    r, tokens = source.shape[1], source.shape[1] + places.shape[1]
     expected = reference.groups(places, source, target, cls, tokens)
     for got, want in zip(backend.module.groups(places, source, target, cls, tokens), expected, strict=True):
         assert torch.equal(got, want)

@@ -88,7 +88,7 @@ def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, T
     if metric.dtype == torch.float64:
         return reference.match(metric, r, cls)
     batch, tokens, dim = sizes(metric, 3)
-    _expect_fused(r, tokens)
+    _expect_fused(r, tokens // 2)
     metric = metric.contiguous()
     cls = None if cls is None else cls.contiguous()
     widths = (r, r, tokens - r, tokens - r)
@@ -107,7 +107,7 @@ def groups(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     batch, remaining = sizes(places, 2)
     r = tokens - remaining
-    _expect_fused(r, tokens)
+    _expect_fused(r, tokens - 1)
     places, source, target = places.contiguous(), source.contiguous(), target.contiguous()
     cls = None if cls is None else cls.contiguous()
     group = torch.empty(batch * tokens, dtype=torch.long, device=places.device)
@@ -132,7 +132,7 @@ def merge(x: Tensor, places: Tensor, source: Tensor, group: Tensor, size: Tensor
     batch, tokens, dim = sizes(x, 3)
     remaining, kind = sizes(places, 2)[1], _streamed(x)
     r = tokens - remaining
-    _expect_fused(r, tokens)
+    _expect_fused(r, tokens - 1)
     out = x.new_empty(batch, remaining, dim)
     pointers = (
         address(places, torch.long, (batch, remaining)), address(source, torch.long, (batch, r)),
@@ -150,7 +150,7 @@ def merge_backward(dout: Tensor, group: Tensor, size: Tensor, tokens: int) -> Te
     dout = dout.contiguous()
     batch, remaining, dim = sizes(dout, 3)
     kind = _streamed(dout)
-    _expect_fused(tokens - remaining, tokens)
+    _expect_fused(tokens - remaining, tokens - 1)
     dx = dout.new_empty(batch, tokens, dim)
     pointers = (
         None, None, address(group, torch.long, (batch * tokens,)), address(size, torch.float32, (batch * remaining, 1)),
@@ -161,10 +161,9 @@ def merge_backward(dout: Tensor, group: Tensor, size: Tensor, tokens: int) -> Te
     return dx
 
 
-def _expect_fused(r: int, tokens: int) -> None:
-    """More than half cannot be sources: each needs a target."""
-    if not 0 <= r <= tokens // 2:
-        raise ValueError(f"{r} of {tokens} tokens to fuse, expected 0 to {tokens // 2}")
+def _expect_fused(r: int, most: int) -> None:
+    if not 0 <= r <= most:
+        raise ValueError(f"{r} tokens to fuse, expected 0 to {most}")
 
 
 def _streamed(x: Tensor) -> torch.dtype:

@@ -91,7 +91,7 @@ def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, T
     metric = metric.contiguous()
     cls = None if cls is None else cls.contiguous()
     expect(metric.device, (metric, torch.float32, metric.shape), (cls, torch.long, (batch,)))
-    _expect_fused(r, tokens)
+    _expect_fused(r, tokens // 2)
     evens, (block_a, block_b, block_c) = (tokens + 1) // 2, NEAREST
     target = torch.empty(batch, evens, dtype=torch.int32, device=metric.device)
     strength = metric.new_empty(batch, evens)
@@ -128,7 +128,7 @@ def groups(
     r = tokens - remaining
     expect(places.device, (places, torch.long, places.shape), (cls, torch.long, (batch,)))
     expect(places.device, (source, torch.long, (batch, r)), (target, torch.long, (batch, r)))
-    _expect_fused(r, tokens)
+    _expect_fused(r, tokens - 1)
     group = places.new_empty(batch * tokens)
     size = torch.empty(batch * remaining, 1, dtype=torch.float32, device=places.device)
     after = None if cls is None else torch.empty_like(cls)
@@ -183,12 +183,11 @@ def _expect_groups(
     source: Tensor | None, group: Tensor, size: Tensor, sizes: tuple[int, int, int], device: torch.device
 ) -> None:
     batch, tokens, remaining = sizes
-    _expect_fused(tokens - remaining, tokens)
+    _expect_fused(tokens - remaining, tokens - 1)
     expect(device, (source, torch.long, (batch, tokens - remaining)), (group, torch.long, (batch * tokens,)))
     expect(device, (size, torch.float32, (batch * remaining, 1)))
 
 
-def _expect_fused(r: int, tokens: int) -> None:
-    """More than half cannot be sources: each needs a target."""
-    if not 0 <= r <= tokens // 2:
-        raise ValueError(f"{r} of {tokens} tokens to fuse, expected 0 to {tokens // 2}")
+def _expect_fused(r: int, most: int) -> None:
+    if not 0 <= r <= most:
+        raise ValueError(f"{r} tokens to fuse, expected 0 to {most}")
