@@ -194,7 +194,7 @@ def step_cost(cell: Cell, classes: int, device: str = "cpu", scan: str = "cpu", 
     """
     share = cell.recipe.global_batch // cell.processes
     settings = cell.recipe.model_copy(update={"global_batch": share, "micro_batch": cell.images_per_pass})
-    return cost(cell.architecture, cell.schedule, settings, classes, device, scan, channels)
+    return cost(cell.architecture, cell.mixed, settings, classes, device, scan, channels)
 
 
 def cost(

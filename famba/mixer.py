@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from operator import attrgetter
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,26 @@ from famba import ops
 from famba.ops import dispatch, fused_mixer
 from famba.ops.precision import autocast_dtype, without_autocast
 from famba.ops.recompute import Recompute
+from famba.ops.types import Scanned
 
 # What each direction has for itself: forward, backward, forward, ...
 _PAIRS = attrgetter(
     *("x_proj.weight", "x_proj_b.weight", "dt_proj.weight", "dt_proj_b.weight", "dt_proj.bias", "dt_proj_b.bias"),
     *("conv1d.weight", "conv1d_b.weight", "conv1d.bias", "conv1d_b.bias", "A_log", "A_b_log", "D", "D_b"),
 )
+
+
+class _Projected(NamedTuple):
+    """What both directions scan, stacked."""
+
+    u: Tensor  # (2, B, T, D)
+    delta: Tensor  # (2, B, T, D), after bias and softplus
+    A: Tensor  # (2, D, N)
+    B: Tensor  # (2, B, T, N)
+    C: Tensor  # (2, B, T, N)
+    D: Tensor  # (2, D)
+    z: Tensor  # (B, T, D)
+    nothing: Tensor  # (2, 1, 1, D): the step of a token of zeros
 
 
 class Mixer(nn.Module):
@@ -88,10 +103,38 @@ class Mixer(nn.Module):
             for name in ("D", "D_b"):
                 self.get_parameter(name).fill_(1.0)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(batch, tokens, embed_dim) -> the same shape. Raises ValueError for an empty batch."""
+    @overload
+    def __call__(self, hidden: Tensor, apart: Literal[False] = False, position: Tensor | None = None) -> Tensor: ...
+
+    @overload
+    def __call__(
+        self, hidden: Tensor, apart: Literal[True], position: Tensor | None = None
+    ) -> tuple[Tensor, Scanned]: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """See `forward`."""
+        return super().__call__(*args, **kwargs)
+
+    def forward(
+        self, hidden: Tensor, apart: bool = False, position: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Scanned]:
+        """The mixer's output, (B, T, C) as hidden; or its directions apart.
+
+        Args:
+            hidden: (B, T, C).
+            apart: return the gated outputs of the two directions (2, B, T, D), whose sum goes to `project`, and what
+                was scanned.
+            position: (B, T) ascending positions in the input sequence. Where they leave a gap, the state decays there,
+                too, by the step of a token of zeros for each missing one. None: no gaps.
+
+        Raises ValueError for an empty batch.
+        """
         if 0 in hidden.shape:
             raise ValueError(f"the mixer got hidden states of shape {tuple(hidden.shape)}; none of its sizes may be 0")
+        if apart:
+            return self._apart(hidden, position)
+        if position is not None:
+            return self._aligned(hidden, position)
         pairs = _PAIRS(self)
         stream = autocast_dtype(hidden) or hidden.dtype  # the type that will run decides about the backend
         hidden = hidden.to(stream)
@@ -112,4 +155,67 @@ class Mixer(nn.Module):
             delta = recompute(lambda: torch.bmm(dt, to_dt.mT))  # (2, B T, D)
             B, C = (t.unflatten(1, u.shape[1:3]) for t in (B, C))  # (2, B, T, N)
             y = ops.directional_scan(u, delta.view_as(u), -A_log.exp(), B, C, D, z, dt_bias, backend)  # (B, T, D)
-        return F.linear(y, (self.out_proj.weight / 2).to(stream))  # the mean of the two directions
+        return self.project(y)
+
+    def _apart(self, hidden: Tensor, position: Tensor | None) -> tuple[Tensor, Scanned]:
+        """Both directions one by one, for methods of token reduction that look into the mixer.
+
+        The same arithmetic as in `forward`, on public operators and without the fused kernel, so it is slower.
+        """
+        p = self._projected(hidden)
+        inputs, steps = (p.u, p.delta) if position is None else _aligned(p, position)
+        with without_autocast(hidden.device.type):
+            # unbound, not indexed: each index would fill a whole gradient with zeros
+            scans = zip((0, 1), *(t.unbind() for t in (inputs, steps, p.A, p.B, p.C)), strict=True)
+            y = (torch.stack([self._scan(*one) for one in scans]) + p.D[:, None, None] * p.u).to(p.z.dtype)
+            return y * F.silu(p.z), Scanned(y, p.delta, p.B, p.C)
+
+    def _aligned(self, hidden: Tensor, position: Tensor) -> Tensor:
+        p = self._projected(hidden)
+        inputs, steps = _aligned(p, position)
+        with without_autocast(hidden.device.type):
+            y = ops.directional_scan(inputs, steps, p.A, p.B, p.C, None, None, None, self.backend, delta_softplus=False)
+            gated = (y + (p.D[:, None, None] * p.u).sum(dim=0)).to(p.z.dtype) * F.silu(p.z)  # (B, T, D)
+        return self.project(gated)
+
+    def _projected(self, hidden: Tensor) -> _Projected:
+        stream = autocast_dtype(hidden) or hidden.dtype
+        pairs = _PAIRS(self)
+        x, z = F.linear(hidden.to(stream), self.in_proj.weight.to(stream)).chunk(2, dim=-1)
+        with without_autocast(hidden.device.type):
+            x_proj, to_dt, dt_bias, conv, conv_bias, A_log, D = (
+                torch.stack(both) for both in zip(pairs[::2], pairs[1::2], strict=True)
+            )
+            u = ops.causal_conv(x, conv.squeeze(2), conv_bias, self.backend)
+            projected = u @ x_proj.to(stream).mT[:, None]  # (2, B, T, dt_rank + 2 N)
+            dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+            bias = dt_bias.to(torch.promote_types(stream, torch.float32))[:, None, None]
+            delta = F.softplus((dt @ to_dt.to(stream).mT[:, None]).to(bias.dtype) + bias)
+            return _Projected(u, delta, -A_log.exp(), B, C, D, z, F.softplus(bias))
+
+    def project(self, gated: Tensor) -> Tensor:
+        """The sum of the directions (B, T, D) -> the mixer's output (B, T, C): W_out of their mean."""
+        return F.linear(gated, (self.out_proj.weight / 2).to(gated.dtype))
+
+    def _scan(self, direction: int, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        """One direction (B, T, D), D u left out."""
+        streams = [t.flip(1) if direction else t for t in (u, delta, B, C)]
+        u, delta, B, C = (t.mT for t in streams)
+        y = ops.selective_scan(u, delta, A, B, C, backend=self.backend).mT
+        return y.flip(1) if direction else y
+
+
+def _aligned(p: _Projected, position: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs and steps (2, B, T, D) with which the state decays at missing positions, too.
+
+    exp((Δ + n Δ_0) A) h + Δ B u for n of them: the longer step, with u scaled down by as much.
+    """
+    steps = p.delta + _gaps(position)[..., None] * p.nothing
+    # where both steps are 0 the token adds nothing
+    return p.u * (p.delta / steps.clamp_min(torch.finfo(steps.dtype).tiny)), steps
+
+
+def _gaps(position: Tensor) -> Tensor:
+    """(B, T) ascending -> (2, B, T): positions that are missing just before each token, in each direction's time."""
+    missing = position.diff(dim=1) - 1  # (B, T - 1)
+    return torch.stack([F.pad(missing, (1, 0)), F.pad(missing, (0, 1))])

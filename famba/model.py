@@ -5,19 +5,24 @@ Famba-V is arXiv 2409.09808; the model is Vim's (hustvl/Vim dd0358a, vim/models_
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from famba.config.methods import LATE, Placement
 from famba.errors import InputError
-from famba.fusion import match, strategy, tokens_per_layer
+from famba.fusion import strategy
+from famba.methods import draws
+from famba.methods.interface import History, Method, Seen, Tokens
+from famba.methods.names import build
 from famba.mixer import Mixer
 from famba.ops.norm import rms_norm
 from famba.ops.precision import autocast_dtype, without_autocast
-from famba.strategies import cls_index
+from famba.strategies import capped, cls_index
 
 
 class RMSNorm(nn.Module):
@@ -46,53 +51,66 @@ class AddNorm(RMSNorm):
         return self._of_sum(stream, output, self.weight.dtype if dtype is None else dtype)
 
 
-class Fused(NamedTuple):
-    """What a block passes on after a fusion."""
-
-    hidden: Tensor  # (B, T - r, embed_dim)
-    residual: Tensor  # (B, T - r, embed_dim)
-    cls: Tensor  # (B,) position of the class token
-    destination: Tensor  # (B, T): for each token before the fusion, its position after it
-
-
-class Fuse(nn.Module):
-    """The fusion of a block, a module of its own so that a forward hook sees what has been done."""
-
-    def forward(self, hidden: Tensor, residual: Tensor, cls: int | Tensor, r: int, order: str) -> Fused:
-        """hidden, residual (B, T, embed_dim); the class token's index, one for all or (B,); r tokens are to go."""
-        pairs = match(hidden, r, protected=cls)
-        hidden, residual = pairs.merge_all([hidden, residual], order)
-        return Fused(hidden, residual, cast(Tensor, pairs.protected_after(order)), pairs.destination(order))
-
-
 class Block(nn.Module):
-    """Add, norm, fuse, mix: the residual stream stays in at least float32.
+    """Add, norm, mix: the residual stream stays in at least float32. A method reduces the tokens, where there is one.
 
-    Fusion stands between the norm and the mixer, with one map for hidden states and residual (paper-facts §2, block
+    Famba-V's stands between the norm and the mixer, with one map for hidden states and residual (paper-facts §2, block
     placement: the released code's models_mamba.py:185-193, which it has commented out).
     """
 
-    def __init__(self, mixer: Mixer, embed_dim: int, fused: int, order: str) -> None:
+    def __init__(self, mixer: Mixer, embed_dim: int, layer: int, r: int = 0, method: Method | None = None) -> None:
         super().__init__()
         self.norm = AddNorm(embed_dim)
         self.mixer = mixer
-        self.fused = fused
-        self.order = order
-        self.fuse = Fuse()
+        self.layer, self.r = layer, r
+        self.method = method
+        self.looks_inside = False  # whether a method reads what this block's mixer computes
+        self.aligned = False  # whether tokens are missing here whose steps the state still takes
 
     def forward(
-        self, hidden: Tensor | None, residual: Tensor, cls: int | Tensor
-    ) -> tuple[Tensor, Tensor, int | Tensor]:
-        """hidden, residual (B, T, embed_dim) and the class token's index -> the same, with T - r tokens.
+        self, hidden: Tensor | None, residual: Tensor, tokens: Tokens, key: Tensor
+    ) -> tuple[Tensor, Tensor, Tokens]:
+        """hidden, residual (B, T, embed_dim) and what is known of the tokens -> the same, some of them reduced.
 
-        `hidden` is the output of the block before; None for the first block.
+        `hidden` is the output of the block before; None for the first block. key: see `Seen.uniform`.
         """
-        # tokens are matched and merged in float32; without a fusion the norm returns what the mixer computes in
-        dtype = None if self.fused else autocast_dtype(residual)
+        at = self.method.placement if self.method is not None else None
+        if at == "input" and hidden is not None:
+            hidden, residual, tokens = self._reduce(hidden, residual, tokens, key)
+        # tokens are matched and merged in float32; without a reduction the norm returns what the mixer computes in
+        dtype = None if at == "before" else autocast_dtype(residual)
         hidden, residual = self.norm(residual, hidden, dtype)
-        if self.fused:
-            hidden, residual, cls, _ = self.fuse(hidden, residual, cls, self.fused, self.order)
-        return self.mixer(hidden), residual, cls
+        if at == "before":
+            hidden, residual, tokens = self._reduce(hidden, residual, tokens, key)
+        position = tokens.history.position if self.aligned and tokens.history else None
+        if self.looks_inside:
+            gated, scanned = self.mixer(hidden, True, position)
+            tokens = tokens._replace(scanned=scanned)
+            if at == "inside":
+                forward, reduced, after = self._reduce(gated[0], residual, tokens, key)
+                backward, _, _ = self._reduce(gated[1], residual, tokens, key, direction=1)
+                return self.mixer.project(forward + backward), reduced, after
+            hidden = self.mixer.project(gated.sum(dim=0))
+        else:
+            hidden = self.mixer(hidden) if position is None else self.mixer(hidden, False, position)
+        if at == "after":
+            hidden, residual, tokens = self._reduce(hidden, residual, tokens, key)
+        return hidden, residual, tokens
+
+    def _reduce(
+        self, hidden: Tensor, residual: Tensor, tokens: Tokens, key: Tensor, direction: int = 0
+    ) -> tuple[Tensor, Tensor, Tokens]:
+        assert self.method is not None
+        batch, length = hidden.shape[:2]
+        cls = tokens.cls
+        if not isinstance(cls, Tensor):  # filled on the device: a copy from the host cannot be captured in a CUDA graph
+            cls = torch.full((batch,), cls, dtype=torch.long, device=hidden.device)
+        streams = itertools.count(256 * self.layer + 128 * direction)
+        uniform = lambda: draws.uniform(key, next(streams), batch, length)  # noqa: E731
+        r = capped(self.r, length, True, None)
+        seen = Seen(hidden, residual, cls, r, tokens.scanned, uniform, tokens.history)
+        hidden, residual, reduction = self.method(seen)
+        return hidden, residual, tokens.after(reduction)
 
 
 class PatchEmbed(nn.Module):
@@ -122,11 +140,16 @@ class VisionMamba(nn.Module):
         d_state, d_conv, expand: of the mixers; their dt_rank is ceil(embed_dim / 16).
         cls_position: "middle" (Vim) or "head" (the released Famba-V code) of the sequence.
         fusion: a strategy's name, or tokens to fuse at each layer (`depth` integers).
-        order: of the tokens after a fusion, "sequence" or "tome" (see `famba.fusion.Match.merge`).
+        order: of the tokens after Famba-V's fusion, "sequence" or "tome" (see `famba.fusion.Match.merge`).
+        method, settings, placement: what becomes of the tokens of a layer (`famba.methods`): its name, its settings,
+            and where in the block it acts; None: at its own place.
         scan: backend of the selective scan (see `famba.scan`).
 
-    The state dict is the official Vim checkpoints', name by name. Raises InputError where the sizes do not fit.
+    The state dict is the official Vim checkpoints', name by name. `key`, a buffer that is not in it, is the seed of
+    random methods in training; an evaluation has the same draws each time. Raises InputError where sizes do not fit.
     """
+
+    key: Tensor
 
     def __init__(
         self,
@@ -143,6 +166,9 @@ class VisionMamba(nn.Module):
         cls_position: str = "middle",
         fusion: str | Sequence[int] = "baseline",
         order: str = "sequence",
+        method: str = "famba_v",
+        settings: Mapping[str, Any] | None = None,
+        placement: Placement | None = None,
         scan: str = "auto",
     ) -> None:
         super().__init__()
@@ -158,6 +184,7 @@ class VisionMamba(nn.Module):
             raise InputError(f"cls_position must be 'middle' or 'head', found {cls_position!r}")
         if order not in ("sequence", "tome"):
             raise InputError(f"order must be 'sequence' or 'tome', found {order!r}")
+        settings = dict(settings or {}) | ({"order": order} if order != "sequence" else {})
         self.schedule = strategy(fusion, depth) if isinstance(fusion, str) else tuple(fusion)
         if len(self.schedule) != depth or any(r != int(r) or r < 0 for r in self.schedule):
             raise InputError(f"fusion needs {depth} whole numbers, one per layer, none below 0; found {self.schedule}")
@@ -167,8 +194,17 @@ class VisionMamba(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, patches + 1, embed_dim))
         self.layers = nn.ModuleList(
-            Block(Mixer(embed_dim, d_state, d_conv, expand, backend=scan), embed_dim, r, order) for r in self.schedule
+            Block(
+                Mixer(embed_dim, d_state, d_conv, expand, backend=scan),
+                embed_dim,
+                layer,
+                r,
+                build(method, settings, placement) if r else None,
+            )
+            for layer, r in enumerate(self.schedule)
         )
+        self._settle(method)
+        self.register_buffer("key", torch.zeros((), dtype=torch.long), persistent=False)
         self.norm_f = RMSNorm(embed_dim)
         self.head = nn.Linear(embed_dim, num_classes)
         self.reset_parameters()
@@ -191,25 +227,58 @@ class VisionMamba(nn.Module):
         """The layers, by their type."""
         return cast("list[Block]", list(self.layers))
 
+    def _settle(self, name: str) -> None:
+        """What the methods ask of the model as a whole. Raises InputError where it cannot be."""
+        methods = [block.method for block in self.blocks if block.method is not None]
+        first = self.blocks[0].method
+        early = first is not None and first.placement in ("input", "before")
+        if first is not None and early and (first.placement == "input" or first.needs_scanned):
+            raise InputError(f"method {name} acts on what the mixer before has put out, and layer 0 has none before it")
+        if self.cls_index and any(method.placement == "inside" for method in methods):
+            raise InputError(f"method {name} acts inside the mixer, per direction: it needs cls_position 'head'")
+        aligned = any(method.aligns_state for method in methods)
+        self.has_history = aligned or any(method.needs_history for method in methods)
+        gone = False  # whether the mixer of the layer lacks tokens
+        for block, following in itertools.zip_longest(self.blocks, self.blocks[1:]):
+            own, other = block.method, following.method if following else None
+            block.looks_inside = (
+                own is not None and (own.placement == "inside" or (own.needs_scanned and own.placement == "after"))
+            ) or (other is not None and other.needs_scanned and other.placement in ("input", "before"))
+            gone = gone or (own is not None and own.placement not in LATE)
+            block.aligned = aligned and gone
+            gone = gone or own is not None
+
     @property
     def scheduled_tokens(self) -> tuple[int, ...]:
         """Tokens that each layer's mixer is to see, then the final count."""
-        return tokens_per_layer(self.schedule, self.pos_embed.shape[1], self.cls_index)
+        tokens, trace = self.pos_embed.shape[1], []
+        for block in self.blocks:
+            gone = capped(block.r, tokens, True, None)
+            late = block.method is not None and block.method.placement in LATE
+            trace.append(tokens if late else tokens - gone)
+            tokens -= gone
+        return (*trace, tokens)
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, channels, img_size, img_size) -> logits (B, num_classes)."""
         hidden = self.patch_embed(images)  # (B, patches, C)
-        cls_token = self.cls_token.expand(len(hidden), -1, -1)
+        cls_token = self.cls_token.expand(hidden.shape[0], -1, -1)
         with without_autocast(hidden.device.type):
             hidden = torch.cat([hidden[:, : self.cls_index], cls_token, hidden[:, self.cls_index :]], dim=1)
         hidden = hidden + self.pos_embed  # (B, T, C)
         residual = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        cls: int | Tensor = self.cls_index
+        history = None
+        if self.has_history:
+            position = torch.arange(residual.shape[1], device=residual.device).expand(residual.shape[0], -1)
+            history = History(position, torch.ones_like(position, dtype=torch.float32))
+        tokens = Tokens(self.cls_index, history)
+        key = self.key if self.training else torch.zeros_like(self.key)
         out: Tensor | None = None
         for block in self.blocks:
-            out, residual, cls = block(out, residual, cls)
+            out, residual, tokens = block(out, residual, tokens, key)
+        cls = tokens.cls
         # the class token alone goes on; the norm is per token, so it may be taken first
-        row = torch.arange(len(residual), device=residual.device)
+        row = torch.arange(residual.shape[0], device=residual.device)
         token = residual[row, cls] if out is None else residual[row, cls] + out[row, cls]
         return self.head(self.norm_f(token).to(self.head.weight.dtype))
 

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from famba.data.dataset import MEAN, STD
-from famba.model import Fused, VisionMamba
+from famba.methods.interface import Tokens
+from famba.model import VisionMamba
+from famba.ops.merging import Reduction
 from famba.ops.types import Autocast
 from famba.results.tokens import TokenRecord
 
@@ -31,9 +33,13 @@ def token_record(model: VisionMamba, images: Tensor, autocast: Autocast) -> Toke
         for handle in (
             block.register_forward_pre_hook(lambda _, inputs: watch.enter(inputs[2])),
             block.norm.register_forward_hook(lambda _, __, made, layer=layer: watch.see(layer, made[0])),
-            block.fuse.register_forward_hook(lambda _, __, fused: watch.follow(fused)),
             block.register_forward_hook(lambda _, __, ___: watch.leave()),
         )
+    ]
+    handles += [
+        block.method.register_forward_hook(lambda _, __, made: watch.follow(made[2]))
+        for block in model.blocks
+        if block.method is not None
     ]
     try:
         with torch.no_grad(), autocast():
@@ -88,9 +94,9 @@ class _Watch:
         patches = [token for token in range(tokens) if token != model.cls_index]
         self._position = torch.tensor(patches, device=images.device).expand(len(images), -1)  # (B, P), of each patch
 
-    def enter(self, cls: int | Tensor) -> None:
-        """A block is about to run; the class token stands there."""
-        self._cls = cls
+    def enter(self, tokens: Tokens) -> None:
+        """A block is about to run."""
+        self._cls, self._followed = tokens.cls, False
 
     def see(self, layer: int, hidden: Tensor) -> None:
         """The block's norm has returned (B, T, C): what is matched, and then fused."""
@@ -99,12 +105,19 @@ class _Watch:
         self.best_match.append(best_match(cosine, cls).mean().item())
         if layer in self.layers:
             batch = torch.arange(len(hidden), device=hidden.device)[:, None, None]
-            position = self._position
-            self.maps.append(cosine[batch, position[:, :, None], position[:, None, :]].mean(dim=0))
+            there, position = self._position >= 0, self._position.clamp_min(0)
+            pairs = cosine[batch, position[:, :, None], position[:, None, :]]
+            pairs = pairs.masked_fill(~(there[:, :, None] & there[:, None, :]), torch.nan)
+            self.maps.append(pairs.nanmean(dim=0) if not there.all() else pairs.mean(dim=0))
 
-    def follow(self, fused: Fused) -> None:
-        """The block has fused."""
-        self._position = fused.destination.gather(1, self._position)
+    def follow(self, reduction: Reduction) -> None:
+        """The block has reduced its tokens. A method inside the mixer does so twice: the forward direction's counts."""
+        if self._followed:
+            return
+        assert reduction.cls_after is not None
+        self._followed, self._cls = True, reduction.cls_after  # at the input of a block that is before `see`
+        moved = reduction.destination.gather(1, self._position.clamp_min(0))
+        self._position = moved.where(self._position >= 0, -1)  # a dropped patch stays so
 
     def leave(self) -> None:
         """The block has run."""
@@ -112,11 +125,16 @@ class _Watch:
 
 
 def _first_patch(position: Tensor) -> Tensor:
-    """Position of each patch's token (B, P) -> the first patch that stands at the same position (B, P)."""
-    patch = torch.arange(position.shape[1], device=position.device).expand_as(position)
-    first = torch.zeros(len(position), int(position.max()) + 1, dtype=torch.long, device=position.device)
-    first.scatter_reduce_(1, position, patch, "amin", include_self=False)
-    return first.gather(1, position)
+    """Position of each patch's token (B, P), -1 if dropped -> the first patch that stands at the same position (B, P).
+
+    P for dropped patches.
+    """
+    patches = position.shape[1]
+    patch = torch.arange(patches, device=position.device).expand_as(position)
+    first = position.new_full((len(position), int(position.max()) + 2), patches)
+    first.scatter_reduce_(1, position + 1, patch, "amin")
+    first[:, 0] = patches
+    return first.gather(1, position + 1)
 
 
 def _pixels(images: Tensor) -> np.ndarray:

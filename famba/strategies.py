@@ -71,11 +71,8 @@ def tokens_per_layer(schedule: Sequence[int], tokens: int, cls_index: int | None
     `cls_index`: where the class token enters, None if there is none.
     """
     trace = []
-    known: int | None = cls_index
     for r in schedule:
-        if r:
-            tokens -= capped(r, tokens, cls_index is not None, known)
-            known = None  # after a fusion the class token's place depends on the image
+        tokens -= capped(r, tokens, cls_index is not None, None)
         trace.append(tokens)
     return (*trace, tokens)
 

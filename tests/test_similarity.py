@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from famba import fusion
 from famba.errors import InputError
-from famba.model import Fused, VisionMamba
+from famba.methods import Method, Reduction, Seen
+from famba.model import VisionMamba
 from famba.results.arrays import write_arrays
 from famba.results.tokens import TokenRecord, read_tokens, write_tokens
 from famba.similarity import EXAMPLES, MAPS, best_match, cosines, token_record
@@ -45,7 +45,7 @@ def watched(monkeypatch, of: VisionMamba, images: torch.Tensor):
         calls.append((metric.detach().clone(), protected, fusion.match(metric, r, protected)))
         return calls[-1][2]
 
-    monkeypatch.setattr("famba.model.match", spy)
+    monkeypatch.setattr("famba.methods.famba_v.match", spy)
     return token_record(of, images, nullcontext), calls
 
 
@@ -77,25 +77,22 @@ def test_groups_are_what_the_model_fused(monkeypatch, images, strategy, order, c
             assert record.tokens(image, layer) == len(sequence) == of.scheduled_tokens[layer]
 
 
-class FuseNeighbours(nn.Module):
+class FuseNeighbours(Method):
     """Another rule: of each pair of neighbours before the class token, the first joins the second; order reversed."""
 
-    def forward(self, hidden: torch.Tensor, residual: torch.Tensor, cls: int, r: int, order: str) -> Fused:
-        batch, tokens, _ = hidden.shape
-        group = torch.arange(tokens)
-        group[:4] = torch.tensor([1, 1, 3, 3])
-        places = group.unique().flip(0)
-        destination = (group[:, None] == places).int().argmax(dim=1)
-        mean = (places[:, None] == group).float()
-        mean /= mean.sum(dim=1, keepdim=True)
-        after = destination[cls].expand(batch)
-        return Fused(mean @ hidden, mean @ residual, after, destination.expand(batch, -1))
+    needs_history = False
+
+    def reduce(self, seen: Seen) -> Reduction:
+        batch, tokens = seen.hidden.shape[:2]
+        kept = torch.tensor([token for token in reversed(range(tokens)) if token not in (0, 2)])
+        pairs = torch.tensor([[0, 2], [1, 3]]).expand(batch, 2, 2)
+        return Reduction(kept.expand(batch, -1), pairs[:, 0], pairs[:, 1], tokens, seen.cls)
 
 
 def test_another_merging_rule_is_recorded_as_it_was_done(images):
     """The record is of what the block has done, not of what `match` would do."""
     of = model("baseline")
-    of.blocks[2].fused, of.blocks[2].fuse = 2, FuseNeighbours()
+    of.blocks[2].r, of.blocks[2].method = 2, FuseNeighbours()
     record = token_record(of, images, nullcontext)
     for image in range(EXAMPLES):
         for layer in range(DEPTH):
@@ -284,3 +281,19 @@ def test_a_record_of_another_cell_is_refused(tmp_path, paper_record):
 
 def test_best_match_of_equal_tokens_is_one():
     assert math.isclose(float(best_match(cosines(torch.ones(1, 5, 4)), torch.tensor([2]))), 1, abs_tol=1e-6)
+
+
+def test_the_class_token_is_left_out_where_a_method_at_the_input_has_moved_it(images: torch.Tensor) -> None:
+    """R-MeeTo moves it before the norm, whose output is compared."""
+    torch.manual_seed(0)
+    of = VisionMamba(16, 4, 10, img_size=16, patch_size=4, method="rmeeto", fusion=(0, 4, 3, 2), scan="reference")
+    normed, after = [], [torch.full((6,), 8)]
+    for block in of.blocks:
+        block.norm.register_forward_hook(lambda _, __, made: normed.append(made[0]))
+        if block.method is not None:
+            block.method.register_forward_hook(lambda _, __, made: after.append(made[2].cls_after))
+    record = token_record(of, images, nullcontext)
+    moved = [best_match(cosines(x), cls).mean().item() for x, cls in zip(normed, after, strict=True)]
+    assert record.best_match.tolist() == moved
+    stale = [best_match(cosines(x), cls).mean().item() for x, cls in zip(normed[1:], after, strict=False)]
+    assert moved[1:] != stale

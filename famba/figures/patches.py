@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba_array
+from matplotlib.colors import to_rgba, to_rgba_array
 from matplotlib.figure import Figure
 
 from famba.config import Architecture
@@ -19,6 +19,7 @@ from famba.text import model_name
 # Tol's muted scheme: distinct for every kind of colour vision, and none of a strategy's colours
 COLOURS = ("#88CCEE", "#CC6677", "#DDCC77", "#117733", "#332288", "#AA4499", "#44AA99", "#999933", "#882255")
 SMALLER = "#AAAAAA"
+DROPPED = "#000000"
 OVER = 0.65  # opacity over the image
 LAYERS = 8  # that are shown, of every strategy the same
 
@@ -57,7 +58,8 @@ def fused_patches(results: Results, records: Mapping[Path, TokenRecord]) -> Figu
         figure, results, f"Models of seed {_first_seed(results)}.",
         "Above the images: the layer; below: the tokens left, class token included.",
         "Fused patches have the colour of the group that they end in, "
-        f"one for each of the {len(COLOURS)} largest; smaller ones are grey. White lines part groups.",
+        f"one for each of the {len(COLOURS)} largest; smaller ones are grey. White lines part groups. "
+        "Dropped patches are black.",
     )  # fmt: skip
     return figure
 
@@ -70,15 +72,18 @@ def shown_layers(depth: int) -> list[int]:
 def group_colours(groups: np.ndarray) -> np.ndarray:
     """Groups of a set of patches by layer (depth, P) -> RGBA of each patch by layer (depth, P, 4).
 
-    A patch that stands alone is transparent. A group has the colour of the one that it will have joined at the end,
-    so that a patch never changes its colour from layer to layer.
+    A patch that stands alone is transparent, a dropped one black. A group has the colour of the one that it will have
+    joined at the end, so that a patch never changes its colour from layer to layer.
     """
     final, sizes = np.unique(groups[-1], return_counts=True)
-    largest = [group for group, size in sorted(zip(final, sizes, strict=True), key=lambda g: -g[1]) if size > 1]
+    dropped = groups.shape[1]
+    by_size = sorted(zip(final, sizes, strict=True), key=lambda g: -g[1])
+    largest = [group for group, size in by_size if size > 1 and group != dropped]
     rank = {group: min(place, len(COLOURS)) for place, group in enumerate(largest)}
     of_patch = to_rgba_array([*COLOURS, SMALLER])[[rank.get(group, len(COLOURS)) for group in groups[-1]]]
     colours = np.tile(of_patch, (len(groups), 1, 1))
     colours[..., 3] = OVER * _fused(groups)
+    colours[groups == dropped] = to_rgba(DROPPED)
     return colours
 
 
@@ -124,7 +129,7 @@ def _borders(axes: Axes, groups: np.ndarray, fused: np.ndarray) -> None:
 
 def _fused(groups: np.ndarray) -> np.ndarray:
     """(depth, P) whether each patch shares its group with another."""
-    return np.stack([np.bincount(layer, minlength=groups.shape[1])[layer] > 1 for layer in groups.astype(int)])
+    return np.stack([np.bincount(layer, minlength=groups.shape[1] + 1)[layer] > 1 for layer in groups.astype(int)])
 
 
 def _first_seed(results: Results) -> int:

@@ -20,13 +20,16 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
         file.write(content.getvalue())
 
 
-def read_arrays(path: Path, names: Sequence[str], what: str) -> dict[str, np.ndarray]:
-    """Arrays by name of a sealed .npz file; `what` it holds, for messages. Raises InputError if one cannot be read."""
+def read_arrays(path: Path, names: Sequence[str], what: str, optional: str = "") -> dict[str, np.ndarray]:
+    """Arrays by name of a sealed .npz file; `what` it holds, for messages. `optional`: one that need not be there.
+
+    Raises InputError if one cannot be read.
+    """
     try:
         problem = flaw(path)
         if problem is None:
             with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in names}
+                return {name: file[name] for name in (*names, optional) if name in names or name in file}
     except OSError as error:
         problem = error.strerror
     except KeyError as error:

@@ -15,6 +15,7 @@ from famba.results import arrays
 from famba.results.row import Row
 
 NAME = "tokens.npz"
+_ABSENT = "absent"  # pairs of the maps that no image has, in bits; not written where there is none
 _FIELDS = ("best_match", "layers", "lowest", "similarity", "images", "groups", "seen")
 
 
@@ -30,9 +31,11 @@ class TokenRecord:
         best_match: (depth,) mean over images and over the tokens at even positions (but not the class token) of the
             largest similarity to a token at an odd position.
         layers: (k,) the layers that have a map.
-        similarity: (k, P, P) float32, the similarity of any two patches, mean over images.
+        similarity: (k, P, P) float32, the similarity of any two patches, mean over the images that have both still;
+            NaN where none has.
         images: (n, s, s, 3) uint8, the example images as the model sees them, made smaller.
-        groups: (n, depth, P) group of each patch of an example after that layer's fusion, named by its first patch.
+        groups: (n, depth, P) group of each patch of an example at the end of that layer, named by its first patch; P
+            for a patch that was dropped.
         seen: images that the means are over.
     """
 
@@ -44,8 +47,9 @@ class TokenRecord:
     seen: int
 
     def tokens(self, example: int, layer: int) -> int:
-        """Tokens that are left of an example after that layer's fusion, class token included."""
-        return len(np.unique(self.groups[example, layer])) + 1
+        """Tokens that are left of an example at the end of that layer, class token included."""
+        groups = self.groups[example, layer]
+        return len(np.unique(groups[groups < len(groups)])) + 1
 
 
 def write_tokens(record: TokenRecord, path: Path) -> None:
@@ -53,7 +57,9 @@ def write_tokens(record: TokenRecord, path: Path) -> None:
     the least similarity of all and 1. Raises InputError if it cannot be written."""
     upper = np.triu_indices(record.similarity.shape[1], 1)
     triangles = record.similarity[:, upper[0], upper[1]]
-    lowest = min(float(triangles.min(initial=1.0)), 0.999)
+    absent = np.isnan(triangles)
+    lowest = min(float(triangles.min(initial=1.0, where=~absent)), 0.999)
+    triangles = np.where(absent, lowest, triangles)
     arrays.write_arrays(
         path,
         best_match=record.best_match.astype(np.float32),
@@ -63,12 +69,13 @@ def write_tokens(record: TokenRecord, path: Path) -> None:
         images=record.images,
         groups=record.groups.astype(np.uint16),
         seen=np.array(record.seen, np.int64),
+        **({_ABSENT: np.packbits(absent, axis=1)} if absent.any() else {}),
     )
 
 
 def read_tokens(path: Path, row: Row) -> TokenRecord:
     """Read the record beside a row. Raises InputError if it is damaged, or not this row's."""
-    stored = arrays.read_arrays(path, _FIELDS, "the token record")
+    stored = arrays.read_arrays(path, _FIELDS, "the token record", optional=_ABSENT)
     depth, patches = row.cell.architecture.depth, row.cell.architecture.tokens - 1
     upper = np.triu_indices(patches, 1)
     layers, triangles = stored["layers"], stored["similarity"]
@@ -80,8 +87,9 @@ def read_tokens(path: Path, row: Row) -> TokenRecord:
         "groups": (examples, depth, patches),
         "lowest": (),
         "seen": (),
+        _ABSENT: (layers.size, -(-len(upper[0]) // 8)),
     }
-    if any(stored[name].shape != shape for name, shape in shapes.items()):
+    if any(stored[name].shape != shape for name, shape in shapes.items() if name in stored):
         raise InputError(
             f"{path}: its arrays are not of {depth} layers and {patches} patches, as row {row.id} has; "
             "train the cell again"
@@ -90,14 +98,16 @@ def read_tokens(path: Path, row: Row) -> TokenRecord:
     if not examples or not all(array.dtype.kind in "uif" and np.isfinite(array).all() for array in numbers):
         raise InputError(f"{path}: it has no example, or values that are no finite numbers; train the cell again")
     lowest = float(stored["lowest"])
+    triangles = lowest + triangles / np.float32(255) * (1 - lowest)
+    if _ABSENT in stored:
+        triangles[np.unpackbits(stored[_ABSENT], axis=1, count=triangles.shape[1]).astype(bool)] = np.nan
     maps = np.tile(np.eye(patches, dtype=np.float32), (len(layers), 1, 1))
-    maps[:, upper[0], upper[1]] = maps[:, upper[1], upper[0]] = lowest + triangles / np.float32(255) * (1 - lowest)
+    maps[:, upper[0], upper[1]] = maps[:, upper[1], upper[0]] = triangles
     record = TokenRecord(stored["best_match"], layers, maps, stored["images"], stored["groups"], int(stored["seen"]))
+    # what a mixer sees is what its layer leaves, unless the method acts after it
+    expected = row.tokens.measured[1:] if row.cell.fusion.late else row.tokens.measured[:-1]
     for example in range(examples):
         left = tuple(record.tokens(example, layer) for layer in range(depth))
-        if left != row.tokens.measured[:-1]:
-            raise InputError(
-                f"{path}: tokens per layer {left}, but row {row.id} says {row.tokens.measured[:-1]}; "
-                "train the cell again"
-            )
+        if left != expected:
+            raise InputError(f"{path}: tokens per layer {left}, but row {row.id} says {expected}; train the cell again")
     return record

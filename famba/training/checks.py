@@ -17,7 +17,9 @@ from torch.nn.utils import get_total_norm
 
 from famba.data.loader import EvalLoader
 from famba.errors import CheckFailed
-from famba.model import Block, VisionMamba
+from famba.methods.interface import Method, Seen
+from famba.model import VisionMamba
+from famba.ops.merging import Reduction
 from famba.ops.types import Autocast
 from famba.text import count
 
@@ -33,18 +35,20 @@ def measured_tokens(model: VisionMamba, images: Tensor) -> tuple[int, ...]:
 
     Taken from the shapes at the mixers' inputs and the last one's output, not from the schedule.
     """
-    trace: list[tuple[int, int]] = []
+    trace: list[int] = []
+    last = model.blocks[-1]
     hooks = [
-        block.mixer.register_forward_hook(lambda _, inputs, output: trace.append((inputs[0].shape[1], output.shape[1])))
+        block.mixer.register_forward_pre_hook(lambda _, inputs: trace.append(inputs[0].shape[1]))
         for block in model.blocks
     ]
+    hooks.append(last.register_forward_hook(lambda _, __, outputs: trace.append(outputs[1].shape[1])))
     try:
         with torch.no_grad():
             model(images)
     finally:
         for hook in hooks:
             hook.remove()
-    return (*(entering for entering, _ in trace), trace[-1][1])
+    return tuple(trace)
 
 
 def checked_tokens(model: VisionMamba, device: torch.device) -> tuple[int, ...]:
@@ -55,44 +59,39 @@ def checked_tokens(model: VisionMamba, device: torch.device) -> tuple[int, ...]:
     return measured
 
 
-def check_fusion(model: VisionMamba, device: torch.device) -> None:
-    """Check from outside, in a forward pass, that every fusion leaves the other tokens unchanged.
+def check_reduction(model: VisionMamba, device: torch.device) -> None:
+    """Check from outside, in a forward pass, that every reduction leaves the other tokens unchanged.
 
-    A token that is not fused has the same hidden state and the same residual after the fusion as before it, bit for
-    bit; the class token is one of them; and in the order "sequence" they keep their order. Checked on random images,
-    whose tokens are all different. Raises CheckFailed.
+    A token that is neither merged nor dropped has the same hidden state and the same residual as before, bit for bit;
+    the class token is one of them; and where the method says so they keep their order. Where a source is pruned of the
+    hidden states alone, its target's residual may change by itself. Checked on random images, whose tokens are all
+    different. Raises CheckFailed.
     """
-    before: list[tuple[Tensor, Tensor]] = []
-    after: list[Tensor] = []
 
-    def check(block: Block, inputs: tuple[Any, ...], outputs: tuple[Any, ...], layer: int) -> None:
-        (hidden, residual), merged, cls, (_, merged_residual, cls_after) = before[-1], after[-1], inputs[2], outputs
-        if not block.fused:
-            return
+    def check(method: Method, inputs: tuple[Seen], outputs: tuple[Tensor, Tensor, Reduction], layer: int) -> None:
+        (seen,), (hidden, residual, reduction) = inputs, outputs
         for image in range(len(hidden)):
-            same = (merged[image, :, None] == hidden[image]).all(dim=-1)  # (T - r, T)
+            same = (hidden[image, :, None] == seen.hidden[image]).all(dim=-1)  # (T', T)
             now, then = same.nonzero().unbind(1)
+            patches = then[then != seen.cls[image]]
+            alone = slice(None) if reduction.pruned is None else ~torch.isin(then, reduction.target[image])
             wrong = ""
-            place, old = (int(torch.as_tensor(index).expand(len(hidden))[image]) for index in (cls_after, cls))
-            if not same[place, old]:
+            assert reduction.cls_after is not None
+            if not same[reduction.cls_after[image], seen.cls[image]]:
                 wrong = "the class token was changed"
-            elif not torch.equal(merged_residual[image, now], residual[image, then]):
-                wrong = "the residual stream is not fused as the hidden states are"
-            elif block.order == "sequence" and bool((then.diff() <= 0).any()):
+            elif not torch.equal(residual[image, now[alone]], seen.residual[image, then[alone]]):
+                wrong = "the residual stream is not reduced as the hidden states are"
+            elif method.keeps_order and bool((patches.diff() <= 0).any()):
                 wrong = "the tokens are not in their order"
-            elif len(then) < hidden.shape[1] - 2 * block.fused:
-                wrong = f"{hidden.shape[1] - len(then)} tokens differ after a fusion of {block.fused}"
+            elif len(then) < same.shape[1] - 2 * seen.r:
+                wrong = f"{same.shape[1] - len(then)} tokens differ after a reduction by {seen.r}"
             if wrong:
-                raise CheckFailed(f"fusion in layer {layer}: {wrong}")
+                raise CheckFailed(f"token reduction in layer {layer}: {wrong}")
 
     hooks = [
-        hook
+        block.method.register_forward_hook(partial(check, layer=layer))
         for layer, block in enumerate(model.blocks)
-        for hook in (
-            block.norm.register_forward_hook(lambda _, __, made: before.append(made)),
-            block.mixer.register_forward_hook(lambda _, inputs, __: after.append(inputs[0])),
-            block.register_forward_hook(partial(check, layer=layer)),
-        )
+        if block.method is not None
     ]
     try:
         with torch.no_grad():

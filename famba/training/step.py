@@ -53,10 +53,14 @@ class Step:
         self.update()
         return loss
 
-    def gradients(self, batches: Sequence[Batch]) -> Tensor:
-        """Leave the global batch's gradient in the parameters; returns its mean loss."""
+    def gradients(self, batches: Sequence[Batch], key: int = 0) -> Tensor:
+        """Leave the global batch's gradient in the parameters; returns its mean loss.
+
+        key: of this step's random draws (`Seen.uniform`); each micro-batch has its own, counted from it.
+        """
         loss = torch.zeros((), device=batches[0][0].device)
-        for images, targets in batches:
+        for micro, (images, targets) in enumerate(batches):
+            self.model.key.fill_(key + micro)
             loss += self.backward(images, targets)
         self.world.all_sum_([loss, *(p.grad for p in self.parameters if p.grad is not None)])
         return loss
@@ -84,16 +88,17 @@ class CapturedStep(Step):
 
     _ready = False
 
-    def gradients(self, batches: Sequence[Batch]) -> Tensor:
+    def gradients(self, batches: Sequence[Batch], key: int = 0) -> Tensor:
         """See `Step.gradients`; replays the captured graph once for each micro-batch."""
         if not self._ready:
             self._capture(batches[0])
         self._loss.zero_()
-        for images, targets in batches:
+        for micro, (images, targets) in enumerate(batches):
             if images.shape != self._images.shape:
                 raise ValueError(f"captured for {tuple(self._images.shape)}, got a batch of {tuple(images.shape)}")
             self._images.copy_(images)
             self._targets.copy_(targets)
+            self.model.key.fill_(key + micro)
             self._backward_graph.replay()
         self.world.all_sum_([self._loss, *self._grads])
         return self._loss.clone()

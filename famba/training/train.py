@@ -59,7 +59,7 @@ class Training:
         data_root: where the data sets are.
         progress: where it reports; None: on the terminal only.
         world: the processes that train the cell together.
-        init: checkpoint to start from; None: the seed's own weights.
+        init: checkpoint to start from; None: that of the recipe, and without one the seed's own weights.
         stop: the request to stop, set by a signal handler.
         check_every_step: look for values that are not finite at every step on a GPU, too.
     """
@@ -87,6 +87,7 @@ class Training:
         self.dataset = data.load(cell.dataset, data_root)
         self.check_steps = 1 if check_every_step or self.device.type == "cpu" else _CHECK_STEPS
         self.scan = ops.choose(self.device, DTYPES[cell.recipe.precision], cell.scan)
+        init = initial.chosen(cell, init)
         self.init = initial.identify(init)
         seeds.seed_everything(cell.seed)
         self.state = train_state.build(cell, self.device, self.scan.name, len(self.dataset.classes), world, init)
@@ -98,7 +99,7 @@ class Training:
         self.finite_check = checks.FiniteCheck(cell.id, self.model, self.state.autocast)
         self.history = History(started=result.now(), init=self.init.model_dump())
         self.measured_tokens = checks.checked_tokens(self.model, self.device)
-        checks.check_fusion(self.model, self.device)
+        checks.check_reduction(self.model, self.device)
         self.saved_activations = activations.saved_activation_bytes(self.model, self.device, self.state.autocast)
         self._initial_digest = initial.digest(self.model)
 
@@ -114,6 +115,8 @@ class Training:
             raise CheckFailed(
                 f"{self.cell.id}: the weights were modified before the first step; pass them through `init` instead"
             )
+        for line in self.state.loaded:
+            self.progress.say(f"{self.cell.id}: {self.init.weights}: {line}")
         self._resume()
         if warning := optim.rates(self.cell.recipe, self.epoch_steps).warning:
             self.progress.say(f"{self.cell.id}: {warning}")
@@ -174,7 +177,8 @@ class Training:
         self.meter.start_steps()
         for step, batches in enumerate(self.train_loader.epoch(epoch, first), first):
             optim.set_learning_rate(self.state.optimizer, self._lr(epoch, step))
-            losses[step] = self.state.step.gradients(batches)
+            key = seeds.derived_seed(self.cell.seed, "reduction", epoch, step, self.world.rank) >> 1  # int64 has 63
+            losses[step] = self.state.step.gradients(batches, key)
             check = (step + 1) % self.check_steps == 0 or step + 1 == steps
             loss = None
             if check:  # before the update, for which the host does not wait
@@ -281,7 +285,7 @@ class Training:
         images, _ = next(iter(self.test_loader))
         write_tokens(token_record(self.model, images, self.state.autocast), self.folder / tokens.NAME)
         made = Predictions(top5.cpu().numpy(), self.dataset.test_labels)
-        predictions.write_predictions(made, row, self.folder / predictions.NAME)
+        predictions.write_predictions(made, row.data, self.folder / predictions.NAME)
         write_row(row, self.folder / "row.json")
         checkpoint.finish(self.folder)  # from here on nothing can be resumed
         self.progress.end(row)

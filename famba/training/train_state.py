@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from famba.config import Cell
+from famba.config.methods import LATE, code_of
+from famba.errors import InputError
 from famba.model import VisionMamba
 from famba.ops.types import Autocast
 from famba.training import initial, optim
@@ -23,7 +25,10 @@ from famba.training.step import CapturedStep, Step
 
 @dataclass(frozen=True)
 class TrainState:
-    """Model, optimiser and moving average, with the training step and the evaluation's forward pass over them."""
+    """Model, optimiser and moving average, with the training step and the evaluation's forward pass over them.
+
+    `loaded`: a line for each thing taken, dropped, moved and resized of initial weights.
+    """
 
     model: VisionMamba
     optimizer: torch.optim.AdamW
@@ -31,6 +36,7 @@ class TrainState:
     step: Step
     forward: Forward
     autocast: Autocast
+    loaded: tuple[str, ...] = ()
 
     @property
     def lr(self) -> float:
@@ -72,17 +78,28 @@ def build(
     init: checkpoint to start from; None: random weights. Raises InputError for one that does not fit.
     """
     recipe = cell.recipe
+    if cell.fusion.code is not None and (found := code_of(cell.fusion.method)) != cell.fusion.code:
+        raise InputError(f"method {cell.fusion.method}: this cell is one of {cell.fusion.code}, and here is {found}")
     model = VisionMamba(
-        **cell.architecture.model_dump(), num_classes=classes, fusion=cell.schedule, order=cell.fusion.order, scan=scan
+        **cell.architecture.model_dump(),
+        num_classes=classes,
+        fusion=cell.schedule,
+        **cell.fusion.model_dump(include={"order", "method", "settings", "placement"}),
+        scan=scan,
     ).to(device)
-    if init is not None:
-        initial.load(init, model)
+    for block in model.blocks:
+        if block.method is not None and (block.method.placement in LATE) != cell.fusion.late:
+            place = block.method.placement
+            raise InputError(
+                f"schedules.{cell.strategy}: {cell.fusion.method} acts at {place!r}: say placement: {place}"
+            )
+    loaded = () if init is None else initial.load(init, model)
     ema, optimizer = Ema(model, recipe.ema_decay), optim.optimizer(model, recipe)
     autocast = partial(_autocast, device.type, recipe.precision == "bf16")
     captured = recipe.cuda_graphs and device.type == "cuda"
     step = (CapturedStep if captured else Step)(model, optimizer, ema, recipe, autocast, world or Processes())
     forward = (CapturedForward if captured else Forward)(model, autocast)
-    return TrainState(model, optimizer, ema, step, forward, autocast)
+    return TrainState(model, optimizer, ema, step, forward, autocast, loaded)
 
 
 def _autocast(device_type: str, enabled: bool) -> AbstractContextManager[Any]:

@@ -94,23 +94,23 @@ def test_a_planted_defect_is_caught(
     ("defect", "said"),
     [
         (class_token_fused, "the class token was changed"),
-        (residual_merge_dropped, "the residual stream is not fused as the hidden states are"),
+        (residual_merge_dropped, "the residual stream is not reduced as the hidden states are"),
         (order_scrambled, "the tokens are not in their order"),
     ],
 )
 def test_no_training_starts_with_a_wrong_fusion(defect, said, name, monkeypatch):
     model, cpu = VisionMamba(16, 12, 10, 32, 4, fusion=strategy(name, 12, 65)), torch.device("cpu")
-    checks.check_fusion(model, cpu)
+    checks.check_reduction(model, cpu)
     defect(monkeypatch)
     with pytest.raises(CheckFailed, match=said):
-        checks.check_fusion(model, cpu)
+        checks.check_reduction(model, cpu)
 
 
 @pytest.mark.parametrize("order", ["sequence", "tome"])
 @pytest.mark.parametrize("cls_position", ["middle", "head"])
 def test_a_right_fusion_passes_however_it_orders_tokens(order, cls_position):
     model = VisionMamba(16, 6, 10, 32, 4, cls_position=cls_position, fusion=(9, 0, 30, 5, 1, 2), order=order)
-    checks.check_fusion(model, torch.device("cpu"))
+    checks.check_reduction(model, torch.device("cpu"))
 
 
 @pytest.mark.slow

@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -21,53 +22,45 @@ from famba import fusion
 from famba.cli import main
 from famba.errors import CheckFailed
 from famba.fusion import Match
+from famba.ops.merging import Reduction
 from famba.results.row import read_row
 from famba.training import checks, optim
 from famba.training.train import Training
 from tests.helpers import ROOT
 
 Patch = pytest.MonkeyPatch
-REAL = {"match": fusion.match, "merge": Match.merge_all, "places": Match._places, "lr": optim.learning_rate}
+REAL = {"match": fusion.match, "streams": Reduction.streams, "lr": optim.learning_rate}
 FROZEN = ROOT / "results" / "baselines" / "smoke.json"
-
-
-class _Unprotected(Match):
-    """A match that lost sight of the class token; it goes where its group goes."""
-
-    def protected_after(self, order: str) -> torch.Tensor:
-        return self.destination(order).gather(1, self.cls[:, None])[:, 0]
+MATCH = "famba.methods.famba_v.match"
 
 
 def class_token_fused(patch: Patch) -> None:
-    def match(hidden: torch.Tensor, r: int, protected: int | torch.Tensor) -> Match:
-        found = REAL["match"](hidden, r, None)
-        cls = torch.as_tensor(protected).expand(len(hidden))
-        return _Unprotected(found.source, found.target, found.kept, found.tome, found.tokens, cls)
-
-    patch.setattr("famba.model.match", match)
+    """It is matched like any other, and goes where its group goes."""
+    patch.setattr(MATCH, lambda hidden, r, cls: REAL["match"](hidden, r, None))
 
 
 def residual_merge_dropped(patch: Patch) -> None:
     """The residual stream is cut to length instead."""
 
-    def merge_all(self: Match, xs: Sequence[torch.Tensor], order: str) -> tuple[torch.Tensor, ...]:
-        hidden, residual = xs
-        return REAL["merge"](self, [hidden], order)[0], residual[:, : self.tokens - self.r]
+    def streams(self: Reduction, hidden: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return REAL["streams"](self, hidden, residual)[0], residual[:, : self.tokens - self.removed]
 
-    patch.setattr(Match, "merge_all", merge_all)
+    patch.setattr(Reduction, "streams", streams)
 
 
 def order_scrambled(patch: Patch) -> None:
-    def places(self: Match, order: str) -> torch.Tensor:
-        kept = REAL["places"](self, order)
-        return kept[:, torch.randperm(kept.shape[1], generator=torch.Generator().manual_seed(kept.shape[1]))]
+    def match(hidden: torch.Tensor, r: int, cls: torch.Tensor) -> Match:
+        found = REAL["match"](hidden, r, cls)
+        length = found.kept.shape[1]
+        places = torch.randperm(length, generator=torch.Generator().manual_seed(length))
+        return replace(found, kept=found.kept[:, places])
 
-    patch.setattr(Match, "_places", places)
+    patch.setattr(MATCH, match)
 
 
 def nothing_fused(patch: Patch) -> None:
     """As the released code does."""
-    patch.setattr("famba.model.match", lambda hidden, r, protected: REAL["match"](hidden, 0, protected))
+    patch.setattr(MATCH, lambda hidden, r, cls: REAL["match"](hidden, 0, cls))
 
 
 def learning_rate_wrong(patch: Patch) -> None:
@@ -77,7 +70,7 @@ def learning_rate_wrong(patch: Patch) -> None:
 def checks_silenced(patch: Patch) -> None:
     """What a training checks of its fusions before it starts is put out."""
     patch.setattr(checks, "checked_tokens", lambda model, device: model.scheduled_tokens)
-    patch.setattr(checks, "check_fusion", lambda model, device: None)
+    patch.setattr(checks, "check_reduction", lambda model, device: None)
 
 
 DEFECTS: dict[str, Callable[[Patch], None]] = {

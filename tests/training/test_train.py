@@ -220,7 +220,7 @@ def test_between_two_checks_of_a_gpu_a_diverging_loss_is_dated_to_its_step(tmp_p
 
 def test_a_trace_that_differs_from_the_schedule_is_an_error(tmp_path, monkeypatch):
     """Planted: a model that fuses nothing, as the released code does."""
-    monkeypatch.setattr("famba.model.match", lambda hidden, r, protected: match(hidden, 0, protected))
+    monkeypatch.setattr("famba.methods.famba_v.match", lambda hidden, r, protected: match(hidden, 0, protected))
     with pytest.raises(CheckFailed, match="tokens per layer: the schedule says"):
         Training(cell(), tmp_path, Path("data"))
 

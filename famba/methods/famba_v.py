@@ -1,0 +1,38 @@
+"""Famba-V's fusion, and the two ways in which ToMe differs from it: the order of tokens, and weighted means."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from famba.fusion import match
+from famba.methods.interface import Method, Seen
+from famba.ops.merging import Reduction
+
+
+class FambaV(Method):
+    """The r most similar pairs of tokens are fused before the mixer (arXiv 2409.09808, section 3.2; `famba.fusion`).
+
+    At placement "inside", where the paper's figure 1a draws it, each direction is matched and fused for itself. What
+    then becomes of the residual stream is not said; here it is fused as the forward direction is.
+
+    Args:
+        order: of the tokens afterwards: "sequence", or "tome": [unfused evens, odds] (ToMe af95e4b, merge.py:83-89).
+        size_weighted: means weighted by the input tokens that each token stands for (ToMe's merge_wavg, merge.py:217).
+    """
+
+    def __init__(
+        self,
+        order: Literal["sequence", "tome"] = "sequence",
+        size_weighted: bool = False,
+    ) -> None:
+        super().__init__()
+        self.order, self.size_weighted = order, size_weighted
+        self.needs_history = size_weighted
+        self.keeps_order = order == "sequence"
+
+    def reduce(self, seen: Seen) -> Reduction:
+        """See `famba.fusion.match`."""
+        pairs = match(seen.hidden, seen.r, seen.cls)
+        kept = pairs.kept if self.order == "sequence" else pairs.tome
+        weight = seen.size if self.size_weighted else None
+        return Reduction(kept, pairs.source, pairs.target, pairs.tokens, seen.cls, weight)
