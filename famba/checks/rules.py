@@ -93,8 +93,9 @@ def seed(at: Beside) -> str | None:
 
 def trace(at: Beside) -> str | None:
     """The tokens measured at every layer are those of the schedule, recomputed."""
-    architecture = at.row.cell.architecture
-    expected = tokens_per_layer(at.row.cell.schedule, architecture.tokens, architecture.cls_index)
+    cell, architecture = at.row.cell, at.row.cell.architecture
+    after = tokens_per_layer(cell.schedule, architecture.tokens, architecture.cls_index)
+    expected = tokens_per_layer(cell.mixed, architecture.tokens, architecture.cls_index)[:-1] + after[-1:]
     measured = at.row.tokens.measured
     return None if measured == expected else f"measured {measured}, the schedule gives {expected}"
 

@@ -7,14 +7,16 @@ into the result row, so that a row can be re-run from itself alone.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from famba.config import protocol, yaml_file
+from famba.config.methods import code_of
 from famba.config.presets import PRESETS
-from famba.config.schedules import Schedule, written_out
+from famba.config.schedules import Own, Schedule, tokens_removed
 from famba.config.settings import (
     ARCHITECTURES,
     Architecture,
@@ -32,7 +34,7 @@ from famba.config.settings import (
 from famba.config.trainable import unmet
 from famba.config.validation import Strict, from_json, short, validated
 from famba.errors import InputError
-from famba.strategies import NAMED, STRATEGIES, strategy
+from famba.strategies import NAMED, STRATEGIES, strategy, tokens_per_layer
 from famba.text import nearest, one_line
 
 # famba.scan's, which has torch to import
@@ -90,6 +92,11 @@ class Cell(Strict):
         return self.model, self.strategy
 
     @property
+    def mixed(self) -> tuple[int, ...]:
+        """The tokens that each mixer sees less than the one before; of a method that acts late, those of that layer."""
+        return (0, *self.schedule[:-1]) if self.fusion.late else self.schedule
+
+    @property
     def images_per_pass(self) -> int:
         """Images of each process in a backward pass, which memory follows: a small global batch has fewer."""
         return min(self.recipe.micro_batch, self.recipe.global_batch // self.processes)
@@ -133,12 +140,16 @@ class Experiment(Strict):
                 raise ValueError(f"schedules: {name} is a published strategy; call yours otherwise")
             for name_of_model, model in self.models.items():
                 try:
-                    written_out(schedule, model.depth)
+                    tokens_removed(schedule, model.depth, None)
                 except ValueError as error:
                     raise ValueError(f"schedules.{name} {error} ({name_of_model})") from None
         for name in self.strategies:
             if name not in NAMED and name not in self.schedules:
                 raise ValueError(f"unknown strategy {name!r}{nearest(name, [*NAMED, *self.schedules])}")
+        if not self.fusion.is_published:
+            raise ValueError(
+                "fusion: a method belongs to a strategy of your own: schedules: {mine: {like: upper, method: utr}}"
+            )
         for what, values in (("seeds", self.seeds), ("strategies", self.strategies)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{what} has a value twice")
@@ -239,13 +250,18 @@ class Experiment(Strict):
 
     def _cell(self, model: str, strategy_name: str, seed: int) -> Cell:
         architecture = self.models[model].architecture
-        if strategy_name in self.schedules:
-            schedule = written_out(self.schedules[strategy_name], architecture.depth)
-        else:
-            tokens = architecture.tokens if self.fusion.budget == "proportional" else None
-            schedule = strategy(strategy_name, architecture.depth, tokens)
+        own = self.schedules.get(strategy_name)
+        tokens = architecture.tokens if self.fusion.budget == "proportional" else None
+        depth = architecture.depth
+        schedule = strategy(strategy_name, depth, tokens) if own is None else tokens_removed(own, depth, tokens)
         shared: dict[str, Any] = {name: value for name, value in self if name in Cell.model_fields}
         shared["recipe"] = self.recipe_of(model)
+        if isinstance(own, Own):
+            by = {name: getattr(own, name) for name in ("method", "settings", "placement")}
+            shared["fusion"] = self.fusion.model_copy(update={**by, "code": code_of(own.method)})
+            if own.like is not None and tokens is not None:  # the published share goes as far as it can
+                trace = tokens_per_layer(schedule, architecture.tokens, architecture.cls_index)
+                schedule = tuple(before - after for before, after in pairwise((architecture.tokens, *trace[:-1])))
         return Cell(
             **shared, model=model, architecture=architecture, strategy=strategy_name, schedule=schedule, seed=seed
         )
@@ -260,6 +276,20 @@ class Experiment(Strict):
     def cell_json(self, wildcards: Any) -> str:
         """The cell that Snakemake's wildcards (model, strategy, seed) name, as one line of JSON."""
         return self.cell(wildcards.model, wildcards.strategy, int(wildcards.seed)).model_dump_json()
+
+    def init_files(self, wildcards: Any) -> list[str]:
+        """The checkpoint that the cell of Snakemake's wildcards starts from, if its recipe names one."""
+        init = self.recipe_of(wildcards.model).init
+        return [] if init is None else [init]
+
+    def require_init(self) -> None:
+        """Raises InputError unless each recipe's checkpoint is where it says, seen from the working directory."""
+        for recipe in self.recipes:
+            if recipe.init is not None and not Path(recipe.init).is_file():
+                raise InputError(
+                    f"{self.experiment}: recipe.init: {recipe.init} is not there; it is looked for from {Path.cwd()}, "
+                    "where Snakemake runs"
+                )
 
     def require_claims(self) -> None:
         """Raises InputError unless the ledger is where the settings say, seen from the working directory."""

@@ -52,7 +52,8 @@ def _published(cell: Cell) -> Iterator[tuple[str, Any, Any]]:
     free = FREE_OF[cell.protocol] | {"preset"}
     yield from min((list(_departures(cell.recipe, Recipe(preset=name), free)) for name in PRESETS), key=len)
     for name, value in Fusion():
-        yield f"fusion.{name}", getattr(cell.fusion, name), value
+        if cell.strategy in NAMED or name in ("order", "budget"):  # a strategy of one's own may have its own method
+            yield f"fusion.{name}", getattr(cell.fusion, name), value
     for name, value in MODELS.get(cell.model, cell.architecture):
         yield f"models.{cell.model}.{name}", getattr(cell.architecture, name), value
     if cell.strategy in NAMED:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from famba.config import methods
 from famba.config.presets import FREE, PRESETS, SCRIPTS, Preset, preset_of
 from famba.config.validation import Strict
 from famba.strategies import cls_index
@@ -28,6 +29,7 @@ Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Whole = Annotated[int, Field(ge=0, strict=True)]
 Size = Annotated[int, Field(ge=1, le=2**16, strict=True)]  # of a model: beyond, no machine holds it
+Setting = bool | int | float | str  # of a method
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # no hyphen: cell ids are <model>-<strategy>-s<seed>
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
@@ -75,10 +77,28 @@ class Fusion(Strict):
     `budget: paper` takes the paper's tokens per layer as they are; `proportional` removes the same share of the tokens
     from a model of another depth or sequence length, over the same part of its layers, as far as half of a layer's
     tokens go: of few layers or tokens it may remove a little less.
+
+    `method`, `settings`, `placement`: what becomes of the tokens (famba/methods/): a method's name, an installed entry
+    point, or FILE.py:Class; its settings; where it acts, null for the method's own place. `code`, which an experiment
+    does not name, says which code that was: see `methods.code_of`.
     """
 
     order: Literal["sequence", "tome"] = "sequence"
     budget: Literal["paper", "proportional"] = "paper"
+    method: Annotated[str, Field(exclude_if=lambda name: name == methods.DEFAULT)] = methods.DEFAULT
+    settings: Annotated[dict[str, Setting], Field(exclude_if=lambda settings: not settings)] = Field(default={})
+    placement: Annotated[methods.Placement | None, Field(exclude_if=lambda place: place is None)] = None
+    code: Annotated[str | None, Field(exclude_if=lambda code: code is None)] = None
+
+    @property
+    def late(self) -> bool:
+        """Whether the mixer of a layer still sees the tokens that go there."""
+        return (self.placement or methods.PLACEMENTS.get(self.method, "before")) in methods.LATE
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it is Famba-V's own method, with none of its settings changed."""
+        return (self.method, self.settings, self.placement, self.code) == (methods.DEFAULT, {}, None, None)
 
 
 class Recipe(Strict):
@@ -117,6 +137,8 @@ class Recipe(Strict):
     precision: Literal["fp32", "bf16"] = "fp32"
     cuda_graphs: Flag = False  # replay the step as captured graphs: the same arithmetic without its launches
     workers: Whole = 8  # data-loading processes; the drawn samples do not depend on it
+    # checkpoint to start from, seen from where the training runs; null: random weights. Rows of before have no such key
+    init: Annotated[str | None, Field(min_length=1, exclude_if=lambda path: path is None)] = None
     preset: Preset = SCRIPTS  # the last: of two recipes that differ, the setting itself is named first
 
     @model_validator(mode="before")

@@ -253,6 +253,8 @@ def _must_agree(row: Row) -> Iterator[tuple[tuple[str, ...], Any]]:
     if environment.device_kind == "cpu":
         yield ("threads",), environment.threads
     yield from (((f"recipe.{key}", cell.model), value) for key, value in cell.recipe)
-    yield from (((f"fusion.{key}",), value) for key, value in cell.fusion)
+    shared = ("order", "budget")  # a strategy of one's own may have its own method
+    yield from (((f"fusion.{key}",), value) for key, value in cell.fusion if key in shared)
+    yield from (((f"fusion.{key}", cell.strategy), value) for key, value in cell.fusion if key not in shared)
     yield from (((f"architecture.{key}", cell.model), value) for key, value in cell.architecture)
     yield ("schedule", cell.model, cell.strategy), cell.schedule

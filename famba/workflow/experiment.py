@@ -42,6 +42,7 @@ def load_experiment(workflow: Any) -> Experiment:
         update_config(settings, _untyped_read(workflow.config_settings.config))
         experiment = Experiment.from_config(settings, ", ".join(dict.fromkeys(files)))
         experiment.require_claims()
+        experiment.require_init()
         if _containers(workflow):
             _require_container(experiment.container)
             os.environ |= container.variables(experiment.container, Path.cwd())

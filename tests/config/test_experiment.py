@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from famba.commands import schema
 from famba.config import Cell, Experiment
 from famba.errors import InputError
+from famba.strategies import tokens_per_layer
 from tests.helpers import ROOT
 from tests.helpers.cells import MINIMAL
 
@@ -111,6 +113,19 @@ def test_a_file_that_is_no_experiment(tmp_path, text, message):
     assert str(path) in str(error.value)
 
 
+def test_a_checkpoint_to_start_from_is_an_input_of_its_cells_and_looked_for_before_they_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = {"embed_dim": 8, "depth": 2}
+    tuned = {**small, "recipe": {"epochs": 10, "init": "vim.pth"}}
+    experiment = Experiment.from_config({**MINIMAL, "models": {"plain": small, "tuned": tuned}})
+    files = {name: experiment.init_files(SimpleNamespace(model=name)) for name in experiment.models}
+    assert files == {"plain": [], "tuned": ["vim.pth"]}
+    with pytest.raises(InputError, match=rf"recipe.init: vim.pth is not there; it is looked for from {tmp_path}"):
+        experiment.require_init()
+    (tmp_path / "vim.pth").touch()
+    experiment.require_init()
+
+
 def test_a_ledger_that_is_not_there_is_named_with_where_it_was_looked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     Experiment.from_config(MINIMAL).require_claims()
@@ -151,7 +166,7 @@ def test_a_short_schedule_is_the_long_one(written, expected):
     ("written", "message"),
     [
         ({"form": 5, "r": 9}, ".form: unknown key; did you mean 'from'?"),
-        ({"from": 5}, ".r: Field required"),
+        ({"from": 5}, ": name `r`, the tokens that go in each of these layers"),
         ({"r": 9}, ": name the layers that fuse either by `from` and `to` (or one of them) or by `layers`"),
         ({"to": 3, "layers": [1], "r": 9}, ": name the layers that fuse either by"),
         ({"from": 5, "to": 4, "r": 9}, ": from 5 is after to 4"),
@@ -163,6 +178,13 @@ def test_a_short_schedule_is_the_long_one(written, expected):
         ({"from": True, "r": 9}, ".from: Input should be a valid integer, found True"),
         ({"to": 3, "r": 0}, ".r: Input should be greater than or equal to 1, found 0"),
         ({"from": 0, "r": 99}, ": mine asks for 99 tokens in layer 0 of vim_tiny, where 98 can be fused"),
+        ({"like": "upper", "r": 9}, ": say which tokens go by one of `like`, `per_layer` and `r`"),
+        ({"like": "upper", "from": 9}, ": `layers`, `from` and `to` belong to `r`, and not to `like`"),
+        ({"method": "utr"}, ": say which tokens go by one of `like`, `per_layer` and `r`"),
+        ({"like": "uper"}, ".like: "),
+        ({"per_layer": [9], "method": "utr"}, " has 1 layer and the model 24 (vim_tiny)"),
+        ({"like": "upper", "placement": "behind"}, ".placement: "),
+        ({"like": "upper", "settings": {"q": [1]}}, ".settings.q"),
         ("late", ": write one whole number per layer, or {from: 5, r: 9}"),
         ([0.5] * 24, ".0: Input should be a valid integer, found 0.5"),
     ],
@@ -241,3 +263,33 @@ def test_a_cell_of_deep_or_long_json_is_one_line(text):
         Cell.from_json(text)
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 1000
+
+
+def test_each_strategy_of_ones_own_may_have_its_own_method():
+    mine = {
+        "by_chance": {"like": "upper", "method": "random_merge"},
+        "hsa": {"per_layer": [0, 0, 9, 0], "method": "hsa", "settings": {"score": "code"}},
+        "inside": {"like": "upper", "placement": "inside"},
+        "late": [0, 0, 0, 9],
+    }
+    model = {"embed_dim": 32, "depth": 4, "img_size": 32, "patch_size": 4}
+    settings = {**MINIMAL, "protocol": "custom", "models": {"vim": model}, "schedules": mine}
+    settings |= {"strategies": ["baseline", "upper", *mine], "fusion": {"budget": "proportional"}, "seeds": [0]}
+    cells = {cell.strategy: cell for cell in Experiment.from_config(settings).cells()}
+    trace = {name: tokens_per_layer(cell.schedule, 65, cell.architecture.cls_index) for name, cell in cells.items()}
+    assert trace["by_chance"] == trace["upper"] == trace["inside"]
+    assert cells["by_chance"].schedule == (0, 18, 19, 13)  # the last layer can lose no more than half of its patches
+    assert [cells[name].fusion.is_published for name in cells] == [True, True, False, False, False, True]
+    assert cells["hsa"].schedule == (0, 0, 9, 0)
+    assert cells["hsa"].mixed == (0, 0, 0, 9)  # it acts after the mixer of its layer
+    assert cells["by_chance"].mixed == cells["by_chance"].schedule
+    written = cells["hsa"].model_dump(mode="json")["fusion"]
+    assert written == {
+        "order": "sequence", "budget": "proportional", "method": "hsa", "settings": {"score": "code"},
+    }  # fmt: skip
+    assert cells["upper"].model_dump(mode="json")["fusion"] == {"order": "sequence", "budget": "proportional"}
+
+
+def test_a_published_strategy_keeps_the_published_method():
+    with pytest.raises(InputError, match=r"fusion: a method belongs to a strategy of your own"):
+        Experiment.from_config({**MINIMAL, "fusion": {"method": "utr"}})
