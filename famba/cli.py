@@ -20,6 +20,8 @@ from famba.errors import CheckFailed, InputError, Stopped
 # each is famba/commands/<name>.py, which is only imported where it is called
 COMMANDS = {
     "train": "train one cell of an experiment and write its result row",
+    "evaluate": "evaluate any checkpoint under any strategies and methods, without training",
+    "export": "write a checkpoint under a strategy as safetensors or as a torch.export program",
     "judge": "summarise result rows and judge the published claims on them",
     "audit": "compare the paper's published numbers with each other, without any training",
     "check": "compare rows with a frozen baseline, another protocol or the written rules",
@@ -30,6 +32,7 @@ COMMANDS = {
     "watch": "show the progress of all cells of an experiment while they train",
     "data": "fetch, verify or show a data set",
     "plan": "predict time and memory of an experiment's cells before anything is spent",
+    "methods": "list the methods of token reduction, or check that one keeps its contract",
     "bench": "compare each part of a training step with the most that the device can do",
     "doctor": "say what this machine has, what is missing, and how to get it",
 }

@@ -53,7 +53,8 @@ def main(args: argparse.Namespace) -> int:
     # before torchrun starts there is no rank 0 among several nodes, so nobody takes the lock here
     holds = rank == 0 and (world_size > 1 or cell.nodes == 1)
     with exclusive(row.parent) if holds else nullcontext():
-        if not args.force and _is_finished(cell, row, args.init, silent=rank > 0):
+        init = initial.chosen(cell, args.init)
+        if not args.force and _is_finished(cell, row, init, silent=rank > 0):
             return 0
         progress = Progress(cell.id, cell.recipe.epochs, args.log, row.parent, silent=rank > 0)
         with progress.recorded(), _named_rank(rank), report_out_of_memory(cell):
