@@ -7,6 +7,7 @@ rule train:
     input:
         # its content is what matters, and every row records it: not when it was written
         ancient(f"data/{EXPERIMENT.dataset}.json"),
+        EXPERIMENT.init_files,
     output:
         row="<results>/cells/{model}-{strategy}-s{seed}/row.json",
         epochs="<results>/cells/{model}-{strategy}-s{seed}/epochs.csv",

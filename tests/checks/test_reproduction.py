@@ -135,6 +135,10 @@ def test_a_row_that_was_changed_by_a_bit_is_found_out_by_comparison_alone(
         ),
         ({"cell__nodes": 2, "cell__processes": 2, "environment__world_size": 2}, "made on 2 nodes together"),
         ({"init": {"weights": "x.pt", "sha256": "0" * 64}}, "its training started from x.pt (sha256 0000"),
+        (
+            {"init": {"weights": "x.pt", "sha256": "0" * 64}, "cell__recipe__init": "pyproject.toml"},
+            "started from x.pt with sha256 " + "0" * 64 + ", and what is at pyproject.toml now has ",
+        ),
         ({"scan__backend": "mamba_ssm"}, "scan backend 'mamba_ssm'"),
         ({"data": None}, "row.json: not a valid row: data"),
     ],

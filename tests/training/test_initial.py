@@ -61,7 +61,7 @@ def test_a_result_of_other_initial_weights_is_not_taken_for_finished(trained, tm
     ("change", "message"),
     [
         (lambda model: model.pop("norm_f.weight"), "has no weights 'norm_f.weight'"),
-        (lambda model: model.update(surplus=torch.zeros(1)), "the cell's model has no 'surplus'"),
+        (lambda model: model.update(surplus=torch.zeros(1)), "the model has no 'surplus'"),
         (
             lambda model: model.update({"head.bias": torch.zeros(7)}),
             r"head.bias is of shape \[7\], .* needs \[10\]",
