@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from famba.errors import InputError
 from famba.files import atomic_file, read_text
@@ -55,15 +56,16 @@ def _number(text: str | None) -> float:
 
 def write_epochs(epochs: Iterable[Mapping[str, float]], path: Path) -> None:
     """The per-epoch metrics beside a row, as CSV."""
-    _write_csv(EPOCH_FIELDS, epochs, path)
+    write_csv(EPOCH_FIELDS, epochs, path)
 
 
 def write_steps(steps: Iterable[Mapping[str, float]], path: Path) -> None:
     """The learning rate and the loss of every optimiser step beside a row, as CSV."""
-    _write_csv(STEP_FIELDS, steps, path)
+    write_csv(STEP_FIELDS, steps, path)
 
 
-def _write_csv(fields: Sequence[str], lines: Iterable[Mapping[str, float]], path: Path) -> None:
+def write_csv(fields: Sequence[str], lines: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Lines as a CSV that is there whole or not at all, numbers with six digits. Raises InputError."""
     with atomic_file(path) as file:
         writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""The classes that a trained model gives to every test image, in predictions.npz beside its row.
+"""The classes that a model gives to every test image, in predictions.npz beside its row.
 
 Strategies are compared on the same images with them, pair by pair, which needs no second seed.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -21,15 +22,17 @@ _FIELDS = ("top5", "labels", "test_digest", "order_digest")
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of the weights after the last epoch, on the N images of the test set in its order.
+    """Of the weights after the last epoch, or of those evaluated, on N images of the test set in its order.
 
     Attributes:
         top5: (N, k) classes by falling logit; k is 5, or the number of classes if that is smaller.
         labels: (N,) the true classes.
+        places: (N,) where the images are in the test set; None: they are all of it.
     """
 
     top5: np.ndarray
     labels: np.ndarray
+    places: np.ndarray | None = None
 
     @property
     def correct(self) -> np.ndarray:
@@ -43,15 +46,28 @@ class Predictions:
         return float(100 * self.correct.mean()), float(100 * among.mean())
 
 
-def write_predictions(predictions: Predictions, row: Row, path: Path) -> None:
+class Identity(Protocol):
+    """Which data: `Data` of a row, and what a loaded data set says of itself."""
+
+    @property
+    def classes(self) -> int: ...
+    @property
+    def test_digest(self) -> str: ...
+    @property
+    def order_digest(self) -> str: ...
+
+
+def write_predictions(predictions: Predictions, data: Identity, path: Path) -> None:
     """Write them in as few bytes as the classes need. Raises InputError if they cannot be written."""
-    dtype = np.min_scalar_type(row.data.classes - 1)
+    dtype = np.min_scalar_type(data.classes - 1)
+    places = {} if predictions.places is None else {"places": predictions.places}
     arrays.write_arrays(
         path,
         top5=predictions.top5.astype(dtype),
         labels=predictions.labels.astype(dtype),
-        test_digest=np.array(row.data.test_digest),
-        order_digest=np.array(row.data.order_digest),
+        test_digest=np.array(data.test_digest),
+        order_digest=np.array(data.order_digest),
+        **places,
     )
 
 

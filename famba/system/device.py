@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -61,6 +62,18 @@ def environment(device: torch.device, world_size: int) -> Environment:
 def host_peak_bytes() -> int:
     """Largest resident set of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def reset_host_peak() -> bool:
+    """Let `host_peak_bytes` count from what is resident now, freed memory given back; False where Linux forbids it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc_pid_clear_refs(5)
+    except OSError:
+        return False
+    return True
 
 
 def energy_joules(device: torch.device) -> float | None:

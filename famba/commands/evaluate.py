@@ -1,0 +1,281 @@
+"""`famba evaluate`: any checkpoint under any strategies and methods, without training; a CSV line for each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from famba import __version__, data, ops
+from famba.commands import chosen
+from famba.commands.chosen import Chosen, Setting
+from famba.config.datasets import DATA_HELP, data_folder
+from famba.cost.inference import Speed, peak, speeds
+from famba.data.loader import EvalLoader
+from famba.errors import CheckFailed, InputError
+from famba.flops import forward_flops
+from famba.model import VisionMamba
+from famba.ops.dispatch import Selection
+from famba.results.epochs import write_csv
+from famba.results.predictions import NAME as PREDICTIONS
+from famba.results.predictions import Predictions, write_predictions
+from famba.results.tables import Column, table
+from famba.strategies import STRATEGIES
+from famba.system import float32
+from famba.system.device import environment, pick_device
+from famba.text import count
+from famba.training import checks, weights
+from famba.training.evaluate import Forward, predict
+
+Line = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`famba evaluate`."""
+    parser.description = (
+        "Evaluate a checkpoint under strategies and methods of token reduction, without training: accuracy, speed, "
+        "memory and tokens, a CSV line for each. Example: famba evaluate vim.pth --model vim_tiny --dataset cifar100 "
+        "--strategies baseline,upper --method famba_v,rmeeto:prune=true --out evaluation.csv"
+    )
+    chosen.add_arguments(parser)
+    parser.add_argument("--dataset", metavar="NAME", help=f"{', '.join(data.NAMES)} [the training's]")
+    parser.add_argument("--root", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
+    parser.add_argument("--strategies", type=_names, metavar="A,B", help=f"[{','.join(STRATEGIES)}]")
+    parser.add_argument(
+        "--method",
+        type=_names,
+        default=[],
+        metavar="M,M2",
+        help="a name, FILE.py:Class, or one of these with settings behind it, rmeeto:prune=true [the training's]",
+    )
+    parser.add_argument("--limit", type=_count, metavar="N", help="N images alone, evenly spaced in the test set")
+    parser.add_argument(
+        "--batch", type=_counts, default=[1, 32], metavar="N,N", help="images of a pass whose speed is measured [1,32]"
+    )
+    parser.add_argument(
+        "--rounds", type=_count, default=5, metavar="N", help="passes that a speed is the median of [5]"
+    )
+    parser.add_argument("--precision", choices=["fp32", "bf16"], help="[the training's, else fp32]")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--threads", type=_count, metavar="N", help="CPU threads [all cores]")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE.csv", help="predictions go into a folder beside"
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    stored = weights.read(args.checkpoint, args.weights)
+    model = chosen.model_of(args, stored)
+    settings = chosen.settings_of(model, args.strategies or STRATEGIES, args.method, args.set)
+    name = args.dataset or model.dataset
+    if name is None:
+        raise InputError(f"{stored.path}: does not say of which data set it is; name one: --dataset")
+    device = pick_device(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    float32.fix()
+    scan = ops.choose(device, requested=args.scan)
+    dataset = data.load(name, args.root)
+    recipe = model.recipe.model_copy(update={"precision": args.precision or model.recipe.precision})
+    some = _Some(dataset, args.limit)
+    images = EvalLoader(some, recipe, model.architecture.img_size, device)
+
+    built = _built(settings, model, len(dataset.classes), scan)
+    first = built[0][1]
+    fitted = weights.fit(stored, first, args.stored_cls_position)
+    for note in fitted.notes:
+        print(f"{stored.path}: {note}")
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+    own = first.to(device).state_dict()
+    forwards = []
+    for _, other in built:
+        other.to(device).load_state_dict(own, assign=True)  # the weights are in memory once
+        forwards.append(_FiniteForward(other, autocast))
+
+    common = _common(args, model, dataset, stored, images, device, scan, recipe.precision)
+    lines: list[Line] = []
+    for (setting, _), forward in zip(built, forwards, strict=True):
+        line = {"strategy": setting.strategy, "method": setting.method, "settings": _joined(setting.settings)}
+        line |= _accuracy(forward, images, some, dataset, None if fitted.new_head else args.out, setting)
+        line |= _size(forward, model, len(dataset.classes), max(args.batch), device)
+        lines.append(line | {"head": "new" if fitted.new_head else "stored"} | common)
+        _write(lines, args)
+    for line, speed in zip(lines, speeds(forwards, args.batch, device, args.rounds), strict=True):
+        line.update(_speed(speed))
+    _write(lines, args)
+    print(_shown(lines))
+    print(f"{args.out}: {count(len(lines), 'setting')}, {count(len(images), 'image')} of {name}")
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(number) for number in text.split(",")]
+
+
+_count.__name__ = "positive integer"  # what argparse calls it in its message
+_counts.__name__ = "list of positive integers"
+
+
+class _Some:
+    """Evenly spaced images of a test set, as `EvalLoader` takes them: a set may be sorted by class.
+
+    `places`: where they are in it.
+    """
+
+    def __init__(self, dataset: data.Dataset, limit: int | None) -> None:
+        self.train_images, self.train_labels, self.classes = dataset.train_images, dataset.train_labels, dataset.classes
+        every = len(dataset.test_images)
+        wanted = min(limit or every, every)
+        self.places = np.arange(wanted) * every // wanted
+        self.test_images: np.ndarray = dataset.test_images[self.places]
+        self.test_labels: np.ndarray = dataset.test_labels[self.places]
+
+
+class _FiniteForward(Forward):
+    """Raises CheckFailed where a logit is not finite."""
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """See `Forward`."""
+        logits = super().__call__(images)
+        if not logits.isfinite().all():
+            first = checks.first_not_finite(self.model, [images], self.autocast)
+            raise CheckFailed(f"logits are not finite; first not finite: {first}")
+        return logits
+
+
+def _built(
+    settings: Sequence[Setting], model: Chosen, classes: int, scan: Selection
+) -> list[tuple[Setting, VisionMamba]]:
+    """A model for each setting. Of several, one whose method cannot act in a layer is left out, and said to be."""
+    built: list[tuple[Setting, VisionMamba]] = []
+    problems: list[str] = []
+    for setting in settings:
+        try:
+            built.append((setting, setting.build(model.architecture, classes, scan.name)))
+        except InputError as error:
+            problems.append(f"{setting.name}: {error}")
+    if not built:
+        raise InputError(problems[0])
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    return built
+
+
+def _accuracy(
+    forward: Forward, images: EvalLoader, some: _Some, dataset: data.Dataset, out: Path | None, setting: Setting
+) -> Line:
+    """Top-1 and top-5, and where the predictions are; nothing under a head that has not been trained: `out` is None."""
+    if out is None:
+        return {"top1": None, "top5": None, "predictions": None}
+    top5 = predict(forward, images, len(dataset.classes), lambda: None).cpu().numpy()
+    made = Predictions(top5, some.test_labels, some.places)
+    place = out.parent / f"{out.stem}-predictions" / setting.name / PREDICTIONS
+    write_predictions(made, dataset.identity, place)
+    return {
+        "top1": made.accuracies[0],
+        "top5": made.accuracies[1],
+        "predictions": place.relative_to(out.parent).as_posix(),
+    }
+
+
+def _size(forward: Forward, model: Chosen, classes: int, batch: int, device: torch.device) -> Line:
+    """Tokens, measured and checked, arithmetic by count, and memory."""
+    tokens = checks.checked_tokens(forward.model, device)
+    before = (model.architecture.tokens, *tokens[:-2])
+    mixed = [then - now for then, now in zip(before, tokens[:-1], strict=True)]
+    total, added = peak(forward, batch, device)
+    return {
+        "tokens": " ".join(map(str, tokens)),
+        "forward_flops": forward_flops(model.architecture, mixed, classes),
+        "memory": total,
+        "memory_added": added,
+        "memory_batch": batch,
+    }
+
+
+def _speed(speed: Speed) -> Line:
+    by_batch = {f"images_per_s_{batch}": value for batch, value in speed.images_per_s.items()}
+    return {"images_per_s": max(speed.images_per_s.items())[1], "latency_ms": speed.latency_ms} | by_batch
+
+
+def _common(
+    args: argparse.Namespace,
+    model: Chosen,
+    dataset: data.Dataset,
+    stored: weights.Stored,
+    images: EvalLoader,
+    device: torch.device,
+    scan: Selection,
+    precision: str,
+) -> Line:
+    """What all settings have in common: which model and images, where and with what they were evaluated."""
+    here = environment(device, 1)
+    return {
+        "model": model.name,
+        "img_size": model.architecture.img_size,
+        "cls_position": model.architecture.cls_position,
+        "checkpoint": stored.path.name,
+        "checkpoint_sha256": stored.sha256,
+        "weights": args.weights,
+        "dataset": dataset.name,
+        "images": len(images),
+        "test_digest": dataset.identity.test_digest,
+        "order_digest": dataset.identity.order_digest,
+        "precision": precision,
+        "scan": scan.name,
+        "device": here.device,
+        "threads": here.threads,
+        "python": here.python,
+        "torch": here.packages["torch"],
+        "famba": __version__,
+        "git_commit": here.git_commit,
+    }
+
+
+def _write(lines: Sequence[Line], args: argparse.Namespace) -> None:
+    """All lines so far, so that a sweep that is stopped has lost none. The speeds come last."""
+    speed = ["images_per_s", "latency_ms", *(f"images_per_s_{batch}" for batch in args.batch)]
+    head = ["strategy", "method", "settings", "top1", "top5", *speed]
+    write_csv([*head, *(key for key in lines[0] if key not in head)], lines, args.out)
+
+
+def _joined(settings: Any) -> str:
+    return " ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def _shown(lines: Sequence[Line]) -> str:
+    """For people: what differs between the settings."""
+    columns = (
+        Column("strategy"), Column("method"), Column("top-1 (%)", "r"), Column("top-5 (%)", "r"),
+        Column("images/s", "r"), Column("latency (ms)", "r"), Column("memory added (MiB)", "r"),
+        Column("tokens left", "r"),
+    )  # fmt: skip
+    body = [
+        (
+            line["strategy"],
+            " ".join(filter(None, (line["method"], line["settings"]))),
+            "–" if line["top1"] is None else f"{line['top1']:.2f}",
+            "–" if line["top5"] is None else f"{line['top5']:.2f}",
+            f"{line['images_per_s']:,.1f}",
+            f"{line['latency_ms']:.1f}",
+            "–" if line["memory_added"] is None else f"{line['memory_added'] / 2**20:,.1f}",
+            line["tokens"].rpartition(" ")[2],
+        )
+        for line in lines
+    ]
+    return table(columns, body).plain

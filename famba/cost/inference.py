@@ -1,0 +1,77 @@
+"""What a forward pass costs: images per second, latency of one image, peak memory."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from famba.cost.roofline import interleaved_s
+from famba.system.device import host_peak_bytes, reset_host_peak
+from famba.training.checks import random_images
+from famba.training.evaluate import Forward
+
+_LATENCY_ROUNDS = 20  # at least: one image is quick
+
+
+class Peak(NamedTuple):
+    """Bytes. `total`: of the device; on a CPU the resident set of the process. `added`: by the forward pass.
+
+    None where the system does not let a peak be measured anew.
+    """
+
+    total: int | None
+    added: int | None
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Images per second by batch size, and the milliseconds of one image alone."""
+
+    images_per_s: dict[int, float]
+    latency_ms: float
+
+
+def peak(forward: Forward, batch: int, device: torch.device) -> Peak:
+    """Peak memory in a forward pass of `batch` random images."""
+    images = random_images(forward.model, batch, device)
+    forward(images)  # what is allocated once, is allocated now
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        forward(images)
+        total = torch.cuda.max_memory_allocated(device)
+        return Peak(total, total - before)
+    if not reset_host_peak():
+        return Peak(None, None)
+    before = host_peak_bytes()
+    forward(images)
+    total = host_peak_bytes()
+    return Peak(total, total - before)
+
+
+def speeds(forwards: Sequence[Forward], batches: Sequence[int], device: torch.device, rounds: int) -> list[Speed]:
+    """The speed of each, by the median of `rounds` passes after a warm-up, on random images.
+
+    All take turns in every round, so that what slows the machine for a while slows them all.
+    """
+    seconds = {
+        batch: _medians(forwards, batch, device, max(rounds, _LATENCY_ROUNDS) if batch == 1 else rounds)
+        for batch in dict.fromkeys([1, *batches])
+    }
+    return [
+        Speed({batch: batch / seconds[batch][i] for batch in batches}, 1e3 * seconds[1][i])
+        for i in range(len(forwards))
+    ]
+
+
+def _medians(forwards: Sequence[Forward], batch: int, device: torch.device, rounds: int) -> list[float]:
+    images = random_images(forwards[0].model, batch, device)
+    runs: dict[str, Callable[[], Any]] = {str(i): partial(forward, images) for i, forward in enumerate(forwards)}
+    return list(interleaved_s(runs, device, rounds, warm_up=2).values())
