@@ -1,0 +1,104 @@
+"""`famba export`: a program that runs without famba."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import famba
+from famba.cli import main
+from famba.fusion import match
+from famba.ops import reference, traced
+from famba.ops.types import ScanTensors
+from tests.helpers.cells import MICRO
+
+TINY = {"embed_dim": 8, "depth": 2, "img_size": 12, "patch_size": 4}
+PLAIN = """
+import sys, torch
+program = torch.export.load("model.pt2").module()
+images, expected = torch.load("images.pt")
+for batch in (1, 5):
+    torch.testing.assert_close(program(images[:batch]), expected[:batch], rtol=1e-4, atol=1e-5)
+assert not any(name.startswith("famba") for name in sys.modules)
+print("same")
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """An experiment and the weights of its model."""
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(MICRO | {"models": {"tiny": TINY}}))
+    torch.manual_seed(0)
+    torch.save(famba.VisionMamba(**TINY, num_classes=7).state_dict(), tmp_path / "weights.pt")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("method", "scan"),
+    [
+        ("famba_v", "auto"),
+        *(
+            pytest.param(*slow, marks=pytest.mark.slow)
+            for slow in (("famba_v", "chunked"), ("famba_v", "reference"), ("rmeeto", "auto"), ("utr", "auto"))
+        ),
+    ],
+)
+def test_a_plain_python_file_runs_the_exported_program(files, method, scan, capsys):
+    words = ["--config", str(files / "e.yaml"), "--strategy", "interleaved", "--method", method, "--scan", scan]
+    assert main(["export", str(files / "weights.pt"), *words, "--out", str(files / "model.pt2")]) == 0
+    assert f"model.pt2: tiny under interleaved-{method}, for 1 to 4096 images; tokens" in capsys.readouterr().out
+    schedule = famba.fusion.strategy("interleaved", 2, tokens=10)
+    assert schedule[1] > 0
+    model = famba.VisionMamba(**TINY, num_classes=7, fusion=schedule, method=method)
+    model.load_state_dict(torch.load(files / "weights.pt", weights_only=True))
+    images = torch.randn(5, 3, 12, 12)
+    with torch.no_grad():
+        torch.save((images, model.eval()(images)), files / "images.pt")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PLAIN], cwd=files, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "same\n", done.stderr
+
+
+@pytest.mark.parametrize("length", [1, 2, 13, 16])
+def test_the_scan_of_exported_programs_is_the_reference_s(length):
+    generator = torch.Generator().manual_seed(length)
+
+    def some(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    streams = (some(2, 3, length, 5), some(2, 3, length, 5), -some(2, 5, 4).exp(), some(2, 3, length, 4))
+    for gate, directions in ((some(3, length, 5), 2), (None, 1)):
+        u, delta, A, B = (x[:directions] for x in streams)
+        inputs = ScanTensors(u, delta, A, B, B + 1, some(directions, 5), gate, some(directions, 5))
+        torch.testing.assert_close(traced.scan(inputs, True), reference.scan(inputs, True), rtol=1e-10, atol=1e-12)
+
+
+def test_an_exported_matching_still_checks_the_protected_token():
+    class Matching(torch.nn.Module):
+        def forward(self, x: torch.Tensor, cls: torch.Tensor) -> torch.Tensor:
+            return match(x, 2, cls).kept
+
+    x = torch.randn(2, 9, 4)
+    program = torch.export.export(Matching(), (x, torch.tensor([3, 4])), strict=False).module()
+    assert torch.equal(program(x, torch.tensor([0, 8])), match(x, 2, torch.tensor([0, 8])).kept)
+    with pytest.raises(RuntimeError, match="protected tokens lie outside sequences of 9"):
+        program(x, torch.tensor([3, 9]))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "model.onnx"], "--out model.onnx: name it .safetensors, for the weights, or .pt2, for a program"),
+        (["--out", "model.pt2", "--scan", "cpu"], "--scan cpu: only chunked and reference can be exported"),
+        (["--out", "model.pt2", "--strategy", "uper"], "unknown strategy 'uper'"),
+    ],
+)
+def test_bad_input_is_one_line(files, words, message, capsys):
+    assert main(["export", str(files / "weights.pt"), "--config", str(files / "e.yaml"), *words]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.count("\n") == 1
