@@ -45,7 +45,7 @@ def test_every_setting_of_the_recipe_is_told_with_its_default(name: str) -> None
     defaults = yaml.safe_load(f"[{told[name]}]")
     value = defaults[re.findall(r"`(\w+)`", keys).index(name)] if len(defaults) > 1 else defaults[0]
     real = getattr(Recipe(), name)
-    assert (tuple(value) if isinstance(real, tuple) else type(real)(value)) == real
+    assert value is real is None or (tuple(value) if isinstance(real, tuple) else type(real)(value)) == real
 
 
 def test_every_file_is_listed_with_its_first_sentence() -> None:
