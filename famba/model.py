@@ -68,45 +68,47 @@ class Block(nn.Module):
         self.aligned = False  # whether tokens are missing here whose steps the state still takes
 
     def forward(
-        self, hidden: Tensor | None, residual: Tensor, tokens: Tokens, key: Tensor
+        self, hidden: Tensor | None, residual: Tensor, tokens: Tokens, keys: Tensor | None
     ) -> tuple[Tensor, Tensor, Tokens]:
         """hidden, residual (B, T, embed_dim) and what is known of the tokens -> the same, some of them reduced.
 
-        `hidden` is the output of the block before; None for the first block. key: see `Seen.uniform`.
+        `hidden` is the output of the block before; None for the first block. keys: (B,) of the images' draws,
+        None where no method is.
         """
         at = self.method.placement if self.method is not None else None
         if at == "input" and hidden is not None:
-            hidden, residual, tokens = self._reduce(hidden, residual, tokens, key)
+            hidden, residual, tokens = self._reduce(hidden, residual, tokens, keys)
         # tokens are matched and merged in float32; without a reduction the norm returns what the mixer computes in
         dtype = None if at == "before" else autocast_dtype(residual)
         hidden, residual = self.norm(residual, hidden, dtype)
         if at == "before":
-            hidden, residual, tokens = self._reduce(hidden, residual, tokens, key)
+            hidden, residual, tokens = self._reduce(hidden, residual, tokens, keys)
         position = tokens.history.position if self.aligned and tokens.history else None
         if self.looks_inside:
             gated, scanned = self.mixer(hidden, True, position)
             tokens = tokens._replace(scanned=scanned)
             if at == "inside":
-                forward, reduced, after = self._reduce(gated[0], residual, tokens, key)
-                backward, _, _ = self._reduce(gated[1], residual, tokens, key, direction=1)
+                forward, reduced, after = self._reduce(gated[0], residual, tokens, keys)
+                backward, _, _ = self._reduce(gated[1], residual, tokens, keys, direction=1)
                 return self.mixer.project(forward + backward), reduced, after
             hidden = self.mixer.project(gated.sum(dim=0))
         else:
             hidden = self.mixer(hidden) if position is None else self.mixer(hidden, False, position)
         if at == "after":
-            hidden, residual, tokens = self._reduce(hidden, residual, tokens, key)
+            hidden, residual, tokens = self._reduce(hidden, residual, tokens, keys)
         return hidden, residual, tokens
 
     def _reduce(
-        self, hidden: Tensor, residual: Tensor, tokens: Tokens, key: Tensor, direction: int = 0
+        self, hidden: Tensor, residual: Tensor, tokens: Tokens, keys: Tensor | None, direction: int = 0
     ) -> tuple[Tensor, Tensor, Tokens]:
         assert self.method is not None
+        assert keys is not None
         batch, length = hidden.shape[:2]
         cls = tokens.cls
         if not isinstance(cls, Tensor):  # filled on the device: a copy from the host cannot be captured in a CUDA graph
             cls = torch.full((batch,), cls, dtype=torch.long, device=hidden.device)
         streams = itertools.count(256 * self.layer + 128 * direction)
-        uniform = lambda: draws.uniform(key, next(streams), batch, length)  # noqa: E731
+        uniform = lambda: draws.uniform(keys, next(streams), length)  # noqa: E731
         r = capped(self.r, length, True, None)
         seen = Seen(hidden, residual, cls, r, tokens.scanned, uniform, tokens.history)
         hidden, residual, reduction = self.method(seen)
@@ -146,7 +148,8 @@ class VisionMamba(nn.Module):
         scan: backend of the selective scan (see `famba.scan`).
 
     The state dict is the official Vim checkpoints', name by name. `key`, a buffer that is not in it, is the seed of
-    random methods in training; an evaluation has the same draws each time. Raises InputError where sizes do not fit.
+    random methods in training; in an evaluation an image's draws follow from its pixels. Raises InputError where sizes
+    do not fit.
     """
 
     key: Tensor
@@ -272,10 +275,12 @@ class VisionMamba(nn.Module):
             position = torch.arange(residual.shape[1], device=residual.device).expand(residual.shape[0], -1)
             history = History(position, torch.ones_like(position, dtype=torch.float32))
         tokens = Tokens(self.cls_index, history)
-        key = self.key if self.training else torch.zeros_like(self.key)
+        keys = None
+        if any(self.schedule):
+            keys = draws.by_place(self.key, images.shape[0]) if self.training else draws.by_pixels(images)
         out: Tensor | None = None
         for block in self.blocks:
-            out, residual, tokens = block(out, residual, tokens, key)
+            out, residual, tokens = block(out, residual, tokens, keys)
         cls = tokens.cls
         # the class token alone goes on; the norm is per token, so it may be taken first
         row = torch.arange(residual.shape[0], device=residual.device)

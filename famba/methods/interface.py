@@ -52,7 +52,8 @@ class Seen:
         r: tokens that the schedule removes here.
         scanned: what the last mixer computed, if the method `needs_scanned`. At "input" and "before" that is the mixer
             of the layer before, so layer 0 cannot have such a method.
-        uniform: () -> (B, T) numbers in [0, 1), drawn anew at every layer and call, and in training at every step.
+        uniform: () -> (B, T) numbers in [0, 1), drawn anew at every layer and call, and in training at every step;
+            in an evaluation an image has the same draws each time, in any batch.
     """
 
     hidden: Tensor

@@ -74,11 +74,12 @@ class _Draws:
     """`Seen.uniform` of one layer; a copy begins anew."""
 
     def __init__(self, stream: int, batch: int, tokens: int, device: torch.device) -> None:
-        self._key, self._stream, self._shape = torch.tensor(7, device=device), stream, (batch, tokens)
+        self._keys = draws.by_place(torch.tensor(7, device=device), batch)
+        self._stream, self._shape = stream, (batch, tokens)
 
     def __call__(self) -> Tensor:
         self._stream += 1
-        return draws.uniform(self._key, self._stream, *self._shape)
+        return draws.uniform(self._keys, self._stream, self._shape[1])
 
     def anew(self) -> _Draws:
-        return _Draws(self._stream, *self._shape, self._key.device)
+        return _Draws(self._stream, *self._shape, self._keys.device)

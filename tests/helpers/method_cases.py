@@ -85,7 +85,8 @@ def tokens_seen(tokens: int, cls: Tensor, seed: int, dtype: torch.dtype, tied: b
 def uniform(batch: int, tokens: int, key: int) -> Callable[[], Tensor]:
     """Draws as a block hands them out: another stream at every call."""
     calls = iter(range(1 << 20))
-    return lambda: draws.uniform(torch.tensor(key), next(calls), batch, tokens)
+    keys = draws.by_place(torch.tensor(key), batch)
+    return lambda: draws.uniform(keys, next(calls), tokens)
 
 
 def sequence(seen: Seen, image: int) -> OneSequence:

@@ -22,21 +22,25 @@ def splitmix64(key: int, counter: int) -> float:
 
 
 def test_draws_are_splitmix64() -> None:
-    for key in (0, 1, -1, 20260, -(2**63), 2**63 - 1):
-        for stream in (0, 3, 256 * 23 + 128):
-            found = draws.uniform(torch.tensor(key), stream, 3, 5)
-            assert found.dtype == torch.float32
-            expected = [[splitmix64(key, (stream << 40) + 5 * b + t) for t in range(5)] for b in range(3)]
-            assert found.tolist() == expected
+    keys = [0, 1, -1, 20260, -(2**63), 2**63 - 1]
+    for stream in (0, 3, 256 * 23 + 128):
+        found = draws.uniform(torch.tensor(keys), stream, 5)
+        assert found.dtype == torch.float32
+        assert found.tolist() == [[splitmix64(key, (stream << 40) + t) for t in range(5)] for key in keys]
+    for key in keys:  # of a batch: places of one sequence that are 2^20 apart
+        found = draws.uniform(draws.by_place(torch.tensor(key), 3), 7, 5)
+        assert found.tolist() == [[splitmix64(key, (7 << 40) + (b << 20) + t) for t in range(5)] for b in range(3)]
 
 
 def test_draws_are_uniform() -> None:
     """Mean, and chi-square over 64 bins, which is above 120 in one of 50,000 samples; keys and streams side by side."""
     samples = [
-        draws.uniform(torch.tensor(key), stream, 64, 196) for key, stream in ((0, 0), (1, 0), (7, 256), (-5, 99))
+        draws.uniform(draws.by_place(torch.tensor(key), 64), stream, 196)
+        for key, stream in ((0, 0), (1, 0), (7, 256), (-5, 99))
     ]
-    samples.append(torch.stack([draws.uniform(torch.tensor(key), 0, 1, 1) for key in range(4096)]))
-    samples.append(torch.stack([draws.uniform(torch.tensor(3), stream, 1, 1) for stream in range(4096)]))
+    samples.append(draws.uniform(torch.arange(4096), 0, 1))
+    samples.append(torch.stack([draws.uniform(torch.tensor([3]), stream, 1) for stream in range(4096)]))
+    samples.append(draws.uniform(draws.by_pixels(torch.rand(64, 3, 8, 8)), 5, 196))
     for sample in samples:
         values = sample.flatten().double()
         assert values.min() >= 0
@@ -51,8 +55,24 @@ def test_draws_are_uniform() -> None:
 
 
 def test_the_same_image_draws_the_same_in_a_smaller_batch() -> None:
-    whole = draws.uniform(torch.tensor(9), 5, 8, 17)
-    assert torch.equal(draws.uniform(torch.tensor(9), 5, 3, 17), whole[:3])
+    whole = draws.uniform(draws.by_place(torch.tensor(9), 8), 5, 17)
+    assert torch.equal(draws.uniform(draws.by_place(torch.tensor(9), 3), 5, 17), whole[:3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_an_image_is_evaluated_alike_at_any_place_of_any_batch(dtype: torch.dtype) -> None:
+    images = torch.randn(5, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    keys = draws.by_pixels(images)
+    assert keys.dtype == torch.int64
+    assert len(set(keys.tolist())) == 5
+    for image in range(5):
+        assert draws.by_pixels(images[image:]).tolist() == keys[image:].tolist()
+    if dtype == torch.float32:
+        model = VisionMamba(16, 2, 4, 32, 4, method="random_merge", fusion=(8, 8)).eval()
+        whole = drawn_by(model, images)
+        alone = drawn_by(model, images[3:4])
+        assert all(torch.equal(a[3:4], b) for a, b in zip(whole, alone, strict=True))
+        assert not torch.equal(whole[0][2], whole[0][3])
 
 
 def drawn_by(model: VisionMamba, images: torch.Tensor) -> list[torch.Tensor]:
