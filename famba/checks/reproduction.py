@@ -234,15 +234,15 @@ def train_again(recorded: Result, folder: Path, data_root: Path) -> Result:
             f"{path}: made on a GPU ({there.device}), and torch {torch.__version__} sees none here; train it where "
             "there is one, or compare with a row that was: --with ROW"
         )
-    if row.init.sha256 and row.cell.recipe.init is None:
+    if row.init.sha256 and row.cell.init is None:
         raise InputError(
             f"{path}: its training started from {row.init.weights} (sha256 {row.init.sha256}); train it again with "
             "famba train --init, then compare: --with ROW"
         )
-    if row.cell.recipe.init is not None and (start := identify(Path(row.cell.recipe.init))) != row.init:
+    if row.cell.init is not None and (start := identify(row.cell.init)) != row.init:
         raise InputError(
             f"{path}: its training started from {row.init.weights} with sha256 {row.init.sha256}, and what is at "
-            f"{row.cell.recipe.init} now has {start.sha256}"
+            f"{row.cell.init} now has {start.sha256}"
         )
     if row.cell.nodes > 1:
         raise InputError(

@@ -62,6 +62,11 @@ class Model(Architecture):
         return Architecture.model_validate(self.model_dump(exclude={"recipe"}))
 
 
+def initial_of(recipe: Recipe, seed: int) -> Path | None:
+    """The checkpoint that a seed's training starts from; None: random weights."""
+    return None if recipe.init is None else Path(recipe.init.replace("{seed}", str(seed)))
+
+
 class Cell(Strict):
     """One training: a model, a fusion schedule and a seed, with all that they need."""
 
@@ -95,6 +100,11 @@ class Cell(Strict):
     def mixed(self) -> tuple[int, ...]:
         """The tokens that each mixer sees less than the one before; of a method that acts late, those of that layer."""
         return (0, *self.schedule[:-1]) if self.fusion.late else self.schedule
+
+    @property
+    def init(self) -> Path | None:
+        """The checkpoint that the training starts from."""
+        return initial_of(self.recipe, self.seed)
 
     @property
     def images_per_pass(self) -> int:
@@ -279,17 +289,18 @@ class Experiment(Strict):
 
     def init_files(self, wildcards: Any) -> list[str]:
         """The checkpoint that the cell of Snakemake's wildcards starts from, if its recipe names one."""
-        init = self.recipe_of(wildcards.model).init
-        return [] if init is None else [init]
+        init = initial_of(self.recipe_of(wildcards.model), int(wildcards.seed))
+        return [] if init is None else [str(init)]
 
     def require_init(self) -> None:
         """Raises InputError unless each recipe's checkpoint is where it says, seen from the working directory."""
         for recipe in self.recipes:
-            if recipe.init is not None and not Path(recipe.init).is_file():
-                raise InputError(
-                    f"{self.experiment}: recipe.init: {recipe.init} is not there; it is looked for from {Path.cwd()}, "
-                    "where Snakemake runs"
-                )
+            for init in filter(None, (initial_of(recipe, seed) for seed in self.seeds)):
+                if not init.is_file():
+                    raise InputError(
+                        f"{self.experiment}: recipe.init: {init} is not there; it is looked for from {Path.cwd()}, "
+                        "where Snakemake runs"
+                    )
 
     def require_claims(self) -> None:
         """Raises InputError unless the ledger is where the settings say, seen from the working directory."""

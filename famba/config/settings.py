@@ -137,7 +137,8 @@ class Recipe(Strict):
     precision: Literal["fp32", "bf16"] = "fp32"
     cuda_graphs: Flag = False  # replay the step as captured graphs: the same arithmetic without its launches
     workers: Whole = 8  # data-loading processes; the drawn samples do not depend on it
-    # checkpoint to start from, seen from where the training runs; null: random weights. Rows of before have no such key
+    # checkpoint to start from, seen from where the training runs, `{seed}` in it the cell's seed; null: random weights.
+    # Rows of before have no such key
     init: Annotated[str | None, Field(min_length=1, exclude_if=lambda path: path is None)] = None
     preset: Preset = SCRIPTS  # the last: of two recipes that differ, the setting itself is named first
 

@@ -249,7 +249,8 @@ def _must_agree(row: Row) -> Iterator[tuple[tuple[str, ...], Any]]:
     yield ("method",), row.method
     yield ("float32 arithmetic",), row.arithmetic
     yield ("training from scratch",), row.init.sha256 is None
-    yield ("initial weights", cell.model), row.init.sha256
+    each = (f"seed {cell.seed}",) if "{seed}" in (cell.recipe.init or "") else ()
+    yield ("initial weights", cell.model, *each), row.init.sha256
     if environment.device_kind == "cpu":
         yield ("threads",), environment.threads
     yield from (((f"recipe.{key}", cell.model), value) for key, value in cell.recipe)

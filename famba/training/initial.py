@@ -19,11 +19,11 @@ SCRATCH = Initial(weights="scratch", sha256=None)
 
 def chosen(cell: Cell, path: Path | None) -> Path | None:
     """The checkpoint to start from: that of the command line, else the recipe's. Raises InputError where both say."""
-    if cell.recipe.init is None:
+    if cell.init is None:
         return path
     if path is not None:
-        raise InputError(f"--init {path}: the cell's recipe says init: {cell.recipe.init}; leave one of the two out")
-    return Path(cell.recipe.init)
+        raise InputError(f"--init {path}: the cell's recipe says init: {cell.init}; leave one of the two out")
+    return cell.init
 
 
 def identify(path: Path | None) -> Initial:

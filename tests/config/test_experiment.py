@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jsonschema
@@ -118,12 +119,21 @@ def test_a_checkpoint_to_start_from_is_an_input_of_its_cells_and_looked_for_befo
     small = {"embed_dim": 8, "depth": 2}
     tuned = {**small, "recipe": {"epochs": 10, "init": "vim.pth"}}
     experiment = Experiment.from_config({**MINIMAL, "models": {"plain": small, "tuned": tuned}})
-    files = {name: experiment.init_files(SimpleNamespace(model=name)) for name in experiment.models}
+    files = {name: experiment.init_files(SimpleNamespace(model=name, seed="0")) for name in experiment.models}
     assert files == {"plain": [], "tuned": ["vim.pth"]}
     with pytest.raises(InputError, match=rf"recipe.init: vim.pth is not there; it is looked for from {tmp_path}"):
         experiment.require_init()
     (tmp_path / "vim.pth").touch()
     experiment.require_init()
+
+    by_seed = Experiment.from_config({**MINIMAL, "seeds": [0, 3], "recipe": {"init": "s{seed}/w.pt"}})
+    (model,) = by_seed.models
+    assert by_seed.init_files(SimpleNamespace(model=model, seed="3")) == ["s3/w.pt"]
+    assert {cell.init for cell in by_seed.cells()} == {Path("s0/w.pt"), Path("s3/w.pt")}
+    (tmp_path / "s0").mkdir()
+    (tmp_path / "s0/w.pt").touch()
+    with pytest.raises(InputError, match=r"recipe\.init: s3/w\.pt is not there"):
+        by_seed.require_init()
 
 
 def test_a_ledger_that_is_not_there_is_named_with_where_it_was_looked_for(tmp_path, monkeypatch):

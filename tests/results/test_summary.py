@@ -161,6 +161,25 @@ def test_settings_that_differ_are_never_pooled(tmp_path):
             read_rows([*smoke, *more])
 
 
+def test_seeds_pool_that_start_each_from_its_own_checkpoint_as_the_recipe_says(tmp_path):
+    def grid(folder, init):
+        smoke = experiment()
+        recipe = {**smoke.recipe.model_dump(), "init": init}
+        paths = write_grid(tmp_path / folder, experiment(protocol="custom", recipe=recipe))
+        for path in paths:
+            seed = read_row(path).cell.seed
+            changed(path, init={"weights": "weights.pt", "sha256": f"{seed:064x}"})
+        return paths
+
+    paths = grid("each", "s{seed}.pt")
+    assert len(read_rows(paths)) == len(paths)
+    changed(paths[-1], init={"sha256": "f" * 64})
+    with pytest.raises(InputError, match=r"differ in initial weights of vim_\w+ of seed 2 "):
+        read_rows(paths)
+    with pytest.raises(InputError, match="differ in initial weights of"):
+        read_rows(grid("one", "all.pt"))
+
+
 def test_a_cell_given_twice_is_refused(tmp_path):
     paths = write_grid(tmp_path / "a", experiment(seeds=[0]))
     again = write_grid(tmp_path / "b", experiment(seeds=[0]))
