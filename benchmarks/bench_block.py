@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from famba.methods.famba_v import FambaV
+from famba.methods.interface import Tokens
 from famba.mixer import Mixer
 from famba.model import Block
 
@@ -17,12 +19,12 @@ def bench_against_chunked(versus, backend, fused, precision):
     def run_of(scan):
         mixer = Mixer(CHANNELS, backend=scan)
         mixer.reset_parameters(depth=24)
-        block = Block(mixer, CHANNELS, fused, "sequence")
+        block = Block(mixer, CHANNELS, 0, fused, FambaV() if fused else None)
         inputs = (hidden, residual, *block.parameters())
 
         def run():
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                out, stream, _ = block(hidden, residual, TOKENS // 2)
+                out, stream, _ = block(hidden, residual, Tokens(TOKENS // 2), torch.zeros(BATCH, dtype=torch.long))
             return torch.autograd.grad(out.float().sum() + stream.sum(), inputs)
 
         return run

@@ -44,8 +44,8 @@ class Released(nn.Module):
         for block in model.blocks:
             residual = hidden if residual is None else residual + hidden
             hidden, _ = block.norm(residual)
-            if block.fused:
-                merge, place = tome(hidden, block.fused, place)
+            if block.r:
+                merge, place = tome(hidden, block.r, place)
                 hidden, residual = merge(hidden), merge(residual)
             hidden = mix(block.mixer, hidden)
         out = model.norm_f(residual + hidden)

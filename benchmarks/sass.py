@@ -33,6 +33,8 @@ from triton.runtime.driver import driver
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the image has no famba installed
 
 from famba.config import ARCHITECTURES
+from famba.methods.famba_v import FambaV
+from famba.methods.interface import Tokens
 from famba.mixer import Mixer
 from famba.model import Block
 from famba.ops import dispatch
@@ -85,10 +87,10 @@ def compiled(model: str, precision: str, arch: int) -> dict[str, Any]:
     dispatch.token_backend = lambda _: backend
     a = ARCHITECTURES[model]
     mixer = Mixer(a.embed_dim, a.d_state, a.d_conv, a.expand, backend="triton")
-    block = Block(mixer, a.embed_dim, R, "sequence")
+    block = Block(mixer, a.embed_dim, 0, R, FambaV())
     stream, output = (torch.zeros(IMAGES, a.tokens, a.embed_dim, requires_grad=True) for _ in range(2))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        out, residual, _ = block(output, stream, a.tokens // 2)
+        out, residual, _ = block(output, stream, Tokens(a.tokens // 2), torch.zeros(IMAGES, dtype=torch.long))
     (out.float().sum() + residual.sum()).backward()
     return kernels
 

@@ -10,9 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from famba.config import Architecture, Cell, Recipe
 from famba.strategies import tokens_per_layer
+
+if TYPE_CHECKING:
+    from famba.methods.interface import Method
 
 DIRECTIONS = 2
 _FP32 = 4
@@ -164,15 +168,29 @@ def scheduled_tokens(architecture: Architecture, schedule: Sequence[int]) -> tup
     return tokens_per_layer(schedule, architecture.tokens, architecture.cls_index)
 
 
-def forward_flops(architecture: Architecture, schedule: Sequence[int], classes: int, channels: int = 3) -> int:
-    """Floating-point operations of one image's forward pass; a multiply-add counts as two.
+def forward_flops(
+    architecture: Architecture,
+    schedule: Sequence[int],
+    classes: int,
+    channels: int = 3,
+    method: Method | None = None,
+) -> int:
+    """Floating-point operations of one image's forward pass; a multiply-add counts as two. `method`: None is Famba-V's.
 
     Counted: patch embedding, the mixers' projections, causal convolutions and scans (per channel and state 9
-    operations, as state-spaces/mamba counts them: discretise 3, recur 4, read out 2), the matching of a fusing layer,
-    and the head. Not counted: norms, activations, additions.
+    operations, as state-spaces/mamba counts them: discretise 3, recur 4, read out 2), what a method compares in a layer
+    that reduces tokens, and the head. Not counted: norms, activations, additions.
     """
     layers, ends = _layers(architecture, schedule, "fp32", "cpu", "cpu"), _ends(architecture, classes, _FP32, channels)
-    counted = [ends.forward, *(p.forward for layer in layers for p in (layer.fusion, layer.gemms))]
+    asked = DIRECTIONS if method is not None and method.placement == "inside" else 1
+    compared = [
+        layer.fusion.forward
+        if method is None
+        else Work(gemm_flops=method.flops(layer.entering, layer.entering - layer.tokens, architecture)) * asked
+        for layer in layers
+        if layer.tokens < layer.entering
+    ]
+    counted = [ends.forward, *compared, *(layer.gemms.forward for layer in layers)]
     others = (layer.conv.forward.other_flops + layer.scan.forward.other_flops for layer in layers)
     return round(total(counted).gemm_flops + sum(others))
 

@@ -252,6 +252,11 @@ class VisionMamba(nn.Module):
             gone = gone or own is not None
 
     @property
+    def method(self) -> Method | None:
+        """One of its methods, which differ in nothing but their layer; None if no layer reduces tokens."""
+        return next((block.method for block in self.blocks if block.method is not None), None)
+
+    @property
     def scheduled_tokens(self) -> tuple[int, ...]:
         """Tokens that each layer's mixer is to see, then the final count."""
         tokens, trace = self.pos_embed.shape[1], []

@@ -1,6 +1,7 @@
 """The cost model: its bookkeeping against what a forward pass really keeps, its counts against counts made by torch."""
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from famba.model import VisionMamba
 from famba.ops.triton import scan
 from famba.strategies import STRATEGIES, strategy
 from famba.training.activations import saved_activation_bytes
+from tests.helpers.method_cases import METHOD_CASES, label, made, tokens_seen
 from tests.helpers.rows import experiment
 
 CPU = torch.device("cpu")
@@ -84,6 +86,21 @@ def test_the_matching_s_products_are_those_that_torch_counts():
     with FlopCounterMode(display=False) as counter:
         match(torch.randn(1, layer.entering, architecture.embed_dim, dtype=torch.float64), r=7)  # torch's own
     assert layer.fusion.both.gemm_flops == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("name", "settings"), METHOD_CASES, ids=map(label, METHOD_CASES))
+def test_what_a_method_compares_is_what_torch_counts(name, settings):
+    """Of one image: 33 tokens of 16 channels, the class token at the head, 9 to go."""
+    method = made((name, settings))
+    # the made-up tokens' widths: Δ of both directions has 32 channels, B and C have 4 each
+    inside = settings.get("placement") == "inside"
+    architecture = Architecture(embed_dim=8 if inside else 16, depth=1, expand=2 if inside else 1, d_state=4)
+    seen = replace(tokens_seen(33, torch.zeros(1, dtype=torch.long), 0, torch.float64), r=9)
+    with FlopCounterMode(display=False) as counter:
+        method.reduce(seen)
+    assert method.flops(33, 9, architecture) == counter.get_total_flops()
+    if name in ("random_merge", "random_prune", "hsa"):
+        assert not counter.get_total_flops()
 
 
 def test_forward_flops_of_the_published_models():

@@ -201,7 +201,7 @@ def _size(forward: Forward, model: Chosen, classes: int, batch: int, device: tor
     total, added = peak(forward, batch, device)
     return {
         "tokens": " ".join(map(str, tokens)),
-        "forward_flops": forward_flops(model.architecture, mixed, classes),
+        "forward_flops": forward_flops(model.architecture, mixed, classes, method=forward.model.method),
         "memory": total,
         "memory_added": added,
         "memory_batch": batch,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
+from famba.config import Architecture
 from famba.fusion import match
-from famba.methods.interface import Method, Seen
+from famba.methods.interface import Method, Seen, compared
 from famba.ops.merging import Reduction
 
 
@@ -29,6 +31,10 @@ class FambaV(Method):
         self.order, self.size_weighted = order, size_weighted
         self.needs_history = size_weighted
         self.keeps_order = order == "sequence"
+
+    def flops(self, tokens: int, r: int, architecture: Architecture) -> int:
+        """Every token at an even position with every one at an odd one."""
+        return compared(math.ceil(tokens / 2), tokens // 2, self.width(architecture))
 
     def reduce(self, seen: Seen) -> Reduction:
         """See `famba.fusion.match`."""

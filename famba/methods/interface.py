@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from famba.config import Architecture
 from famba.config.methods import Placement
 from famba.ops.merging import Reduction
 from famba.ops.types import Scanned
@@ -116,6 +117,17 @@ class Method(nn.Module):
     def reduce(self, seen: Seen) -> Reduction:
         """What becomes of each token. No gradient flows through the choice."""
 
+    def flops(self, tokens: int, r: int, architecture: Architecture) -> int:
+        """Floating-point operations in which `reduce` compares the tokens of one image, a multiply-add counted as two.
+
+        0 unless a method says otherwise. Scores of single tokens and sorts are not counted, nor are norms elsewhere.
+        """
+        return 0
+
+    def width(self, architecture: Architecture) -> int:
+        """Channels of `Seen.hidden`."""
+        return architecture.embed_dim * (architecture.expand if self.placement == "inside" else 1)
+
     def forward(self, seen: Seen) -> tuple[Tensor, Tensor, Reduction]:
         """hidden and residual, reduced, and how. A module, so that a forward hook sees what has been done."""
         with torch.no_grad():
@@ -133,6 +145,11 @@ def drop(seen: Seen, places: Tensor) -> Reduction:
     """The reduction that drops the tokens at `places` (B, s); the others keep their order."""
     none = places[:, :0]
     return Reduction(_others(seen, places), none, none, seen.hidden.shape[1], seen.cls)
+
+
+def compared(sources: int, targets: int, channels: int) -> int:
+    """Floating-point operations of the cosines of each source with each target."""
+    return 2 * sources * targets * channels
 
 
 def rows_at(x: Tensor, places: Tensor) -> Tensor:

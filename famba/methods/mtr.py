@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from famba.methods.interface import Method, Seen, merge, most_similar
+from famba.config import Architecture
+from famba.methods.interface import Method, Seen, compared, merge, most_similar
 from famba.ops.merging import Reduction
 
 
@@ -29,6 +30,13 @@ class MTR(Method):
         super().__init__()
         self.targets = targets
 
+    def flops(self, tokens: int, r: int, architecture: Architecture) -> int:
+        """Every source with every target."""
+        return compared(r, self._targets(tokens - 1 - r), self.width(architecture))
+
+    def _targets(self, others: int) -> int:
+        return math.ceil(self.targets * others)
+
     def reduce(self, seen: Seen) -> Reduction:
         """See the class."""
         assert seen.scanned is not None
@@ -36,5 +44,5 @@ class MTR(Method):
         patches = seen.patches
         ranked = patches.gather(1, score.gather(1, patches).argsort(dim=1, stable=True))  # lowest first
         source, others = ranked.split([seen.r, ranked.shape[1] - seen.r], dim=1)
-        target, _ = most_similar(seen.hidden, source, others[:, : math.ceil(self.targets * others.shape[1])])
+        target, _ = most_similar(seen.hidden, source, others[:, : self._targets(others.shape[1])])
         return merge(seen, source, target)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from famba.config import Architecture
 from famba.fusion import match
-from famba.methods.interface import Method, Seen, rows_at
+from famba.methods.interface import Method, Seen, compared, rows_at
 from famba.ops.merging import Reduction
 
 
@@ -30,6 +32,13 @@ class RMeeTo(Method):
         super().__init__()
         self.feature, self.prune = feature, prune
         self.needs_scanned = feature != "X"
+
+    def flops(self, tokens: int, r: int, architecture: Architecture) -> int:
+        """Every patch at an even place with every one at an odd one."""
+        inner = architecture.expand * architecture.embed_dim
+        widths = {"X": self.width(architecture), "delta": 2 * inner}  # of both directions, as B and C
+        patches = tokens - 1
+        return compared(math.ceil(patches / 2), patches // 2, widths.get(self.feature, 2 * architecture.d_state))
 
     def reduce(self, seen: Seen) -> Reduction:
         """See the class."""

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import torch
 
+from famba.config import Architecture
 from famba.config.settings import Fraction
 from famba.methods.hsa import importance
-from famba.methods.interface import Method, Seen, merge, most_similar
+from famba.methods.interface import Method, Seen, compared, merge, most_similar
 from famba.ops.merging import Reduction
 
 
@@ -30,6 +31,11 @@ class UTR(Method):
     def __init__(self, q: Fraction = 0.5) -> None:
         super().__init__()
         self.q = q
+
+    def flops(self, tokens: int, r: int, architecture: Architecture) -> int:
+        """Every patch of the less important half with every one of the other."""
+        patches = tokens - 1
+        return compared(patches // 2, patches - patches // 2, self.width(architecture))
 
     def reduce(self, seen: Seen) -> Reduction:
         """See the class."""

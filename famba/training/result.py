@@ -66,7 +66,7 @@ def row_of(training: Training) -> Row:
         tokens=Tokens(scheduled=state.model.scheduled_tokens, measured=training.measured_tokens),
         cost=Cost(
             parameters=sum(p.numel() for p in state.model.parameters()),
-            forward_flops=forward_flops(cell.architecture, cell.mixed, classes),
+            forward_flops=forward_flops(cell.architecture, cell.mixed, classes, method=state.model.method),
             energy_joules=history.energy_joules if alone else None,  # the counter of one of several GPUs is not all
         ),
         data=Data(**asdict(training.dataset.identity)),

@@ -1,5 +1,6 @@
 """`famba export`: a program that runs without famba."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,12 @@ import yaml
 import famba
 from famba.cli import main
 from famba.fusion import match
+from famba.methods import Seen, draws
+from famba.methods.interface import History
 from famba.ops import reference, traced
-from famba.ops.types import ScanTensors
+from famba.ops.types import Scanned, ScanTensors
 from tests.helpers.cells import MICRO
+from tests.helpers.method_cases import METHOD_CASES, label, made, tokens_seen
 
 TINY = {"embed_dim": 8, "depth": 2, "img_size": 12, "patch_size": 4}
 PLAIN = """
@@ -61,6 +65,27 @@ def test_a_plain_python_file_runs_the_exported_program(files, method, scan, caps
         [sys.executable, "-W", "ignore", "-c", PLAIN], cwd=files, capture_output=True, text=True, check=False
     )
     assert done.stdout == "same\n", done.stderr
+
+
+@pytest.mark.parametrize("case", METHOD_CASES, ids=map(label, METHOD_CASES))
+def test_every_method_can_be_exported(case):
+    method, seen = made(case), tokens_seen(9, torch.tensor([0, 4]), 0, torch.float32)
+    keys = torch.tensor([3, 5])
+
+    class Reducing(torch.nn.Module):
+        def forward(self, hidden: torch.Tensor, residual: torch.Tensor, scanned, history) -> tuple:
+            streams = itertools.count()
+            uniform = lambda: draws.uniform(keys, next(streams), 9)  # noqa: E731
+            hidden, residual, reduction = method(
+                Seen(hidden, residual, seen.cls, 3, Scanned(*scanned), uniform, History(*history))
+            )
+            return hidden, residual, reduction.kept
+
+    tensors = (seen.hidden, seen.residual, tuple(seen.scanned), tuple(seen.history))
+    with torch.no_grad():
+        program = torch.export.export(Reducing(), tensors, strict=False).module()
+        for found, expected in zip(program(*tensors), Reducing()(*tensors), strict=True):
+            torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("length", [1, 2, 13, 16])

@@ -45,7 +45,7 @@ ELSEWHERE: list[Case] = [  # than each acts by itself
     ("utr", {"placement": "before"}),
     ("mtr", {"placement": "inside"}),
 ]
-EVERY: list[Case] = [*DETERMINED, ("random_merge", {}), ("random_prune", {}), *ELSEWHERE]
+METHOD_CASES: list[Case] = [*DETERMINED, ("random_merge", {}), ("random_prune", {}), *ELSEWHERE]
 
 
 def label(case: Case) -> str:

@@ -11,25 +11,25 @@ from famba.cli import main
 from famba.errors import CheckFailed
 from famba.methods import Method, Reduction, Seen, drop, merge
 from famba.methods.contract import check
-from tests.helpers.method_cases import ELSEWHERE, EVERY, Case, label, made
+from tests.helpers.method_cases import ELSEWHERE, METHOD_CASES, Case, label, made
 
 CPU = torch.device("cpu")
 CHECKS = ["runs", "counts", "tokens", "class token", "unchanged", "repeat", "batch", "gradients"]
 
 
-@pytest.mark.parametrize("case", EVERY, ids=label)
+@pytest.mark.parametrize("case", METHOD_CASES, ids=label)
 def test_every_method_keeps_it(case: Case) -> None:
     assert [name for name, _ in check(made(case), CPU, torch.float32)] == CHECKS
 
 
-@pytest.mark.parametrize("case", [*dict(reversed(EVERY)).items(), *ELSEWHERE], ids=label)
+@pytest.mark.parametrize("case", [*dict(reversed(METHOD_CASES)).items(), *ELSEWHERE], ids=label)
 def test_every_method_keeps_it_in_bfloat16(case: Case) -> None:
     assert [name for name, _ in check(made(case), CPU, torch.bfloat16)] == CHECKS
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("case", EVERY, ids=label)
+@pytest.mark.parametrize("case", METHOD_CASES, ids=label)
 def test_every_method_keeps_it_on_a_gpu(case: Case) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         assert [name for name, _ in check(made(case), torch.device("cuda"), dtype)] == CHECKS

@@ -10,7 +10,7 @@ from famba.config import Cell, Experiment
 from famba.errors import Stopped
 from famba.training.train import Training
 from tests.helpers.cells import MICRO
-from tests.helpers.method_cases import ELSEWHERE, EVERY, Case, label, own_settings
+from tests.helpers.method_cases import ELSEWHERE, METHOD_CASES, Case, label, own_settings
 from tests.helpers.trainings import ends_as, same, weights
 
 DATA = Path("data")
@@ -34,7 +34,7 @@ def cell(case: Case, seed: int = 0, **recipe: Any) -> Cell:
     return Experiment.from_config(experiment).cell("vim_micro", "mine", seed)
 
 
-@pytest.mark.parametrize("case", [*dict(reversed(EVERY)).items(), *ELSEWHERE], ids=label)
+@pytest.mark.parametrize("case", [*dict(reversed(METHOD_CASES)).items(), *ELSEWHERE], ids=label)
 def test_every_method_trains_to_a_row(case: Case, tmp_path: Path) -> None:
     row = Training(cell(case), tmp_path, DATA).run()
     assert row.cell.fusion.method == case[0]

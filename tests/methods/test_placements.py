@@ -9,7 +9,7 @@ from famba.methods import Method
 from famba.methods.interface import Tokens
 from famba.model import Block, VisionMamba
 from famba.training.checks import check_reduction, measured_tokens
-from tests.helpers.method_cases import EVERY, Case, label, made, own_settings
+from tests.helpers.method_cases import METHOD_CASES, Case, label, made, own_settings
 
 SCHEDULES = [(0, 9, 30, 5, 0, 1), (0, 1000, 1, 0, 0, 0), (0, 0, 0, 0, 0, 64), (7, 7, 7, 7, 7, 7)]
 PLACEMENTS = ["input", "before", "inside", "after"]
@@ -43,7 +43,7 @@ def reads_before(case: Case) -> bool:
     return method.placement == "input" or (method.placement == "before" and method.needs_scanned)
 
 
-@pytest.mark.parametrize("case", EVERY, ids=label)
+@pytest.mark.parametrize("case", METHOD_CASES, ids=label)
 def test_the_tokens_are_those_of_the_schedule(case: Case) -> None:
     cpu = torch.device("cpu")
     for cls_position in positions(case):
@@ -64,7 +64,7 @@ def test_the_tokens_are_those_of_the_schedule(case: Case) -> None:
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("case", EVERY, ids=label)
+@pytest.mark.parametrize("case", METHOD_CASES, ids=label)
 def test_every_parameter_gets_a_gradient(case: Case, bf16: bool) -> None:
     for cls_position in positions(case):
         model = vim(case, cls_position).train()
@@ -78,7 +78,7 @@ def test_every_parameter_gets_a_gradient(case: Case, bf16: bool) -> None:
             assert parameter.grad.any() or (name == "layers.5.mixer.A_log" and cls_position == "head"), name
 
 
-@pytest.mark.parametrize("case", EVERY, ids=label)
+@pytest.mark.parametrize("case", METHOD_CASES, ids=label)
 def test_the_class_token_is_whole_in_both_streams(case: Case) -> None:
     """Through all layers, wherever the reductions have moved it."""
     for cls_position in positions(case):
@@ -98,7 +98,7 @@ def test_the_class_token_is_whole_in_both_streams(case: Case) -> None:
 
 
 @pytest.mark.parametrize("cls_position", ["head", "middle"])
-@pytest.mark.parametrize("case", EVERY, ids=label)
+@pytest.mark.parametrize("case", METHOD_CASES, ids=label)
 def test_order_is_kept(case: Case, cls_position: str) -> None:
     """Raster order of the input positions, the class token apart; ToMe's is the evens, then the odds."""
     if cls_position not in positions(case):
@@ -243,7 +243,7 @@ def test_a_reader_of_the_mixer_before_is_not_put_into_layer_0(tmp_path) -> None:
 
 
 def test_a_copied_or_pickled_model_has_its_methods(tmp_path) -> None:
-    for case in EVERY:
+    for case in METHOD_CASES:
         model = vim(case, positions(case)[0]).eval()
         torch.save(model, tmp_path / "model.pt")
         again = torch.load(tmp_path / "model.pt", weights_only=False)

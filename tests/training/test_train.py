@@ -186,10 +186,10 @@ def test_the_images_of_a_step_are_gone_at_the_next(tmp_path, monkeypatch):
     training = Training(cell(epochs=1), tmp_path, Path("data"))
     gradients, before, alive = training.state.step.gradients, [], []
 
-    def watched(batches):
+    def watched(batches, key):
         alive.extend(image() is not None for image in before)
         before[:] = [weakref.ref(images) for images, _ in batches]
-        return gradients(batches)
+        return gradients(batches, key)
 
     monkeypatch.setattr(training.state.step, "gradients", watched)
     training.run()
