@@ -16,17 +16,21 @@ from famba.cost.roofline import PROFILES
 from famba.errors import InputError
 from famba.files import write_text
 from famba.results import tables
+from famba.results.row import grouped
 from famba.results.tables import Column
 from famba.text import count, time_unit
 
 
 def table(predictions: Sequence[Prediction], notes: Sequence[str], experiment: Experiment) -> str:
-    """The plan for people: a line for each cell, the total, and what it rests on."""
+    """The plan for people: the total, what it rests on, and a line for each model and strategy, whose seeds are alike."""
+    kinds = grouped(predictions, lambda p: (p.model, p.strategy)).values()
     unit, size = time_unit(max(p.cell_s for p in predictions))
-    heads = ("tokens", "share", "step (ms)", "images/s", "saved/image", "peak (GiB)", f"time ({unit})")
+    heads = ("seeds", "tokens", "share", "step (ms)", "images/s", "saved/image", "peak (GiB)", f"time of one ({unit})")
     body = [
         (
-            p.cell,
+            p.model,
+            p.strategy,
+            str(n),
             f"{p.tokens_first} → {p.tokens_final}",
             f"{p.token_share:.3f}",
             f"{p.step_s * 1e3:,.0f}",
@@ -35,21 +39,21 @@ def table(predictions: Sequence[Prediction], notes: Sequence[str], experiment: E
             f"{p.peak_bytes / 2**30:.2f}",
             f"{p.cell_s / size:,.2f}",
         )
-        for p in predictions
+        for p, n in ((group[0], len(group)) for group in kinds)
     ]
-    cells = tables.table([Column("cell"), *(Column(head, "r") for head in heads)], body)
-    hours = sum(p.hours for p in predictions)
+    cells = tables.table([Column("model"), Column("strategy"), *(Column(head, "r") for head in heads)], body)
+    together, long = sum(p.hours for p in predictions) * 3600, {"h": "hours", "min": "minutes", "s": "seconds"}
+    whole, of_whole = time_unit(together)
     waiting = sum(p.limit == "data" for p in predictions)
     return "\n".join(
         [
+            f"total: {together / of_whole:,.1f} {long[whole]} of one {_device_word(notes)}, one cell after the other"
+            + (f"; cells that wait for their data: {waiting}" if waiting else ""),
             f"{experiment.experiment}: {count(len(predictions), 'cell')}, "
             + " and ".join(dict.fromkeys(f"{count(r.epochs, 'epoch')}, {r.precision}" for r in experiment.recipes)),
             *notes,
             "",
             cells.plain,
-            "",
-            f"total: {hours:,.1f} hours of one {_device_word(notes)}, one cell after the other"
-            + (f"; cells that wait for their data: {waiting}" if waiting else ""),
         ]
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class Calibration:
         evaluation: seconds of a forward pass per second of its bound.
         data_s: of one process per training image, to load and augment it; None where that was not measured.
         launch_s: the host's to launch a kernel, where that was assumed rather than measured with the layers.
+        wall_to_cpu: wall clock of the probes to the CPU time of the thread that ran them; None where it waits for a GPU.
     """
 
     rates: Rates
@@ -48,6 +49,7 @@ class Calibration:
     evaluation: float
     data_s: float | None
     launch_s: float = 0.0
+    wall_to_cpu: float | None = None
 
     def step_s(self, step: StepCost) -> float:
         """Seconds of an optimiser step without its data."""
@@ -128,7 +130,11 @@ def calibrate(
     `stored`: height, width and channels of the data set's images. See `Probes` for the rest.
     """
     probes = Probes(cell, device, scan, classes)
-    return probes.calibration(interleaved_s(probes.runs, device, rounds), data_seconds(cell, device, stored))
+    began, cpu_began = time.perf_counter(), time.thread_time()
+    seconds = interleaved_s(probes.runs, device, rounds)
+    taken, own = time.perf_counter() - began, time.thread_time() - cpu_began
+    found = probes.calibration(seconds, data_seconds(cell, device, stored))
+    return replace(found, wall_to_cpu=taken / own if device.type == "cpu" else None)
 
 
 def data_seconds(cell: Cell, device: torch.device, stored: tuple[int, int, int]) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,8 @@ from famba.cost.roofline import PROFILES
 from famba.data.sampling import steps_per_epoch
 from famba.flops import StepCost, step_cost
 from famba.ops.precision import DTYPES
-from famba.system.device import pick_device
+from famba.results.summary import SHARED
+from famba.system.device import other_gpu_processes, pick_device
 from famba.system.host import usable_cpus
 from famba.text import install
 from famba.training.optim import rates
@@ -26,6 +27,7 @@ from famba.training.optim import rates
 ASSUMED_SHARE = 0.5
 LAUNCH_S = 5e-6
 ELSEWHERE = "a100"  # the paper's GPU
+_SLOWED = "; without the others, cells take less time than planned here"
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,8 @@ def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
         f"device: {any_of_them.rates.device}, {any_of_them.rates.source} just now on probes of each model's width",
         f"scan: {choice.name}, {choice.reason}",
     ]
+    if busy := _busy(found.values(), device):
+        notes.append(f"warning: {busy}")
     if any_of_them.data_s is None:
         notes.append(f"data: timm is not installed, so loading it is left out; {install('paper')}")
     on_each_node = experiment.processes // experiment.nodes
@@ -151,6 +155,15 @@ def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
         for cell in experiment.cells()
     ]  # fmt: skip
     return predictions, notes
+
+
+def _busy(found: Iterable[Calibration], device: torch.device) -> str | None:
+    """What else ran while the probes did, and made them slower; None where nothing is known to have."""
+    if device.type == "cuda":
+        others = other_gpu_processes(device)
+        return f"the GPU is busy, other processes on it: {others}{_SLOWED}" if others else None
+    most = max(calibration.wall_to_cpu or 0.0 for calibration in found)
+    return f"the machine is busy: the probes took {most:.1f} times their CPU time{_SLOWED}" if most > SHARED else None
 
 
 @contextmanager

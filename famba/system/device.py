@@ -45,7 +45,7 @@ def environment(device: torch.device, world_size: int) -> Environment:
         device_kind="cuda" if cuda else "cpu",
         device_memory=torch.cuda.get_device_properties(device).total_memory if cuda else None,
         clocks_mhz={key: int(gpu[key]) for key in ("clocks.sm", "clocks.mem") if gpu.get(key, "").isdigit()} or None,
-        other_processes=_other_gpu_processes(device) if cuda else None,
+        other_processes=other_gpu_processes(device) if cuda else None,
         driver=gpu.get("driver_version"),
         cpu=cpu_name(),
         threads=torch.get_num_threads(),
@@ -116,6 +116,6 @@ def _gpu_facts(device: torch.device) -> dict[str, str]:
     return dict(zip(fields, (part.strip() for part in lines[0].split(",")), strict=False)) if lines else {}
 
 
-def _other_gpu_processes(device: torch.device) -> int | None:
+def other_gpu_processes(device: torch.device) -> int | None:
     pids = nvidia_query("compute-apps=pid", _uuid(device))
     return None if pids is None else sum(pid.strip() != str(os.getpid()) for pid in pids)

@@ -1,6 +1,7 @@
 """`famba plan`: predictions that add up, a calibration that finds what it was made from, errors of one line."""
 
 import json
+import re
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -11,12 +12,13 @@ import torch
 from famba.cli import main
 from famba.config import ARCHITECTURES, Architecture, Recipe
 from famba.config.datasets import DATASETS
+from famba.cost import plan as planning
 from famba.cost.calibrate import Calibration, calibrate, data_seconds, fit
 from famba.cost.plan import assumed, plan, predict
 from famba.cost.roofline import MEASURED, PROFILES, Rates
 from famba.data import digits
 from famba.flops import cost, step_cost
-from famba.strategies import strategy
+from famba.strategies import STRATEGIES, strategy
 from tests.helpers import ROOT
 from tests.helpers.rows import experiment, paper_experiment
 
@@ -115,6 +117,17 @@ def test_probes_calibrate_a_small_model():
     assert found.data_s > 0
     assert found.step_s(step_cost(cell, 10, scan="chunked")) > 0
     assert found.evaluation_s(step_cost(cell, 10), 360) > 0
+    assert found.wall_to_cpu > 0.9  # a thread cannot use more than its own time
+
+
+def test_a_machine_that_others_use_is_called_busy(monkeypatch):
+    """Measured ratios are given, since a real neighbour would be up to chance."""
+    grid = experiment(models={"mini": {"embed_dim": 16, "depth": 2, "img_size": 32, "patch_size": 8}}, seeds=[0])
+    quiet = Calibration(RATES, 1.7, 2e-3, 3.0, 1.4, 1.0, data_s=0.0, wall_to_cpu=1.05)
+    for ratio, says in ((1.05, []), (2.0, ["warning: the machine is busy: the probes took 2.0 times their CPU time"])):
+        monkeypatch.setattr(planning, "calibrate", lambda *_, of=replace(quiet, wall_to_cpu=ratio): of)
+        _, notes = plan(grid, "measure")
+        assert [note.partition(";")[0] for note in notes if "busy" in note] == says
 
 
 @pytest.mark.skipif(find_spec("timm") is None, reason="times timm")
@@ -137,9 +150,11 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys):
     config = str(ROOT / "config" / "paper.yaml")
     assert main(["plan", "--config", config, "--device", "h200", "--json", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "vim_tiny-upper-s2" in printed
+    first, *_ = printed.splitlines()
+    assert re.fullmatch(r"total: [\d,.]+ hours of one H200, one cell after the other", first)
     assert "calculated, not measured" in printed
-    assert "hours of one H200" in printed
+    kinds = [line.split()[:3] for line in printed.splitlines() if line.startswith("vim_")]
+    assert kinds == [[m, s, "3"] for m in ("vim_tiny", "vim_small") for s in STRATEGIES]  # a line each, seeds counted
     found = json.loads(out.read_text())
     assert len(found["cells"]) == 30
     assert found["cells"][0]["cell"] == "vim_tiny-baseline-s0"
