@@ -118,6 +118,8 @@ class Training:
         for line in self.state.loaded:
             self.progress.say(f"{self.cell.id}: {self.init.weights}: {line}")
         self._resume()
+        if self.world.is_main:
+            self._write_epochs_so_far()
         if warning := optim.rates(self.cell.recipe, self.epoch_steps).warning:
             self.progress.say(f"{self.cell.id}: {warning}")
         self.progress.start(self._steps_done / self.epoch_steps)
@@ -240,6 +242,7 @@ class Training:
         if self.world.is_main:
             data_identity = self.dataset.identity.sequence
             checkpoint.write(self.folder, self.cell, data_identity, self.history, self.state.state_dict())
+            self._write_epochs_so_far()
         self.progress.checkpoint(len(self.history.epochs), self.history.epoch_so_far.steps)
         self._saved_at = time.perf_counter()
 
@@ -290,6 +293,11 @@ class Training:
         checkpoint.finish(self.folder)  # from here on nothing can be resumed
         self.progress.end(row)
         return row
+
+    def _write_epochs_so_far(self) -> None:
+        """Show the epochs as they end. A result that is to be replaced keeps its own until then."""
+        if not (self.folder / "row.json").exists():
+            write_epochs(self.history.epochs, self.folder / "epochs.csv")
 
     def _steps_csv(self) -> Iterator[dict[str, float]]:
         for number, loss in enumerate(self.history.losses):

@@ -1,5 +1,6 @@
 """Checkpoints that are damaged, torn or not finite: the row of an undisturbed training, or one line and no row."""
 
+import csv
 import json
 import random
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from famba import files
 from famba.cli import main
 from famba.errors import CheckFailed, InputError
+from famba.results.epochs import write_epochs
 from famba.results.predictions import read_predictions
 from famba.results.row import read_row
 from famba.results.tokens import read_tokens
@@ -52,6 +54,38 @@ def halfway(tmp_path_factory):
     folder = tmp_path_factory.mktemp("halfway")
     stop_after(Training(small_cell(), folder, DATA), 2)
     return {name: (folder / name).read_bytes() for name in (checkpoint.NAME, checkpoint.PREVIOUS)}
+
+
+def epochs_in(folder: Path) -> list[tuple[float, float]]:
+    with (folder / "epochs.csv").open() as file:
+        return [(float(line["train_loss"]), float(line["top1"])) for line in csv.DictReader(file)]
+
+
+def test_epochs_are_there_as_they_end_and_a_resumed_training_continues_them(undisturbed, tmp_path):
+    (tmp_path / "epochs.csv").write_text("of an earlier training\n")
+    whole, seen = epochs_in(undisturbed), []
+    training = Training(small_cell(), tmp_path, DATA)
+    train_epoch = training._train_epoch
+    training._train_epoch = lambda epoch: (seen.append(epochs_in(tmp_path)), train_epoch(epoch))
+    stop_after(training, 2)
+    assert seen == [[], whole[:1]]  # when each epoch begins
+    assert epochs_in(tmp_path) == whole[:2]
+    (tmp_path / "epochs.csv").unlink()  # as Snakemake does before a job that it runs again
+    resumed = Training(small_cell(), tmp_path, DATA)
+    train_epoch = resumed._train_epoch
+    resumed._train_epoch = lambda epoch: (seen.append(epochs_in(tmp_path)), train_epoch(epoch))
+    resumed.run()
+    assert seen[2:] == [whole[:2]]
+    assert epochs_in(tmp_path) == whole
+    write_epochs(resumed.history.epochs, tmp_path / "at once.csv")
+    assert (tmp_path / "epochs.csv").read_bytes() == (tmp_path / "at once.csv").read_bytes()
+
+
+def test_a_result_that_is_to_be_replaced_keeps_its_epochs_until_then(undisturbed, tmp_path):
+    for name in ("row.json", "epochs.csv"):
+        (tmp_path / name).write_bytes((undisturbed / name).read_bytes())
+    stop_after(Training(small_cell(), tmp_path, DATA), 2)
+    assert (tmp_path / "epochs.csv").read_bytes() == (undisturbed / "epochs.csv").read_bytes()
 
 
 def resume(folder: Path, files: dict[str, bytes]) -> None:
