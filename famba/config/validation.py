@@ -14,6 +14,33 @@ from famba.errors import InputError
 from famba.text import nearest, one_line
 
 _SHOWN = 100  # characters of a wrong value that are shown
+# what settings are called elsewhere, where the spelling does not lead to famba's name: mamba-ssm, timm, transformers
+SYNONYMS = {
+    **dict.fromkeys(("width", "dim", "d_model", "hidden_dim", "hidden_size", "channels"), "embed_dim"),
+    **dict.fromkeys(("layers", "n_layer", "n_layers", "num_layers", "num_hidden_layers", "blocks"), "depth"),
+    **dict.fromkeys(("resolution", "input_size", "image_size"), "img_size"),
+    **dict.fromkeys(("state_size", "d_ssm", "ssm_state"), "d_state"),
+    **dict.fromkeys(("conv_kernel", "kernel_size", "kernel"), "d_conv"),
+    **dict.fromkeys(("class_token", "cls_token", "cls"), "cls_position"),
+    **dict.fromkeys(("batch", "batch_size", "train_batch_size", "bs"), "global_batch"),
+    **dict.fromkeys(("learning_rate", "max_lr", "base_lr"), "lr"),
+    **dict.fromkeys(("wd", "decay"), "weight_decay"),
+    **dict.fromkeys(("warmup", "warmup_steps"), "warmup_epochs"),
+    **dict.fromkeys(("num_epochs", "max_epochs", "n_epochs"), "epochs"),
+    **dict.fromkeys(("dtype", "amp", "bf16", "mixed_precision"), "precision"),
+    **dict.fromkeys(("aa", "auto_augment", "randaugment"), "rand_augment"),
+    **dict.fromkeys(("reprob", "erasing"), "random_erasing"),
+    **dict.fromkeys(("repeated_aug", "num_repeats"), "repeats"),
+    **dict.fromkeys(("model_ema", "ema"), "ema_decay"),
+    **dict.fromkeys(("num_workers", "loaders"), "workers"),
+    **dict.fromkeys(("checkpoint", "weights", "pretrained", "finetune"), "init"),
+    **dict.fromkeys(("gpus", "n_gpus", "num_gpus", "world_size"), "processes"),
+    "smoothing": "label_smoothing",
+    "data": "dataset",
+    "backend": "scan",
+    "name": "experiment",
+    "ledger": "claims",
+}
 
 
 class Strict(BaseModel):
@@ -57,7 +84,7 @@ def _first(error: ValidationError, cls: type[BaseModel]) -> str:
     first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     where = ".".join(str(part)[:_SHOWN] for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        message = f"unknown key{nearest(str(first['loc'][-1])[:_SHOWN], _fields_at(cls, first['loc'][:-1]))}"
+        message = f"unknown key{_meant(str(first['loc'][-1])[:_SHOWN], _class_at(cls, first['loc'][:-1]))}"
     else:
         message = re.sub(r"\S{200,}", lambda word: f"{word[0][:_SHOWN]}…", first["msg"].removeprefix("Value error, "))
         if first["type"] not in ("value_error", "missing", "json_invalid"):
@@ -90,12 +117,27 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _fields_at(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """Names of the keys allowed at a location inside a settings class."""
+def _meant(key: str, cls: type[BaseModel]) -> str:
+    """What is said of an unknown key of a settings class: the known one of this meaning or spelling, or its place."""
+    meant = SYNONYMS.get(key.lower().replace("-", "_"), key)
+    known = _keys(cls)
+    for name in known if meant not in known else ():
+        inner = _settings_in(cls.model_fields[name].annotation) if name in cls.model_fields else None
+        if inner and inner is not cls and meant in _keys(inner):
+            return f"; did you mean {meant!r} under {name!r}?"
+    return nearest(meant if meant in known else key, known)
+
+
+def _keys(cls: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in cls.model_fields.items()]
+
+
+def _class_at(cls: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
+    """The class of the settings at a location inside a settings class."""
     for part in loc:
         field = cls.model_fields.get(str(part))
         cls = (_settings_in(field.annotation) if field else None) or cls
-    return [field.alias or name for name, field in cls.model_fields.items()]
+    return cls
 
 
 def _settings_in(annotation: Any) -> type[BaseModel] | None:

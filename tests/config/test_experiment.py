@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from famba.commands import schema
-from famba.config import Cell, Experiment
+from famba.config import Architecture, Cell, Experiment, Recipe
+from famba.config.validation import SYNONYMS
 from famba.errors import InputError
 from famba.strategies import tokens_per_layer
 from tests.helpers import ROOT
@@ -50,6 +51,9 @@ def test_the_paper_s_recipe_is_the_default():
     [
         ({"sed": [1]}, "file.yaml: sed: unknown key; did you mean 'seeds'?"),
         ({"recipe": {"epoch": 3}}, "file.yaml: recipe.epoch: unknown key; did you mean 'epochs'?"),
+        ({"models": {"a": {"width": 48}}}, "file.yaml: models.a.width: unknown key; did you mean 'embed_dim'?"),
+        ({"recipe": {"Batch-Size": 8}}, "file.yaml: recipe.Batch-Size: unknown key; did you mean 'global_batch'?"),
+        ({"learning_rate": 1}, "file.yaml: learning_rate: unknown key; did you mean 'lr' under 'recipe'?"),
         (
             {"models": {"a": {"embed_dim": 8, "dept": 2}}},
             "file.yaml: models.a.dept: unknown key; did you mean 'depth'?",
@@ -303,3 +307,9 @@ def test_each_strategy_of_ones_own_may_have_its_own_method():
 def test_a_published_strategy_keeps_the_published_method():
     with pytest.raises(InputError, match=r"fusion: a method belongs to a strategy of your own"):
         Experiment.from_config({**MINIMAL, "fusion": {"method": "utr"}})
+
+
+def test_every_synonym_leads_to_a_setting():
+    settings = {*Experiment.model_fields, *Recipe.model_fields, *Architecture.model_fields}
+    assert set(SYNONYMS.values()) <= settings
+    assert not settings & SYNONYMS.keys()
