@@ -44,7 +44,7 @@ class Number:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Ends of the difference's 95 % interval: Student's t over seeds. None for one seed."""
+        """Ends of the difference's 95 % interval: Student's t over seeds. None for fewer than three."""
         difference = self.difference
         return None if difference is None or self.half is None else (difference - self.half, difference + self.half)
 

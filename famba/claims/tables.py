@@ -15,10 +15,10 @@ from famba.results.tables import DASH, Column, Table, table
 from famba.text import count
 
 _NOTE = (
-    "Mean over n seeds with its 95 % interval (Student t), of the comparison on which the verdict turns; effect size: "
-    "distance from the claimed number in standard deviations of one seed. {accuracies} Reproduced, not reproduced: "
-    "shown at the 5 % level; inconclusive: neither is; not tested: these rows are not of the kind that the claim is "
-    "about."
+    "Mean over n seeds with its 95 % interval (Student t; none of n < 3), of the comparison on which the verdict "
+    "turns; effect size: distance from the claimed number in standard deviations of one seed. {accuracies} Reproduced, "
+    "not reproduced: shown at the 5 % level; inconclusive: neither is; not tested: these rows are not of the kind that "
+    "the claim is about."
 )
 _ACCURACIES = {
     "best": "Accuracies are the best epoch's on the test set, as the published ones are.",

@@ -195,9 +195,10 @@ def _described(
     few = [c for c, _ in judged if c.n < claim.needs.minimum_n]
     if verdict == "inconclusive" and few:
         short = min(few, key=lambda c: c.n)
-        reason = f"n = {short.n} for {_label(short)}, needs {claim.needs.minimum_n}" + (
-            ": the spread over seeds is not known" if short.n else ""
-        )
+        if short.n:  # in all its comparisons, mostly; without their names, claims of one experiment share the reason
+            reason = f"n = {short.n}, needs {claim.needs.minimum_n}: the spread over seeds is not known"
+        else:
+            reason = f"n = 0 for {_label(short)}, needs {claim.needs.minimum_n}"
     elif claim.trade_off:
         reason = _trade_off_reason(verdict, turning)
     else:
@@ -210,16 +211,18 @@ def _reason(verdict: str, part: Part, parts: int) -> str:
     which = f"{model_name(part.model)} {part.strategy}" + (f" against {part.against}" if part.against else "")
     where = {"reproduced": "lies", "not reproduced": "does not lie", "inconclusive": "may or may not lie"}[verdict]
     shown = f"{which}: mean {_number(part.mean, part.unit)} {where} {_bounds(part)}"
-    p = part.p_outside if verdict == "not reproduced" else part.p_inside
-    return f"{shown} (p = {p:.2g}{f', the decisive one of {parts} parts' if parts > 1 else ''})"
+    p, tested = (part.p_outside, "does not") if verdict == "not reproduced" else (part.p_inside, "does")
+    decisive = f"; the decisive one of {parts} parts" if parts > 1 else ""
+    return f"{shown} (test that it {tested}: p = {p:.2g}{decisive})"
 
 
 def _trade_off_reason(verdict: str, part: Part) -> str:
     which = f"{model_name(part.model)}: {part.strategy}"
     if verdict == "reproduced":
-        return f"{which} dominates every rival, {part.against} the least surely (p = {part.p_inside:.2g})"
+        least = f"{part.against} the least surely (test that it does: p = {part.p_inside:.2g})"
+        return f"{which} dominates every rival, {least}"
     if verdict == "not reproduced":
-        return f"{which} is dominated by {part.against} (p = {part.p_outside:.2g})"
+        return f"{which} is dominated by {part.against} (test that it is: p = {part.p_outside:.2g})"
     return f"{which} and {part.against}: neither is shown to dominate, so which is better depends on the weights"
 
 

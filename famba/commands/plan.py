@@ -22,7 +22,7 @@ from famba.text import count, time_unit
 
 
 def table(predictions: Sequence[Prediction], notes: Sequence[str], experiment: Experiment) -> str:
-    """The plan for people: the total, what it rests on, and a line for each model and strategy, whose seeds are alike."""
+    """The plan for people: the total, what it rests on, and a line for each model and strategy."""
     kinds = grouped(predictions, lambda p: (p.model, p.strategy)).values()
     unit, size = time_unit(max(p.cell_s for p in predictions))
     heads = ("seeds", "tokens", "share", "step (ms)", "images/s", "saved/image", "peak (GiB)", f"time of one ({unit})")

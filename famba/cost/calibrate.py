@@ -38,7 +38,7 @@ class Calibration:
         evaluation: seconds of a forward pass per second of its bound.
         data_s: of one process per training image, to load and augment it; None where that was not measured.
         launch_s: the host's to launch a kernel, where that was assumed rather than measured with the layers.
-        wall_to_cpu: wall clock of the probes to the CPU time of the thread that ran them; None where it waits for a GPU.
+        wall_to_cpu: wall clock of the probes to the CPU time of their thread; None where it waits for a GPU.
     """
 
     rates: Rates

@@ -18,6 +18,7 @@ SEED: dict[str, Any] = {"color": palette.INK, "marker": "o", "markersize": 2.2, 
 PREDICTED: dict[str, Any] = {  # points at its value from above the bar, whose end it must not hide
     "color": palette.INK, "marker": "v", "markersize": 4, "markeredgewidth": 0, "linestyle": "none", "clip_on": False,
 }  # fmt: skip
+_WHISKER = "whisker: 95 % interval over seeds (Student t)."
 SEED_HANDLE = Line2D([], [], label="one seed", **SEED)
 PAPER_TIME = "paper (1 seed, whole loop, A100)"
 HOUR = 3600.0
@@ -39,7 +40,7 @@ def top1(results: Results) -> Figure:
         axes.margins(x=0.08)
     paper = [Line2D([], [], label=style.PAPER, **style.PAPER_STYLE)] if published else []
     style.legend(figure, [*([SEED_HANDLE] if results.several_seeds else []), *paper])
-    style.footer(figure, results, _marks(results, "Marker: mean"))
+    style.footer(figure, results, results.marks(f"Marker: mean; {_WHISKER}"))
     return figure
 
 
@@ -91,7 +92,7 @@ def _absolute_and_ratios(
     handles = [Line2D([], [], label="predicted from the tokens", **PREDICTED)]
     paper = [Line2D([], [], label=PAPER_TIME, **style.PAPER_STYLE)] if stars else []
     style.legend(figure, [*handles, *([SEED_HANDLE] if results.several_seeds else []), *paper])
-    style.footer(figure, results, note, _marks(results, "Bar: mean"))
+    style.footer(figure, results, note, results.marks(f"Bar: mean; {_WHISKER}"))
     return figure
 
 
@@ -143,9 +144,3 @@ def _print_value(axes: Axes, place: float, text: str) -> None:
 def _height(results: Results) -> float:
     """Inches of a panel with its title and its label."""
     return 0.62 + style.LINE * max(len(results.strategies), 3)
-
-
-def _marks(results: Results, mean: str) -> str:
-    if not results.several_seeds:
-        return "One seed: no interval."
-    return f"{mean}; whisker: 95 % interval over seeds (Student t)."

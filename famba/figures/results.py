@@ -16,7 +16,7 @@ from famba.config.protocol import published_model
 from famba.results import summary
 from famba.results.epochs import read_epochs
 from famba.results.row import Row
-from famba.results.statistics import interval
+from famba.results.statistics import MIN_INTERVAL, interval
 from famba.text import model_name, time_unit
 
 
@@ -62,7 +62,17 @@ class Results:
 
     @property
     def several_seeds(self) -> bool:
-        return self.seeds.groupby(["model", "strategy"]).size().max() > 1
+        return self.most_seeds > 1
+
+    @property
+    def most_seeds(self) -> int:
+        """Of a model and strategy."""
+        return int(self.seeds.groupby(["model", "strategy"]).size().max())
+
+    def marks(self, explained: str) -> str:
+        """How to read the marks, `explained` for means with their intervals; why there are none of too few seeds."""
+        n = self.most_seeds
+        return explained if n >= MIN_INTERVAL else "One seed: no interval." if n == 1 else f"n = {n}: no interval."
 
     @property
     def memory_kind(self) -> str:
@@ -110,7 +120,7 @@ class Results:
             if self.several_seeds:
                 lines.append(", ".join(f"seed {seed}: {value:.6g}" for seed, value in values.items()))
         n = int((seeds["strategy"] == strategy).sum())
-        return [*lines, f"n = {n}, 95 % interval" if n > 1 else "one seed: no interval"]
+        return [*lines, f"n = {n}{', 95 %' if n >= MIN_INTERVAL else ': no'} interval"]
 
 
 def read_results(paths: Sequence[Path], claims: Path) -> Results:

@@ -91,7 +91,7 @@ def best_match(results: Results, records: Records) -> Figure:
         axes.set_ylim(min(lowest - 0.02, 0.9), 1)  # a cosine's largest; small differences are to look small
     named = [next(iter(results.first(model))) for model in results.models]
     style.legend(figure, [h for h in style.strategy_handles(results) if h.get_label() in named])
-    band = "Band: 95 % interval over seeds (Student t)." if results.several_seeds else "One seed: no interval."
+    band = results.marks("Band: 95 % interval over seeds (Student t).")
     style.footer(
         figure, results,
         "Mean over the tokens at even positions (not the class token) of the largest similarity to one at an odd "

@@ -55,7 +55,7 @@ def _figure(results: Results, sweep: Sweep) -> Figure:
         style.title(axes, model)
         style.tidy(axes)
     style.legend(figure, _handles(published))
-    mean = "Point: mean; whisker: 95 % interval over seeds (Student t)." if results.several_seeds else "One seed."
+    mean = results.marks("Point: mean; whisker: 95 % interval over seeds (Student t).")
     style.footer(figure, results, mean, "Ratios: to the model without fusion of the same seed.")
     return figure
 

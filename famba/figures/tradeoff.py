@@ -68,6 +68,6 @@ def _scatter(results: Results, cost: Measure) -> Figure:
         axes.set_title("↖ better", loc="right", fontsize=7, fontweight="normal", color=palette.FAINT)
         style.tidy(axes)
     style.legend(figure, [*style.strategy_handles(results), Line2D([], [], label="Pareto front", **FRONT)])
-    marks = "Marker: mean; lines: 95 % intervals over seeds (Student t); dots: seeds." if results.several_seeds else ""
-    style.footer(figure, results, marks or "One seed: no interval.")
+    marks = results.marks("Marker: mean; lines: 95 % intervals over seeds (Student t); dots: seeds.")
+    style.footer(figure, results, marks)
     return figure

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from famba.claims.ledger import Ledger
 from famba.claims.verdicts import Part, Verdict, Verdicts
+from famba.results.statistics import MIN_INTERVAL
 from famba.results.tables import DASH, csv_of, slug, words
 from famba.text import model_name
 
@@ -55,11 +56,16 @@ def numbers(v: Verdict) -> list[tuple[str, str]]:
     there = [
         ("recipe", v.recipe if v.parts else None),
         ("mean", None if v.mean is None else f"{v.mean:.4g}{unit}"),
-        ("95 % interval", _interval(v)),
+        ("95 % interval", _interval(v) or _without(v)),
         ("n", None if v.n is None else str(v.n)),
         ("effect size", None if v.effect_size is None else f"{v.effect_size:.2g}"),
     ]
     return [(name, value) for name, value in there if value is not None]
+
+
+def _without(v: Verdict) -> str | None:
+    """Why a mean over several seeds stands without its interval."""
+    return f"none of n = {v.n}" if v.n is not None and 1 < v.n < MIN_INTERVAL else None
 
 
 def _interval(of: Verdict | Part) -> str | None:

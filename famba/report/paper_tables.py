@@ -117,7 +117,7 @@ def _note(found: PaperTable, rows: Sequence[Row], accuracy: str) -> str:
         return " ".join([*notes, f"The paper's numbers are left out ({why})."])
     notes.append(
         "Difference: measured less published, with the 95 % interval of the measured mean over n seeds (Student t; "
-        "none for one seed). The published number is one training, whose spread is not known."
+        "none of n < 3). The published number is one training, whose spread is not known."
     )
     if not _subtracted(found, "time"):
         notes.append(

@@ -19,7 +19,7 @@ _MEASURES = {
 }
 _NOTE = (
     "Means over the n seeds that both recipes have, and the second recipe less the first, seed by seed, with the 95 % "
-    "interval over seeds (Student t; none for one seed)."
+    "interval over seeds (Student t; none of n < 3)."
 )
 
 

@@ -59,7 +59,7 @@ class Difference(Strict):
     """A measure of one cell under two recipes: the means over the seeds that both have, and the second less the first.
 
     `models`: the model's names under the first recipe and the second. `low`, `high`: of the difference's 95 % interval,
-    Student's t over the seeds; null for one seed.
+    Student's t over the seeds; null for fewer than three.
     """
 
     recipes: tuple[str, str]

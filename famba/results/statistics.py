@@ -19,6 +19,7 @@ from scipy import stats
 
 Array = NDArray[np.float64]
 ALPHA = 0.05
+MIN_INTERVAL = 3  # an interval of two values is 12.7 times as wide as they lie apart
 MIN_BOOTSTRAP = 10_000  # resamples where they are too many to list
 
 
@@ -77,9 +78,9 @@ def mean_in(values: Array, region: Region, exact: bool = False) -> Evidence:
 
 
 def interval(values: Sequence[float]) -> float | None:
-    """Half-width of the 95 % interval of the mean (Student t); None for fewer than two values."""
+    """Half-width of the 95 % interval of the mean (Student t); None for fewer than `MIN_INTERVAL` values."""
     n = len(values)
-    return float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1)) / n**0.5 if n > 1 else None
+    return float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1)) / n**0.5 if n >= MIN_INTERVAL else None
 
 
 def every(parts: Sequence[Evidence]) -> Evidence:

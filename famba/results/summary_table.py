@@ -10,7 +10,7 @@ from famba.results.tables import DASH, Column, Table, csv_of, table
 from famba.text import model_name, six_digits, time_unit
 
 NOTE = (
-    "Top-1: last epoch, mean ± 95 % interval over n seeds (Student t; none for one seed). Time: training, without "
+    "Top-1: last epoch, mean ± 95 % interval over n seeds (Student t; none of n < 3). Time: training, without "
     "evaluation and each run's first step, by the wall clock. Memory: activations saved for the backward pass. Ratios: "
     "to the model without fusion, of a step's time (on a CPU: CPU time, in pairs with an unfused step where the row "
     "has that) and of memory; predicted from the tokens summed over layers."

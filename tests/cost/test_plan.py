@@ -124,8 +124,9 @@ def test_a_machine_that_others_use_is_called_busy(monkeypatch):
     """Measured ratios are given, since a real neighbour would be up to chance."""
     grid = experiment(models={"mini": {"embed_dim": 16, "depth": 2, "img_size": 32, "patch_size": 8}}, seeds=[0])
     quiet = Calibration(RATES, 1.7, 2e-3, 3.0, 1.4, 1.0, data_s=0.0, wall_to_cpu=1.05)
-    for ratio, says in ((1.05, []), (2.0, ["warning: the machine is busy: the probes took 2.0 times their CPU time"])):
-        monkeypatch.setattr(planning, "calibrate", lambda *_, of=replace(quiet, wall_to_cpu=ratio): of)
+    busy = "warning: the machine is busy: the probes took 2.0 times their CPU time"
+    for found, says in ((quiet, []), (replace(quiet, wall_to_cpu=2.0), [busy])):
+        monkeypatch.setattr(planning, "calibrate", lambda *_, found=found: found)
         _, notes = plan(grid, "measure")
         assert [note.partition(";")[0] for note in notes if "busy" in note] == says
 

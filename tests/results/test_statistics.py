@@ -80,6 +80,12 @@ def test_interval_of_known_values():
     assert interval([1.0]) is None
 
 
+def test_two_values_have_no_interval():
+    """It would be ± 6.4 times their distance: wide enough to say nothing, and read as a result."""
+    assert stats.t.ppf(0.975, 1) / 2 == pytest.approx(6.353, abs=1e-3)
+    assert interval([70.0, 71.0]) is None
+
+
 def test_holms_textbook_example():
     """Holm (1979) on four p-values, worked out by hand."""
     assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])

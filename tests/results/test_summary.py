@@ -101,7 +101,7 @@ def test_token_share_of_the_paper():
     assert shares == pytest.approx(PAPER_SHARES, abs=6e-4)
 
 
-@pytest.mark.parametrize("values", [[1.0, 2.0], [70.1, 71.3, 69.8], [3.0, 3.0, 3.0, 5.0, 9.5]])
+@pytest.mark.parametrize("values", [[1.0, 2.0, 4.0], [70.1, 71.3, 69.8], [3.0, 3.0, 3.0, 5.0, 9.5]])
 def test_interval_is_students(values):
     low, high = stats.t.interval(0.95, len(values) - 1, loc=statistics.fmean(values), scale=stats.sem(values))
     assert interval(values) == pytest.approx((high - low) / 2)
