@@ -1,7 +1,10 @@
 """The command line's promises: help that is quick, exit codes, one line for bad input."""
 
+import shutil
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -98,3 +101,21 @@ def test_a_reader_that_leaves_is_no_error():
         shell=True, executable="/bin/bash", cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
+
+
+def test_the_package_is_found_from_the_folder_above_the_checkout(tmp_path):
+    """There the checkout itself looks like an empty package of this name."""
+    checkout, site = tmp_path / "famba", tmp_path / "site"
+    (checkout / "famba").mkdir(parents=True)
+    (checkout / "famba" / "__init__.py").touch()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    site.mkdir()
+    build = f"from setuptools import build_meta; print(build_meta.build_editable({str(site)!r}))"
+    built = subprocess.run([sys.executable, "-c", build], cwd=checkout, capture_output=True, text=True, check=True)
+    with zipfile.ZipFile(site / built.stdout.split()[-1]) as wheel:
+        wheel.extractall(site)
+    look = "import site, sys; site.addsitedir(sys.argv[1]); sys.path.insert(0, ''); import famba; print(famba.__file__)"
+    command = [sys.executable, "-I", "-S", "-c", look, str(site)]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert Path(found.stdout.strip()) == checkout / "famba" / "__init__.py"
