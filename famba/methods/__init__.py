@@ -5,7 +5,7 @@ the same number of tokens, by chance. `rmeeto`, `hsa`, `utr`, `mtr`: rivals. `na
 `draws`: the random numbers. `contract`: what every method must keep, on `made_up` tokens.
 """
 
-from famba.methods.interface import Method, Seen, drop, merge, most_similar, rows_at
+from famba.methods.interface import Method, Seen, compared, drop, merge, most_similar, rows_at
 from famba.ops.merging import Reduction
 
-__all__ = ["Method", "Reduction", "Seen", "drop", "merge", "most_similar", "rows_at"]
+__all__ = ["Method", "Reduction", "Seen", "compared", "drop", "merge", "most_similar", "rows_at"]
