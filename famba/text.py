@@ -20,6 +20,17 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def left_out(missing: Iterable[tuple[str, str]], noun: str) -> list[str]:
+    """A line for each reason in (reason, name), with how many it left out and the names of the first."""
+    names: dict[str, list[str]] = {}
+    for reason, name in missing:
+        names.setdefault(reason, []).append(name)
+    return [
+        f"{count(len(of), noun)} left out: {reason} ({', '.join(of[:4])}{f' and {len(of) - 4} more' if of[4:] else ''})"
+        for reason, of in names.items()
+    ]
+
+
 def one_line(text: str) -> str:
     """The text on one line of a terminal: no line breaks or control characters, and none that cannot be printed."""
     encodable = " ".join(text.split()).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -6,6 +6,14 @@ rule judge:
             cell=[cell.id for cell in EXPERIMENT.cells()],
         ),
         claims=LEDGER,
+        epochs=collect(
+            "<results>/cells/{cell}/epochs.csv",
+            cell=[cell.id for cell in EXPERIMENT.cells()],
+        ),
+        predictions=collect(
+            "<results>/cells/{cell}/predictions.npz",
+            cell=[cell.id for cell in EXPERIMENT.cells()],
+        ),
     output:
         csv=report(
             "<results>/summary.csv",
@@ -18,6 +26,13 @@ rule judge:
         latex="<results>/tables/summary.tex",
         claims="<results>/claims.json",
         verdicts=multiext("<results>/tables/verdicts", ".md", ".tex"),
+        paired=multiext("<results>/paired", ".json", ".csv"),
+        targets=multiext("<results>/targets", ".json", ".csv"),
+        tables=collect(
+            "<results>/tables/{table}.{kind}",
+            table=["paired", "targets"],
+            kind=["md", "tex"],
+        ),
     log:
         "<results>/logs/judge.log",
     params:

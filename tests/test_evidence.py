@@ -27,7 +27,8 @@ def test_the_rows_give_these_verdicts(folder, tmp_path, monkeypatch):
     assert main(["check", "--rules", *rows]) == 0
     ledger = ROOT / Experiment.load(ROOT / "config" / f"{folder.name}.yaml").claims
     assert main(["judge", "--out", str(tmp_path), "--claims", str(ledger), *rows]) == 0
-    for name in ("summary.csv", "tables/summary.md", "tables/verdicts.md"):
+    tables = [f"tables/{name}.md" for name in ("summary", "verdicts", "paired", "targets")]
+    for name in ("summary.csv", "paired.csv", "targets.csv", *tables):
         assert (tmp_path / name).read_text() == (folder / name).read_text(), name
     made, kept = (json.loads((where / "claims.json").read_text()) for where in (tmp_path, folder))
     assert [(v["id"], v["verdict"]) for v in made["verdicts"]] == [(v["id"], v["verdict"]) for v in kept["verdicts"]]

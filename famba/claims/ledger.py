@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 
 from famba.claims import cells
 from famba.claims.entries import MEANS, Claim, Hypothesis, Published
-from famba.claims.published import PublishedRow, PublishedTable
+from famba.claims.published import Percent, PublishedRow, PublishedTable
 from famba.config import Experiment, yaml_file
+from famba.config.settings import Name
 from famba.config.validation import Strict, short, validated
 from famba.errors import InputError
 from famba.results.row import read_row
@@ -24,6 +25,7 @@ PUBLISHED = Path("config/claims.yaml")  # of the paper
 class Ledger(Strict):
     """config/claims.yaml. `accuracy`: the epoch whose top-1 is judged; the paper's is the best one on the test set.
 
+    `targets`: top-1 in percent by model, to which the time of training is compared, beside its end.
     `tables`: published tables, or the file beside this one whose ledger has them. `table_cells`: those whose every cell
     is a claim of this ledger.
     """
@@ -32,6 +34,7 @@ class Ledger(Strict):
     accuracy: Literal["best", "last"] = "best"
     tables: list[PublishedTable] = Field(default=[])
     table_cells: list[int] = Field(default=[])
+    targets: dict[Name, Percent] = Field(default={})
     published: list[Published]
     claims: list[Claim]
 

@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from famba.claims.verdicts import Verdict, Verdicts, by_reason
+from famba.results import pairs, pairs_table, targets, targets_table
+from famba.results.pairs import Paired
 from famba.results.row import Row
 from famba.results.summary import compared, described, summarise
 from famba.results.summary_table import rounded, summary_csv, summary_table
 from famba.results.tables import DASH, Column, Table, table
+from famba.results.targets import Targets
 from famba.text import count
 
 _NOTE = (
@@ -50,13 +53,14 @@ def verdict_table(verdicts: Verdicts, run: str) -> Table:
     )  # fmt: skip
 
 
-def files(rows: Mapping[Path, Row], verdicts: Verdicts) -> dict[str, str]:
+def files(rows: Mapping[Path, Row], verdicts: Verdicts, paired: Paired, reached: Targets) -> dict[str, str]:
     """Text of each file that `famba judge` writes, by its name; claims.json, which says what they are of, is the last.
 
     `famba report` refuses files with other texts.
     """
     lines, run = summarise(rows), described(rows)
     summary, decided = summary_table(lines, run), verdict_table(verdicts, run)
+    on_images, timed = pairs_table.tables(paired, run), targets_table.targets_table(reached, run)
     return {
         "summary.csv": summary_csv(lines),
         "summary.json": json.dumps(compared(rounded(lines)), indent=1) + "\n",
@@ -64,6 +68,14 @@ def files(rows: Mapping[Path, Row], verdicts: Verdicts) -> dict[str, str]:
         "tables/summary.tex": summary.latex_float,
         "tables/verdicts.md": decided.markdown_page,
         "tables/verdicts.tex": decided.latex_float,
+        pairs.NAME: paired.model_dump_json(indent=1) + "\n",
+        "paired.csv": pairs_table.csv(paired),
+        "tables/paired.md": "\n".join(found.markdown_page for found in on_images),
+        "tables/paired.tex": "\n".join(found.latex_float for found in on_images),
+        targets.NAME: reached.model_dump_json(indent=1) + "\n",
+        "targets.csv": targets_table.csv(reached),
+        "tables/targets.md": timed.markdown_page,
+        "tables/targets.tex": timed.latex_float,
         "claims.json": verdicts.model_dump_json(indent=1) + "\n",
     }
 

@@ -13,19 +13,24 @@ from famba.claims.verdicts import Verdicts
 from famba.config.validation import read_json
 from famba.errors import InputError
 from famba.files import read_text
+from famba.results import pairs, targets
+from famba.results.pairs import Paired
 from famba.results.row import Row
 from famba.results.summary import Line, summarise
 from famba.results.summary_table import rounded
+from famba.results.targets import Targets
 
 _HINT = "; run famba judge first, on the same rows and with the same --claims"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The summary's lines and the verdicts; `files`: the texts of these and of their tables, by name."""
+    """What was judged, as numbers; `files`: the texts of all of it and of its tables, by name."""
 
     lines: list[Line]
     verdicts: Verdicts
+    paired: Paired
+    targets: Targets
     files: Mapping[str, str]
 
 
@@ -36,8 +41,13 @@ def read(folder: Path, rows: Mapping[Path, Row], ledger: Ledger) -> Judged:
     sources = {verdict.source for verdict in verdicts.verdicts}
     if verdicts.digest != digest(rows.values(), ledger) or not sources <= ledger.sources.keys():
         raise InputError(f"{path}: made from other rows or another ledger{_HINT}")
-    files = tables.files(rows, verdicts)
+    paired: Paired = read_json(Paired, folder / pairs.NAME, "file of paired comparisons", absent=_HINT, invalid=_HINT)
+    reached: Targets = read_json(Targets, folder / targets.NAME, "file of times", absent=_HINT, invalid=_HINT)
+    for other, name in ((paired, pairs.NAME), (reached, targets.NAME)):
+        if other.digest != verdicts.digest:
+            raise InputError(f"{folder / name}: made from other rows or another ledger{_HINT}")
+    files = tables.files(rows, verdicts, paired, reached)
     for name, text in files.items():
         if read_text(folder / name, "what famba judge wrote", _HINT) != text:
             raise InputError(f"{folder / name}: differs from what famba judge writes for these rows{_HINT}")
-    return Judged(rounded(summarise(rows)), verdicts, files)
+    return Judged(rounded(summarise(rows)), verdicts, paired, reached, files)

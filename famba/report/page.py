@@ -23,10 +23,11 @@ from famba.claims.verdicts import by_reason
 from famba.config.validation import read_json
 from famba.report import cost, embedded, evidence, judged, prose, provenance, recipes, sections
 from famba.report import paper_tables as printed
-from famba.results import summary
+from famba.results import pairs_table, summary
 from famba.results.anchors import line_href
 from famba.results.row import Row, by_line
 from famba.results.tables import Table
+from famba.results.targets_table import targets_table
 from famba.text import SMOKE_NOTE, tex
 
 PAPER = "Famba-V: Fast Vision Mamba with Cross-Layer Token Fusion"
@@ -153,6 +154,10 @@ def html(report: Report) -> str:
         "wide": evidence.PLOT_WIDTH,
         "summary": sections.summary_table(report.lines, trained),
         "summary_copies": {"LaTeX": files["tables/summary.tex"], "CSV": files["summary.csv"]},
+        "paired": pairs_table.tables(report.judged.paired, ""),
+        "paired_copies": {"LaTeX": files["tables/paired.tex"], "CSV": files["paired.csv"]},
+        "targets": targets_table(report.judged.targets, ""),
+        "targets_copies": {"LaTeX": files["tables/targets.tex"], "CSV": files["targets.csv"]},
         "trainings": sections.rows_table(report.rows),
         "published": sections.published_table(report.ledger),
         "noise": sections.noise_table(verdicts.noise),
@@ -187,6 +192,10 @@ def markdown(report: Report) -> str:
         *(["## The paper's own tables", "\n".join(f"* {line}" for line in report.audit)] if report.audit else []),
         "## Verdicts",
         files["tables/verdicts.md"].strip(),
+        "## On the same images",
+        files["tables/paired.md"].strip(),
+        "## Time to a target accuracy",
+        files["tables/targets.md"].strip(),
         "## Cost",
         cost.device_hours(report.rows),
         "## Run it again",
@@ -218,6 +227,8 @@ def latex(report: Report) -> str:
             *(found.latex_float for found in report.printed),
             report.judged.files["tables/summary.tex"],
             report.judged.files["tables/verdicts.tex"],
+            report.judged.files["tables/paired.tex"],
+            report.judged.files["tables/targets.tex"],
             rf"\paragraph{{Cost}} {tex(cost.device_hours(report.rows))}",
             r"\paragraph{Environment}",
             r"\begin{description}",

@@ -42,6 +42,8 @@ _NAMES = {
     "steps.csv": "Learning rate and loss of a training at every optimiser step",
     "summary.csv": "Summary: a line for each model and strategy",
     "claims.json": "Published claims, each with its verdict and evidence",
+    "paired.json": "Strategies of a model compared on the same test images",
+    "targets.json": "Time of each training to a target accuracy",
     "Snakefile": "The workflow: from a data set over a grid of trainings to tables and figures",
     "experiment.yaml": "The experiment: every setting, defaults included",
     "requirements.txt": "The locked environment, with hashes",

@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from famba.config import Cell, Experiment
 from famba.config.datasets import DATASETS
+from famba.results import predictions as of_predictions
 from famba.results.epochs import write_epochs
+from famba.results.predictions import Predictions
 from famba.results.row import (
     Accuracy,
     Arithmetic,
@@ -22,6 +26,7 @@ from famba.results.row import (
     Scan,
     Time,
     Tokens,
+    read_row,
     write_row,
 )
 from famba.strategies import tokens_per_layer
@@ -124,6 +129,16 @@ def write_grid(folder: Path, grid: Experiment, **of_row: Any) -> list[Path]:
         write_epochs(epochs_of(row), path.with_name("epochs.csv"))
         paths.append(path)
     return paths
+
+
+def write_predictions(path: Path, correct: np.ndarray, labels: np.ndarray) -> None:
+    """Predictions beside a row, right where `correct` is, and the row's accuracies after them."""
+    classes = read_row(path).data.classes
+    top5 = (labels[:, None] + np.where(correct, 0, 1)[:, None] + np.arange(5)) % classes
+    predictions = Predictions(top5, labels)
+    last = dict(zip(("top1", "top5"), predictions.accuracies, strict=True))
+    changed(path, metrics={"last": last, "best": last}, data={"test": len(labels)})
+    of_predictions.write_predictions(predictions, read_row(path).data, path.with_name(of_predictions.NAME))
 
 
 def changed(path: Path, **of: dict) -> None:

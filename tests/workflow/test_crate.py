@@ -65,10 +65,12 @@ def test_every_file_is_there_with_its_size_and_hash(described: Path) -> None:
         assert entity["sha256"] == hashlib.sha256(content).hexdigest()
         assert "/" in entity["encodingFormat"]
     cells = {f"cells/{cell.id}/{name}" for cell in GRID.cells() for name in ("row.json", "epochs.csv")}
-    tables = {f"tables/{name}.{kind}" for name in ("summary", "verdicts") for kind in ("md", "tex")}
+    judged = ("summary", "paired", "targets")
+    tables = {f"tables/{name}.{kind}" for name in (*judged, "verdicts") for kind in ("md", "tex")}
     workflow = {f"workflow/{name}" for name in ("experiment.yaml", "Snakefile", "requirements.txt")}
     workflow |= {f"workflow/rules/{path.name}" for path in (ROOT / "rules").glob("*.smk")}
-    assert files.keys() == cells | tables | workflow | {"summary.csv", "summary.json", "claims.json"}
+    numbers = {f"{name}.{kind}" for name in judged for kind in ("csv", "json")} | {"claims.json"}
+    assert files.keys() == cells | tables | workflow | numbers
 
 
 def test_everything_that_is_referred_to_is_described(described: Path) -> None:

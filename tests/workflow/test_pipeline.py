@@ -277,6 +277,7 @@ def test_results_travel_through_dvc_and_nothing_is_run_again(copy: Path, tmp_pat
     assert planned(clone, "--configfile", SMOKE) == {}
     assert run(clone, "dvc", "status", "--quiet", "smoke").returncode == 0
     kept = {p.name for p in (clone / "results/smoke").rglob("*.json")}
-    assert kept == {"row.json", "summary.json", "claims.json", "audit.json", "ro-crate-metadata.json"}
+    judged = {"summary.json", "claims.json", "paired.json", "targets.json"}
+    assert kept == judged | {"row.json", "audit.json", "ro-crate-metadata.json"}
     change(clone, recipe=MICRO["recipe"] | {"lr": 1.0e-3})
     assert planned(clone, "--configfile", SMOKE)["train"] == 2
