@@ -7,8 +7,11 @@ never compares the checksums that its archive holds.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +22,7 @@ from famba.errors import InputError
 _MARK = b"\nfamba sha256 "
 LENGTH = len(_MARK) + 64 + 1
 _CHUNK = 1 << 20
+LARGEST_TEXT = 2**26  # bytes of a row, a ledger's verdicts, the metrics of an epoch: hundreds of times the largest
 UNSEALED, MISMATCH = "no checksum at its end", "its checksum does not match"
 
 
@@ -47,13 +51,36 @@ def atomic_file(path: Path, binary: bool = False, durable: bool = True) -> Itera
         ) from None
 
 
+def open_regular(path: str | Path) -> io.BufferedReader:
+    """Open a file to read. Raises OSError, also for a device or a pipe, which may have no end or never begin."""
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "not the name of a file")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    raise OSError(errno.EINVAL, "a device or pipe, not a regular file")
+
+
+def read_bytes(path: Path, most: int = LARGEST_TEXT) -> bytes:
+    """What a file holds. Raises OSError, also for one of more than `most` bytes."""
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
+    return content
+
+
 def read_text(path: Path, what: str, hint: str = "") -> str:
     """The text of a UTF-8 file, line ends as they are; `what` it is and what to do without it, for messages.
 
     Raises InputError.
     """
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_bytes(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text file"
         raise InputError(f"{path}: cannot read {what} ({reason}){hint}") from None
@@ -97,9 +124,9 @@ def flaw(path: Path) -> str | None:
 
     Raises OSError if it cannot be read.
     """
-    left = path.stat().st_size - LENGTH
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        left = os.fstat(file.fileno()).st_size - LENGTH
         while left > 0 and (chunk := file.read(min(left, _CHUNK))):
             digest.update(chunk)
             left -= len(chunk)

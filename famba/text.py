@@ -1,7 +1,7 @@
 """Text that several commands and tables write alike: counts, names of models, durations, LaTeX, SMOKE_NOTE."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _TEX = str.maketrans(
@@ -37,12 +37,21 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in encodable)
 
 
+_COMPARED, _LISTED = 1000, 40  # names: comparing takes time, and a line is to be read
+
+
 def nearest(name: str, known: Iterable[str], others: str | None = None) -> str:
     """`; did you mean 'x'?`, or the list of what there is; `others` in its place where that has been said."""
     known = list(known)
-    if close := difflib.get_close_matches(name, known, n=1):
+    if len(name) < 200 and (close := difflib.get_close_matches(name, known[:_COMPARED], n=1)):
         return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(known)}" if others is None else others
+    return f"; known: {listed(known)}" if others is None else others
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names in a line, the first of very many."""
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def six_digits(value: Any) -> Any:

@@ -17,7 +17,6 @@ from famba.config.settings import Name
 from famba.config.validation import Strict, short, validated
 from famba.errors import InputError
 from famba.results.row import read_row
-from famba.text import one_line
 
 PUBLISHED = Path("config/claims.yaml")  # of the paper
 
@@ -123,7 +122,7 @@ def _load(path: Path, takers: tuple[Path, ...] = ()) -> tuple[Ledger, list[Path]
     if isinstance(data, dict) and isinstance(data.get("tables"), str):
         name = data["tables"]
         if name in ("", ".", "..") or Path(name).name != name or len(name) > 255:
-            raise InputError(one_line(f"{path}: tables: {short(name)} is no name of a file beside this one"))
+            raise InputError(f"{path}: tables: {short(name)} is no name of a file beside this one")
         other, more = _load(path.with_name(name), (*takers, path))
         data, own = _with_tables_of(other, data), own + more
     return validated(Ledger, data, str(path)), own

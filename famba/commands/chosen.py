@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from famba.commands.options import setting
 from famba.config import ARCHITECTURES, Architecture, Experiment, Recipe
 from famba.config.settings import Fusion
 from famba.config.validation import validated
@@ -160,7 +159,7 @@ def settings_of(
     Without `methods`, strategies of an experiment keep their own. A method may have settings behind its name,
     `rmeeto:prune=true`; `given` are those of `--set`, for each method that has them.
     """
-    pairs = [_pair(text) for text in given]
+    pairs = [setting(text) for text in given]
     used: set[str] = set()
     found = []
     for name in strategies:
@@ -196,17 +195,7 @@ def _apart(settings: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
 def _method(text: str) -> tuple[str, dict[str, Any]]:
     """`rmeeto:prune=true`, or `FILE.py:Class:key=value`, taken apart."""
     parts = text.split(":")
-    return ":".join(part for part in parts if "=" not in part), dict(_pair(part) for part in parts if "=" in part)
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise InputError(f"--set {text}: write KEY=VALUE")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        return key, value
+    return ":".join(part for part in parts if "=" not in part), dict(setting(part) for part in parts if "=" in part)
 
 
 def _scheduled(chosen: Chosen, name: str) -> tuple[tuple[int, ...], Fusion]:

@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(f"--scan {args.scan}: only {' and '.join(_BACKENDS[1:])} can be exported; leave it out")
     stored = weights.read(args.checkpoint, args.weights)
     head = stored.weights.get("head.weight")
-    if head is None:
+    if head is None or not head.ndim:
         raise InputError(f"{stored.path}: has no head, so that its model has no output to export")
     model = chosen.model_of(args, stored)
     (setting,) = chosen.settings_of(model, [args.strategy], [args.method] if args.method else [], args.set)

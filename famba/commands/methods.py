@@ -11,8 +11,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from famba.commands.options import setting
 from famba.config.methods import Placement, installed
 from famba.errors import CheckFailed, InputError
 from famba.methods import names
@@ -84,7 +83,7 @@ def _sentence(cls: type[Method]) -> str:
 
 
 def _test(args: argparse.Namespace) -> None:
-    chosen = Chosen(args.method, dict(map(_setting, args.set)), args.placement)
+    chosen = Chosen(args.method, dict(map(setting, args.set)), args.placement)
     given = ", ".join(f"{key}={value!r}" for key, value in chosen.settings.items()) or "default settings"
     print(f"{chosen.name}: acts {_PLACES[chosen.build().placement]}; {given}")
     passed = 0
@@ -92,16 +91,6 @@ def _test(args: argparse.Namespace) -> None:
         print(line, flush=True)
         passed += line.startswith(_OK)
     print(f"{chosen.name} keeps its contract: {count(passed, 'check')}")
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise InputError(f"--set {text}: expected KEY=VALUE")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(one_line(f"--set {text}: not a value of a YAML file ({error})")) from None
 
 
 @dataclass(frozen=True)
@@ -172,7 +161,7 @@ def _in_models(chosen: Chosen, device: torch.device, dtype: torch.dtype) -> Iter
         except CheckFailed as error:
             raise CheckFailed(f"model: {place}: {error}") from None
         except Exception as error:
-            raise CheckFailed(one_line(f"model: {place}: {type(error).__name__}: {error}")) from error
+            raise CheckFailed(f"model: {place}: {type(error).__name__}: {error}") from error
         for name, parameter in model.named_parameters():
             if parameter.grad is None or not parameter.grad.isfinite().all():
                 how = "missing" if parameter.grad is None else "not finite"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from famba.claims import ledger
+from famba.config import yaml_file
+from famba.errors import InputError
 
 
 def add_ledger(parser: argparse.ArgumentParser, what: str) -> None:
@@ -29,3 +32,11 @@ def add_repeats(parser: argparse.ArgumentParser) -> None:
         help="results of further runs of these very cells, same seeds: what scatters even so goes into the noise "
         "floor; may be given several times",
     )
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """KEY=VALUE of `--set`, the value as an experiment file has it. Raises InputError."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise InputError(f"--set {text}: write KEY=VALUE")
+    return key, yaml_file.value(value, f"--set {text}")

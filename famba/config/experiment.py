@@ -7,6 +7,7 @@ into the result row, so that a row can be re-run from itself alone.
 
 from __future__ import annotations
 
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -29,13 +30,14 @@ from famba.config.settings import (
     Protocol,
     Recipe,
     Seed,
+    Text,
     Whole,
 )
 from famba.config.trainable import unmet
 from famba.config.validation import Strict, from_json, short, validated
 from famba.errors import InputError
 from famba.strategies import NAMED, STRATEGIES, strategy, tokens_per_layer
-from famba.text import nearest, one_line
+from famba.text import listed, nearest
 
 # famba.scan's, which has torch to import
 ScanName = Literal["auto", "mamba_ssm", "cpu", "triton", "chunked", "reference"]
@@ -138,8 +140,18 @@ class Experiment(Strict):
     processes: Count = 1  # of one training, joined by torchrun to share each global batch: on GPUs, each has its own
     nodes: Count = 1  # machines that the processes are spread over evenly
     scan: ScanName = "auto"
-    container: Annotated[str, Field(min_length=1)] = "envs/famba-cuda.sif"
-    claims: str = "config/claims.yaml"  # the ledger that the rows are judged by; as `container`, seen from the checkout
+    container: Text = "envs/famba-cuda.sif"
+    claims: Text = (
+        "config/claims.yaml"  # the ledger that the rows are judged by; as `container`, seen from the checkout
+    )
+
+    @model_validator(mode="after")
+    def _grid_is_finite(self) -> Experiment:
+        # a schedule that no strategy names is checked for each model
+        cells = len(self.models) * max(len(self.strategies) * len(self.seeds), len(self.schedules))
+        if cells > MAX_CELLS:
+            raise ValueError(f"a grid of {cells:,} cells; at most {MAX_CELLS:,} fit into one experiment")
+        return self
 
     @model_validator(mode="after")
     def _strategies_known(self) -> Experiment:
@@ -186,18 +198,15 @@ class Experiment(Strict):
         return self
 
     @model_validator(mode="after")
-    def _grid_is_finite(self) -> Experiment:
-        cells = len(self.models) * len(self.strategies) * len(self.seeds)
-        if cells > MAX_CELLS:
-            raise ValueError(f"a grid of {cells:,} cells; at most {MAX_CELLS:,} fit into one experiment")
-        return self
-
-    @model_validator(mode="after")
     def _can_be_trained(self) -> Experiment:
         """Schedules that no strategy here names are checked too: another run may name them."""
         for name in dict.fromkeys([*self.strategies, *self.schedules]):
             for model in self.models:
-                if problem := unmet(self._cell(model, name, self.seeds[0])):
+                try:
+                    problem = unmet(self._cell(model, name, self.seeds[0]))
+                except InputError as error:  # of its method
+                    problem = f"schedules.{name}: {error}"
+                if problem:
                     raise ValueError(problem)
         return self
 
@@ -223,7 +232,7 @@ class Experiment(Strict):
             unknown = [name for name in models if not (isinstance(name, str) and name in ARCHITECTURES)]
             if unknown:
                 shown = short(unknown[0])
-                raise InputError(one_line(f"{source}: models: unknown model {shown}{nearest(shown, ARCHITECTURES)}"))
+                raise InputError(f"{source}: models: unknown model {shown}{nearest(shown, ARCHITECTURES)}")
             if len(set(models)) != len(models):
                 raise InputError(f"{source}: models has a value twice")
             models = {name: ARCHITECTURES[name].model_dump(exclude_defaults=True) for name in models}
@@ -255,7 +264,7 @@ class Experiment(Strict):
             ("seed", seed, self.seeds),
         ):
             if value not in known:
-                raise InputError(f"{self.experiment} has no {what} {value!r}; it has {', '.join(map(str, known))}")
+                raise InputError(f"{self.experiment} has no {what} {value!r}; it has {listed([*map(str, known)])}")
         return self._cell(model, strategy_name, seed)
 
     def _cell(self, model: str, strategy_name: str, seed: int) -> Cell:
@@ -296,7 +305,7 @@ class Experiment(Strict):
         """Raises InputError unless each recipe's checkpoint is where it says, seen from the working directory."""
         for recipe in self.recipes:
             for init in filter(None, (initial_of(recipe, seed) for seed in self.seeds)):
-                if not init.is_file():
+                if not os.path.isfile(init):
                     raise InputError(
                         f"{self.experiment}: recipe.init: {init} is not there; it is looked for from {Path.cwd()}, "
                         "where Snakemake runs"
@@ -304,7 +313,7 @@ class Experiment(Strict):
 
     def require_claims(self) -> None:
         """Raises InputError unless the ledger is where the settings say, seen from the working directory."""
-        if not Path(self.claims).is_file():
+        if not os.path.isfile(self.claims):
             raise InputError(
                 f"{self.experiment}: claims: {self.claims} is not there; it is looked for from {Path.cwd()}, "
                 "where Snakemake runs"

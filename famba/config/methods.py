@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from famba.errors import InputError
-from famba.text import nearest, one_line
+from famba.files import read_bytes
+from famba.text import nearest
 
 Placement = Literal["input", "before", "inside", "after"]
 
@@ -47,16 +48,16 @@ def code_of(method: str) -> str | None:
     if method in PLACEMENTS:
         return None
     if (path := file_of(method)) is not None:
-        if not path.is_file():
-            raise InputError(one_line(f"method {path}: no such file, seen from {Path.cwd()}"))
         try:
-            return f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+            return f"sha256 {hashlib.sha256(read_bytes(path)).hexdigest()}"
+        except FileNotFoundError:
+            raise InputError(f"method {path}: no such file, seen from {Path.cwd()}") from None
         except OSError as error:
-            raise InputError(one_line(f"method {path}: cannot be read ({error.strerror})")) from None
+            raise InputError(f"method {path}: cannot be read ({error.strerror})") from None
     points = installed()
     if method not in points:
         known = [*PLACEMENTS, *points]
         hint = "; name the class, too: FILE.py:CLASS" if method.endswith(".py") else nearest(method, known)
-        raise InputError(one_line(f"unknown method {method!r}{hint}"))
+        raise InputError(f"unknown method {method!r}{hint}")
     package = points[method].dist
     return points[method].value if package is None else f"{package.name} {package.version}"

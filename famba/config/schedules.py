@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, WrapValidator, model_validator
 
 from famba.config import methods
-from famba.config.settings import Count, Setting, Whole
+from famba.config.settings import Count, Setting, Text, Whole
 from famba.config.validation import Strict, short
 from famba.strategies import NAMED, strategy
 from famba.text import count
@@ -31,7 +31,7 @@ class Own(Strict):
     layers: Annotated[tuple[Whole, ...], Field(min_length=1)] | None = None
     first: Annotated[Whole | None, Field(alias="from")] = None
     last: Annotated[Whole | None, Field(alias="to")] = None
-    method: str = methods.DEFAULT
+    method: Text = methods.DEFAULT
     settings: dict[str, Setting] = Field(default={})
     placement: methods.Placement | None = None
 

@@ -6,13 +6,14 @@ here: Snakemake reads them at every start.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_validator
 
 from famba.config import methods
 from famba.config.presets import FREE, PRESETS, SCRIPTS, Preset, preset_of
-from famba.config.validation import Strict
+from famba.config.validation import Strict, short
 from famba.strategies import cls_index
 
 ClsPosition = Literal["middle", "head"]  # Vim's and Famba-V's place of the class token in the sequence
@@ -29,17 +30,40 @@ Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Whole = Annotated[int, Field(ge=0, strict=True)]
 Size = Annotated[int, Field(ge=1, le=2**16, strict=True)]  # of a model: beyond, no machine holds it
-Setting = bool | int | float | str  # of a method
+Depth = Annotated[int, Field(ge=1, le=1024, strict=True)]
+
+
+def _on_one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"is no line of text without control characters, found {short(text)}")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_on_one_line)]  # names of files, methods
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # no hyphen: cell ids are <model>-<strategy>-s<seed>
-FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+# no hyphen: cell ids are <model>-<strategy>-s<seed>, and the name of a folder has 255 characters at most
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=100)]
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+
+
+def _of_a_method(value: Any) -> Any:
+    """In one sentence: of a union, pydantic says what is wrong with the value as each of its types."""
+    if isinstance(value, str):
+        return _TEXT.validate_python(value)
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise ValueError(f"a method's setting is a number, a text, true or false; found {short(value)}")
+
+
+_TEXT = TypeAdapter(Text)
+Setting = Annotated[bool | int | float | str, BeforeValidator(_of_a_method)]  # of a method
 
 
 class Architecture(Strict):
     """A Vision Mamba (paper-facts §3). `embed_dim` in channels, `img_size` and `patch_size` in pixels."""
 
     embed_dim: Size
-    depth: Size = 24
+    depth: Depth = 24
     img_size: Size = 224
     patch_size: Size = 16
     stride: Size | None = None  # between patches; null: patch_size
@@ -85,7 +109,7 @@ class Fusion(Strict):
 
     order: Literal["sequence", "tome"] = "sequence"
     budget: Literal["paper", "proportional"] = "paper"
-    method: Annotated[str, Field(exclude_if=lambda name: name == methods.DEFAULT)] = methods.DEFAULT
+    method: Annotated[Text, Field(exclude_if=lambda name: name == methods.DEFAULT)] = methods.DEFAULT
     settings: Annotated[dict[str, Setting], Field(exclude_if=lambda settings: not settings)] = Field(default={})
     placement: Annotated[methods.Placement | None, Field(exclude_if=lambda place: place is None)] = None
     code: Annotated[str | None, Field(exclude_if=lambda code: code is None)] = None
@@ -139,7 +163,7 @@ class Recipe(Strict):
     workers: Whole = 8  # data-loading processes; the drawn samples do not depend on it
     # checkpoint to start from, seen from where the training runs, `{seed}` in it the cell's seed; null: random weights.
     # Rows of before have no such key
-    init: Annotated[str | None, Field(min_length=1, exclude_if=lambda path: path is None)] = None
+    init: Annotated[Text | None, Field(exclude_if=lambda path: path is None)] = None
     preset: Preset = SCRIPTS  # the last: of two recipes that differ, the setting itself is named first
 
     @model_validator(mode="before")

@@ -35,6 +35,13 @@ UPPER_BOUNDS = {
     "recipe.eval_batch": 2**16,
     "recipe.global_batch": 2**20,
     "recipe.workers": 1024,
+    "recipe.lr": 10_000,
+    "recipe.warmup_lr": 10_000,
+    "recipe.min_lr": 10_000,
+    "recipe.weight_decay": 1000,
+    "recipe.eps": 1,
+    "recipe.mixup": 1000,
+    "recipe.cutmix": 1000,
 }
 
 
@@ -64,7 +71,8 @@ def _beyond_bounds(cell: Cell) -> Iterator[str]:
     for key, bound in UPPER_BOUNDS.items():
         value = values[key]
         if value is not None and value > bound:
-            yield f"{key}: {value:,} is more than {bound:,}, the most that is accepted"
+            shown = f"{value:,}" if isinstance(value, int) else f"{value:g}"
+            yield f"{key}: {shown} is more than {bound:,}, the most that is accepted"
 
 
 def _of_recipe(recipe: Recipe) -> Iterator[str]:

@@ -11,7 +11,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from famba.errors import InputError
-from famba.text import nearest, one_line
+from famba.files import read_bytes
+from famba.text import nearest
 
 _SHOWN = 100  # characters of a wrong value that are shown
 # what settings are called elsewhere, where the spelling does not lead to famba's name: mamba-ssm, timm, transformers
@@ -54,7 +55,7 @@ def validated(cls: type[Any], data: Any, source: str) -> Any:
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        raise InputError(one_line(f"{source}: {_first(error, cls)}")) from None
+        raise InputError(f"{source}: {_first(error, cls)}") from None
 
 
 def read_json(cls: type[Any], path: Path, what: str, absent: str = "", invalid: str = "", root: Path = Path()) -> Any:
@@ -65,7 +66,7 @@ def read_json(cls: type[Any], path: Path, what: str, absent: str = "", invalid: 
     Raises InputError, one line naming file and field.
     """
     try:
-        return cls.model_validate_json((root / path).read_text(encoding="utf-8"))
+        return cls.model_validate_json(read_bytes(root / path).decode("utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot read the {what} ({error.strerror}){absent}") from None
     except UnicodeDecodeError:
@@ -75,7 +76,7 @@ def read_json(cls: type[Any], path: Path, what: str, absent: str = "", invalid: 
         if other := next((e["input"] for e in error.errors() if e["loc"] == ("version",)), None):
             known = cls.model_fields["version"].default
             problem = f"format version {other}, but this famba reads version {known}"
-    raise InputError(one_line(f"{path}: not a valid {what}: {problem}{invalid}"))
+    raise InputError(f"{path}: not a valid {what}: {problem}{invalid}")
 
 
 def _first(error: ValidationError, cls: type[BaseModel]) -> str:
@@ -97,10 +98,18 @@ def _first(error: ValidationError, cls: type[BaseModel]) -> str:
 def from_json(text: str, source: str) -> Any:
     """Parse JSON. Raises InputError, one line that begins with `source`."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_key_once)
     except (ValueError, RecursionError) as error:  # ValueError also for a number of thousands of digits
         reason = "it is nested too deep" if isinstance(error, RecursionError) else error
-        raise InputError(one_line(f"{source} is not JSON ({reason})")) from None
+        raise InputError(f"{source} is not JSON ({reason})") from None
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {short(next(key for key in keys if keys.count(key) > 1))} is there twice")
+    return found
 
 
 def short(value: Any) -> str:

@@ -13,10 +13,11 @@ from typing import Any
 import yaml
 
 from famba.errors import InputError
-from famba.text import one_line
+from famba.files import open_regular
 
 _LARGEST, _DEEPEST = 2**20, 64  # bytes, levels: far beyond any experiment or ledger
 _MOST = 2**20  # values, those behind an alias counted each time: a few aliases of aliases can stand for billions
+_SHELL = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # pipes of a shell: `--config <(sed ...)`
 _LONGEST = 40  # characters of an integer
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # only an escape can write them
 
@@ -101,7 +102,7 @@ _Loader.add_constructor(f"{_TAG}int", _Loader.construct_integer)
 _Loader.add_constructor(f"{_TAG}str", _Loader.construct_text)
 
 
-def read(path: Path, what: str = "the file", source: str | None = None, hint: str = "") -> Any:
+def read(path: str | Path, what: str = "the file", source: str | None = None, hint: str = "") -> Any:
     """What a YAML file holds; `what` it is and where it is named, for messages, and a hint where it cannot be read.
 
     Raises InputError: it cannot be read, is no YAML, has a key twice or a tag, or is larger or deeper than settings
@@ -109,14 +110,21 @@ def read(path: Path, what: str = "the file", source: str | None = None, hint: st
     """
     source = source or str(path)
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") if str(path).startswith(_SHELL) else open_regular(path) as file:
             content = file.read(_LARGEST + 1)
         if len(content) > _LARGEST:
-            raise yaml.YAMLError(f"larger than {_LARGEST:,} bytes")
-        return yaml.load(content.decode("utf-8-sig"), _Loader)
+            raise InputError(f"{source}: not valid YAML (larger than {_LARGEST:,} bytes)")
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
-        raise InputError(one_line(f"{source}: cannot read {what} ({reason}){hint}")) from None
+        raise InputError(f"{source}: cannot read {what} ({reason}){hint}") from None
+    return value(text, source)
+
+
+def value(text: str, source: str) -> Any:
+    """What a text in YAML stands for. Raises InputError, one line that begins with `source`."""
+    try:
+        return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:  # of several lines, with a part of the file
         problem = ", ".join(part for part in (error.context, error.problem) if part)
         if mark := error.problem_mark or error.context_mark:
@@ -125,7 +133,7 @@ def read(path: Path, what: str = "the file", source: str | None = None, hint: st
         problem = str(error)
     except (ValueError, OverflowError) as error:
         problem = f"a value that cannot be read: {error}"  # such as "\UFFFFFFFF"
-    raise InputError(one_line(f"{source}: not valid YAML ({problem})"))
+    raise InputError(f"{source}: not valid YAML ({problem})")
 
 
 def scalar(text: str) -> Any:

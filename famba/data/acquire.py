@@ -92,7 +92,7 @@ def _download_verified(archive: sources.Archive, target: Path, url: str, patienc
     with open_part(part) as file:
         resumed = file.tell() > 0
         while True:
-            download(url, file, size, patience)
+            download(url, file, size, patience, most=max(archive.bytes or 0, archive.most))
             try:
                 sources.check_file(part, archive, with_md5=True)
                 break

@@ -23,6 +23,7 @@ from famba.data.cifar_records import BINARY_FOLDER, PYTHON_FOLDER, Contents, rea
 from famba.data.content import Content, content
 from famba.data.dataset import Dataset, Identity, canonical_digest, describe
 from famba.errors import InputError, IntegrityError
+from famba.files import open_regular
 
 NAME = "cifar100"
 BINARY, PYTHON = "cifar-100-binary.tar.gz", "cifar-100-python.tar.gz"
@@ -89,13 +90,15 @@ def load_form(form: Form) -> Dataset:
         raise InputError(str(error)) from error
     except OSError as error:
         raise InputError(f"{form.path}: cannot be read: {error.strerror or error}") from error
+    except MemoryError:
+        raise InputError(f"{form.path}: does not fit into memory") from None
     source = form.kind if form.kind in (IMAGES, PARQUET) else f"{form.kind}/"
     return describe(NAME, source, canonical_digest(arrays), arrays, contents.names, _official(), found)
 
 
 _READERS: dict[str, Callable[[Path], Contents]] = {
-    PYTHON_FOLDER: lambda path: read_folder(path, PYTHON_FOLDER),
-    BINARY_FOLDER: lambda path: read_folder(path, BINARY_FOLDER),
+    PYTHON_FOLDER: lambda path: read_folder(path, PYTHON_FOLDER, sources.expected().records),
+    BINARY_FOLDER: lambda path: read_folder(path, BINARY_FOLDER, sources.expected().records),
     PARQUET: read_parquet,
     IMAGES: read_images,
 }
@@ -117,12 +120,12 @@ def findings(identity: Identity) -> list[str]:
 def _load_archive(path: Path) -> Dataset:
     archive = sources.archive(path.name)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = sum(len(chunk) for chunk in sources.checked(file, path, archive))
             file.seek(0)
-            contents = read_archive(file, path, archive.records)
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+            contents = read_archive(file, path, archive)
+    except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, MemoryError) as error:
+        raise InputError(f"{path}: cannot be read: {error or type(error).__name__}") from error
     return describe(NAME, path.name, (archive.sha256, size), _arrays(contents), contents.names, archive.official)
 
 

@@ -15,9 +15,11 @@ from famba.data.cifar_names import CIFAR10, FINE
 from famba.data.cifar_records import SIZE, Contents, Split
 from famba.data.dataset import check_labels
 from famba.errors import InputError
+from famba.files import read_bytes
 from famba.system.host import usable_cpus
 
 SPLITS = ("train", "test")
+_LARGEST = 1 << 22  # bytes of an image of 32 x 32 pixels, whatever else stands in its file
 _THREADS = min(8, usable_cpus())  # zlib and file reading run beside each other
 
 
@@ -38,7 +40,9 @@ def _read_split(folder: Path) -> Split:
         images = [path for path in found if path.suffix.lower() == ".png"]
         files += images
         labels += [label] * len(images)
-    return Split(_decode_all(files, str, lambda path: path), np.array(labels, np.int64))
+    return Split(
+        _decode_all(files, str, lambda path: io.BytesIO(read_bytes(path, _LARGEST))), np.array(labels, np.int64)
+    )
 
 
 def _check_classes(folder: Path) -> None:
@@ -95,7 +99,7 @@ def read_parquet(folder: Path) -> Contents:
         raise InputError(f"{folder}: Parquet files need pyarrow: pip install pyarrow") from None
     parts = []
     for split in SPLITS:
-        files = sorted(folder.glob(f"{split}-*.parquet"))
+        files = sorted(path for path in folder.glob(f"{split}-*.parquet") if path.is_file())
         if not files:
             raise InputError(f"{folder}: {split}-*.parquet is missing; expected files of both splits")
         labels: list[int] = []
@@ -109,9 +113,9 @@ def read_parquet(folder: Path) -> Contents:
                         f"{file}: columns {', '.join(columns)}{other}; expected img and fine_label of CIFAR-100"
                     )
                 table = parquet.read_table(file, columns=["img", "fine_label"])
-                numbers = [int(label) for label in table["fine_label"].to_pylist()]
+                numbers = np.array([int(label) for label in table["fine_label"].to_pylist()], np.int64).tolist()
                 blobs = [image["bytes"] for image in table["img"].to_pylist()]
-            except (OSError, ArrowException, KeyError, TypeError) as error:
+            except (OSError, ArrowException, KeyError, TypeError, ValueError, OverflowError) as error:
                 raise InputError(f"{file}: cannot be read: {error}") from error
             labels += numbers
             images += [(f"{file}: record {at}", blob) for at, blob in enumerate(blobs)]

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from famba.data.plain_pickle import PlainUnpickler
 from famba.errors import IntegrityError
 
 
@@ -21,35 +22,37 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-_reconstruct = np.empty(0).__reduce__()[0]
+def _reconstruct(kind: Any, shape: Any, dtype: Any) -> np.ndarray:
+    """Stands in for numpy's, which makes an empty array; its shape comes with its bytes."""
+    return np.empty(0, np.uint8)
+
+
 _ADMITTED = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "ndarray"): "ndarray",  # only ever an argument of _reconstruct
     ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): _latin1,
 }
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class _ArrayUnpickler(PlainUnpickler):
     def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ADMITTED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
+        return _ADMITTED.get((module, name)) or super().find_class(module, name)
 
 
 def unpickle(stream: IO[bytes], where: str) -> dict[str, Any]:
     """The one dict in `stream`, its keys as text; strings of Python 2 stay bytes. InputError for anything else."""
     try:
-        value = _PlainUnpickler(stream, encoding="bytes").load()
+        value = _ArrayUnpickler(stream, encoding="bytes").load()
     except Exception as error:  # a damaged pickle may raise nearly any exception, as pickle's documentation says
         raise IntegrityError(
             f"{where}: refused, only plain containers and numpy arrays are admitted: {error}"
         ) from error
     if not isinstance(value, dict):
         raise IntegrityError(f"{where}: holds a {type(value).__name__}, expected a dict")
-    return {key.decode("latin1") if isinstance(key, bytes) else str(key): item for key, item in value.items()}
+    names = {key: key.decode("latin1") if isinstance(key, bytes) else key for key in value}
+    return {name: value[key] for key, name in names.items() if isinstance(name, str)}
 
 
 def field(fields: dict[str, Any], key: str, kind: type, where: str) -> Any:

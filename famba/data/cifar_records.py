@@ -7,6 +7,8 @@ Python: `cifar-100-python/{train,test,meta}`, pickles written by Python 2; see c
 
 from __future__ import annotations
 
+import gzip
+import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +16,12 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from famba.config.validation import short
 from famba.data.cifar_pickle import field, unpickle
 from famba.data.dataset import check_labels
+from famba.data.sources import Archive
 from famba.errors import IntegrityError
+from famba.files import open_regular
 
 FINE, COARSE = 100, 20  # classes
 SIZE = 32
@@ -43,18 +48,38 @@ class Contents(NamedTuple):
     names: Sequence[str]
 
 
-def read_archive(file: IO[bytes], path: Path, records: Mapping[str, int]) -> Contents:
-    """Read an open archive; `records`: images that each split must have. Raises IntegrityError and tarfile's errors."""
+def read_archive(file: IO[bytes], path: Path, archive: Archive) -> Contents:
+    """Read an open archive. Raises IntegrityError, and the errors of gzip and tarfile."""
     folder = path.name.removesuffix(".tar.gz")
     names, read = _FORMATS[folder]
-    with tarfile.open(fileobj=file, mode="r|gz", bufsize=1 << 20) as tar:
-        return read(_tar_members(tar, path, folder, names), path, records)
+    content = _Bounded(gzip.GzipFile(fileobj=file), archive.most, path)
+    with tarfile.open(fileobj=content, mode="r|", bufsize=1 << 20) as tar:  # type: ignore[call-overload] # it only reads
+        return read(_tar_members(tar, path, folder, names), path, archive.records)
 
 
-def read_folder(path: Path, form: str) -> Contents:
-    """Read an extracted folder of the format `form`, BINARY_FOLDER or PYTHON_FOLDER. Raises IntegrityError."""
+class _Bounded:
+    """The decompressed bytes of an archive: a few kB may hold gigabytes, and its headers name any length."""
+
+    def __init__(self, file: gzip.GzipFile, most: int, path: Path) -> None:
+        self._file, self._most, self._left, self._path = file, most, most, path
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes. Raises IntegrityError beyond those that the archive may have."""
+        data = self._file.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise IntegrityError(f"{self._path}: it holds more than {self._most:,} bytes, which its images do not take")
+        return data
+
+
+def read_folder(path: Path, form: str, records: Mapping[str, int]) -> Contents:
+    """Read an extracted folder of the format `form`, BINARY_FOLDER or PYTHON_FOLDER. Raises IntegrityError.
+
+    `records`: images that a split should have; what has several times as many bytes is not read.
+    """
     names, read = _FORMATS[form]
-    return read(_folder_members(path, names), path, None)
+    most = 4 * max(records.values()) * RECORD + (1 << 24)
+    return read(_folder_members(path, names, most), path, None)
 
 
 def _read_binary(members: Members, path: Path, records: Mapping[str, int] | None) -> Contents:
@@ -97,7 +122,7 @@ def _read_python(members: Members, path: Path, records: Mapping[str, int] | None
         fields = unpickle(stream, where)
         if name == "meta":
             for key in ("fine_label_names", "coarse_label_names"):
-                names[key] = [_text(word) for word in field(fields, key, list, where)]
+                names[key] = [_text(word, where) for word in field(fields, key, list, where)]
             continue
         data = field(fields, "data", np.ndarray, where)
         if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != RECORD - 2:
@@ -145,12 +170,14 @@ def _tar_members(tar: tarfile.TarFile, path: Path, folder: str, names: Sequence[
         raise IntegrityError(f"{path}: {', '.join(f'{folder}/{name}' for name in wanted)} missing from the archive")
 
 
-def _folder_members(folder: Path, names: Sequence[str]) -> Members:
+def _folder_members(folder: Path, names: Sequence[str], most: int) -> Members:
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise IntegrityError(f"{folder}: {', '.join(missing)} missing from the folder")
     for name in names:
-        with open(folder / name, "rb") as stream:
-            yield name, stream, (folder / name).stat().st_size
+        with open_regular(folder / name) as stream:
+            if (size := os.fstat(stream.fileno()).st_size) > most:
+                raise IntegrityError(f"{folder / name}: {size:,} bytes, more than its images take")
+            yield name, stream, size
 
 
 def _channels_last(rows: np.ndarray) -> np.ndarray:
@@ -161,12 +188,15 @@ def _channels_last(rows: np.ndarray) -> np.ndarray:
 def _labels(fields: dict[str, Any], key: str, where: str) -> np.ndarray:
     values = field(fields, key, list, where)
     if wrong := [value for value in values if not isinstance(value, int) or abs(value) >= 1 << 31]:
-        raise IntegrityError(f"{where}: {key} holds {wrong[0]!r}, expected the number of a class")
+        found = wrong[0] if isinstance(wrong[0], int | float | str | bytes) else type(wrong[0]).__name__
+        raise IntegrityError(f"{where}: {key} holds {short(found)}, expected the number of a class")
     return np.array(values, np.int64)
 
 
-def _text(word: Any) -> str:
-    return word.decode("ascii", "replace") if isinstance(word, bytes) else str(word)
+def _text(word: Any, where: str) -> str:
+    if not isinstance(word, bytes | str):
+        raise IntegrityError(f"{where}: a name of a class is a {type(word).__name__}")
+    return word.decode("ascii", "replace") if isinstance(word, bytes) else word
 
 
 def _count(where: str, found: int, expected: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from famba.data import sources
 from famba.data.dataset import Dataset, canonical_digest, check_labels, describe, missing
 from famba.errors import InputError, IntegrityError
+from famba.files import open_regular
 
 NAME = "fashion-mnist"
 FILES = (
@@ -47,7 +48,7 @@ def load(root: str | Path) -> Dataset:
 def _read(path: Path, archive: sources.Archive) -> np.ndarray:
     """One idx file: big-endian magic number (0x08 for bytes, then the number of axes) and axes, then the bytes."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             content = bytearray().join(sources.checked(file, path, archive))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error

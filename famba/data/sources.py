@@ -27,12 +27,15 @@ from typing import Annotated, Any, BinaryIO
 from pydantic import Field, StringConstraints, model_validator
 
 from famba.config import yaml_file
-from famba.config.settings import Count, Whole
+from famba.config.settings import Text, Whole
 from famba.config.validation import Strict, validated
 from famba.errors import InputError, IntegrityError
+from famba.files import open_regular
 from famba.text import nearest
 
 _CHUNK = 1 << 20
+_PER_RECORD, _BESIDE = 4096, 1 << 24  # bytes: of a record of CIFAR-100 at most, and of what stands beside the records
+_Records = Annotated[int, Field(ge=1, le=10**7, strict=True)]
 _SplitName = Annotated[str, Field(pattern="^(train|test)$")]
 _Sha256 = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[0-9a-fA-F]{64}$")]
 
@@ -54,15 +57,20 @@ class Archive:
     packed: bool = False
     official: bool = True
 
+    @property
+    def most(self) -> int:
+        """Bytes that are read at most, packed or not: as many records may take, where `bytes` does not say it."""
+        return sum(self.records.values()) * _PER_RECORD + _BESIDE
+
 
 class _Override(Strict):
     """A row of the FAMBA_SOURCES file. What is left out has its default here, which a file cannot give."""
 
-    url: Annotated[str, Field(min_length=1)] = ""
+    url: Text = ""
     sha256: _Sha256 = ""
     md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = ""
-    bytes: Count = 0
-    records: dict[_SplitName, Count] = Field(default={})
+    bytes: Annotated[int, Field(ge=1, le=2**40, strict=True)] = 0
+    records: dict[_SplitName, _Records] = Field(default={})
 
     @model_validator(mode="after")
     def _has_its_sha256(self) -> _Override:
@@ -80,7 +88,7 @@ class Expected(Strict):
     """
 
     digests: Annotated[dict[_SplitName, _Sha256], Field(min_length=2)]
-    records: Annotated[dict[_SplitName, Count], Field(min_length=2)]
+    records: Annotated[dict[_SplitName, _Records], Field(min_length=2)]
     unlabelled: dict[_SplitName, _Sha256] = Field(default={})
     repeated: dict[_SplitName, Whole] = Field(default={})
 
@@ -186,7 +194,7 @@ def check_file(path: Path, archive: Archive, with_md5: bool = False) -> None:
     Raises InputError, naming the file, what was expected and what was found.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             for _ in checked(file, path, archive, with_md5):
                 pass
     except OSError as error:
@@ -198,12 +206,13 @@ def checked(file: BinaryIO, path: Path, archive: Archive, with_md5: bool = False
     unit = "bytes of content" if archive.packed else "bytes"
     if not archive.packed:
         _compare(path, unit, os.fstat(file.fileno()).st_size, archive.bytes)
+    most = archive.most if archive.bytes is None else archive.bytes
     sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
     source = gzip.GzipFile(fileobj=file) if archive.packed else file
     try:
         while chunk := source.read(_CHUNK):
             size += len(chunk)
-            if archive.bytes is not None and size > archive.bytes:
+            if size > most:
                 break  # a few kB of gzip may hold gigabytes: read no further than what is too much already
             sha256.update(chunk)
             if with_md5:
@@ -213,8 +222,9 @@ def checked(file: BinaryIO, path: Path, archive: Archive, with_md5: bool = False
         raise IntegrityError(f"{path}: cannot be read: {error}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    if archive.bytes is not None and size > archive.bytes:
-        raise IntegrityError(f"{path}: more than {archive.bytes:,} {unit}, expected {archive.bytes:,}: altered")
+    if size > most:
+        records = f", which is enough for {sum(archive.records.values()):,} images" if archive.bytes is None else ""
+        raise IntegrityError(f"{path}: more than {most:,} {unit}{records}: altered")
     _compare(path, unit, size, archive.bytes)
     _compare(path, "sha256", sha256.hexdigest(), archive.sha256)
     if with_md5:

@@ -17,7 +17,7 @@ from famba.methods import made_up
 from famba.methods.interface import History, Method, Seen, Tokens
 from famba.ops.merging import Reduction
 from famba.strategies import capped, cls_index
-from famba.text import count, one_line
+from famba.text import count
 
 LAYERS = (1, 2, 3)  # layer 0 cannot have every method: no mixer has run before
 SIZES = (2, 3, 4, 5, 10, 17, 65, 197)  # tokens, class token included
@@ -195,7 +195,7 @@ def _apply(method: Method, seen: Seen, r: int, where: str) -> Applied:
     except CheckFailed:
         raise
     except Exception as error:
-        raise CheckFailed(one_line(f"runs: {where}: {type(error).__name__}: {error}")) from error
+        raise CheckFailed(f"runs: {where}: {type(error).__name__}: {error}") from error
     before, now = made_up.tensors(given), made_up.tensors(seen)
     if not all(torch.equal(a, b) for a, b in zip(before, now, strict=True)):
         expect("unchanged", "the method writes into the tensors that it is given")

@@ -18,7 +18,8 @@ from pydantic.errors import PydanticSchemaGenerationError
 from famba.config.methods import Placement, code_of, file_of, installed
 from famba.config.validation import short
 from famba.errors import InputError
-from famba.text import nearest, one_line
+from famba.files import read_bytes
+from famba.text import nearest
 
 if TYPE_CHECKING:
     from famba.methods.interface import Method
@@ -66,7 +67,7 @@ def build(name: str, options: Mapping[str, Any], placement: Placement | None = N
     for key in options:
         if key not in known:
             has = f"its settings are {', '.join(known)}" if known else "it has none"
-            raise InputError(one_line(f"method {name}: unknown setting {key!r}{nearest(str(key), known, '')}; {has}"))
+            raise InputError(f"method {name}: unknown setting {key!r}{nearest(str(key), known, '')}; {has}")
     for key, one in known.items():
         if one.default is one.empty and key not in options:
             raise InputError(f"method {name}: setting {key!r} is missing, and has no default")
@@ -109,7 +110,7 @@ def _found(name: str) -> Any:
 
 def _from_file(path: Path) -> Any:
     try:
-        return _module(path.resolve(), path.read_bytes())
+        return _module(path.resolve(), read_bytes(path))
     except (Exception, SystemExit) as error:
         raise InputError(_because(f"method {path}: it cannot be imported", error)) from error
 
@@ -156,8 +157,8 @@ def _checked(where: str, hint: Any, value: Any) -> Any:
     try:
         return adapter.validate_python(value, strict=strict)
     except ValidationError as error:
-        raise InputError(one_line(f"{where}: {error.errors()[0]['msg']}, found {short(value)}")) from None
+        raise InputError(f"{where}: {error.errors()[0]['msg']}, found {short(value)}") from None
 
 
 def _because(what: str, error: BaseException) -> str:
-    return one_line(f"{what} ({type(error).__name__}: {error})")
+    return f"{what} ({type(error).__name__}: {error})"

@@ -73,7 +73,8 @@ def write_predictions(predictions: Predictions, data: Identity, path: Path) -> N
 
 def read_predictions(path: Path, row: Row) -> Predictions:
     """Read the predictions beside a row. Raises InputError if they are damaged, or not this row's."""
-    stored = arrays.read_arrays(path, _FIELDS, "the predictions")
+    most = 64 * row.data.test + 2**10  # 6 classes of 8 bytes each
+    stored = arrays.read_arrays(path, _FIELDS, "the predictions", most)
     predictions = Predictions(stored["top5"], stored["labels"])
     of = (str(stored["test_digest"]), str(stored["order_digest"]))
     if problem := next(_problems(predictions, of, row), None):

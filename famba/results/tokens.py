@@ -16,7 +16,17 @@ from famba.results.row import Row
 
 NAME = "tokens.npz"
 _ABSENT = "absent"  # pairs of the maps that no image has, in bits; not written where there is none
-_FIELDS = ("best_match", "layers", "lowest", "similarity", "images", "groups", "seen")
+_FIELDS = {
+    "best_match": "f",
+    "layers": "u",
+    "lowest": "f",
+    "similarity": "u",
+    "images": "u",
+    "groups": "u",
+    "seen": "i",
+}
+_LARGEST_COSINE = 1.01  # rounded
+_MAPS, _EXAMPLES, _SIDE = 16, 16, 256  # layers, images and their pixels per side: more than any record has
 
 
 @dataclass(frozen=True)
@@ -75,12 +85,14 @@ def write_tokens(record: TokenRecord, path: Path) -> None:
 
 def read_tokens(path: Path, row: Row) -> TokenRecord:
     """Read the record beside a row. Raises InputError if it is damaged, or not this row's."""
-    stored = arrays.read_arrays(path, _FIELDS, "the token record", optional=_ABSENT)
     depth, patches = row.cell.architecture.depth, row.cell.architecture.tokens - 1
+    most = _MAPS * patches**2 + 2 * _EXAMPLES * depth * patches + 3 * _EXAMPLES * _SIDE**2 + 2**16
+    stored = arrays.read_arrays(path, tuple(_FIELDS), "the token record", most, optional=_ABSENT)
     upper = np.triu_indices(patches, 1)
-    layers, triangles = stored["layers"], stored["similarity"]
-    examples = len(np.atleast_1d(stored["images"]))
+    layers, triangles, images = stored["layers"], stored["similarity"], stored["images"]
+    examples, side = (*images.shape, 0, 0)[:2]
     shapes = {
+        "images": (examples, side, side, 3),
         "best_match": (depth,),
         "layers": (layers.size,),
         "similarity": (layers.size, len(upper[0])),
@@ -94,9 +106,21 @@ def read_tokens(path: Path, row: Row) -> TokenRecord:
             f"{path}: its arrays are not of {depth} layers and {patches} patches, as row {row.id} has; "
             "train the cell again"
         )
-    numbers = (stored[name] for name in _FIELDS)
-    if not examples or not all(array.dtype.kind in "uif" and np.isfinite(array).all() for array in numbers):
+    cosines = np.append(stored["best_match"], stored["lowest"])
+    kinds = all(stored[name].dtype.kind == kind for name, kind in _FIELDS.items())
+    if not (examples and side and layers.size and kinds and np.isfinite(cosines).all()):
         raise InputError(f"{path}: it has no example, or values that are no finite numbers; train the cell again")
+    if (
+        np.abs(cosines).max() > _LARGEST_COSINE
+        or not triangles.dtype == images.dtype == stored.get(_ABSENT, images).dtype == np.uint8
+        or layers.max() >= depth
+        or (np.diff(layers.astype(int)) <= 0).any()
+        or stored["groups"].max() > patches
+        or stored["seen"] < 1
+    ):
+        raise InputError(
+            f"{path}: it has cosines above 1, or layers or groups that are not there; train the cell again"
+        )
     lowest = float(stored["lowest"])
     triangles = lowest + triangles / np.float32(255) * (1 - lowest)
     if _ABSENT in stored:

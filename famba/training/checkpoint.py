@@ -6,6 +6,8 @@ damaged. Once its cell is finished the checkpoint becomes weights.pt. All are se
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -62,7 +64,7 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
         InputError: the file cannot be read now, which says nothing about its content. Memory errors pass through.
     """
     try:
-        if reason := files.flaw(path):
+        if reason := files.flaw(path) or flaw_of_archive(path, is_sealed=True):
             raise Damaged(reason)
         state = torch.load(path, map_location=device, weights_only=True)
     except (Damaged, MemoryError, torch.OutOfMemoryError):
@@ -74,6 +76,23 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"cell", "data", "model", "ema", "optimizer", "history"} <= state.keys():
         raise Damaged("is no checkpoint")
     return state
+
+
+def flaw_of_archive(path: Path, is_sealed: bool) -> str | None:
+    """What is wrong with a zip archive, as torch writes them; None of files of another kind. Raises as zipfile does.
+
+    torch.load would unpack gigabytes from a few thousand bytes, and compares no checksum: a seal covers them all.
+    """
+    with files.open_regular(path) as file:
+        if not zipfile.is_zipfile(file):
+            return None
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            packed = any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members)
+            if packed or sum(member.file_size for member in members) > os.fstat(file.fileno()).st_size:
+                return "its members are compressed or encrypted, or overlap"
+            member = None if is_sealed else archive.testzip()
+    return member and f"the checksum of {member} does not match"
 
 
 class Damaged(Exception):
@@ -116,17 +135,18 @@ def mismatch(
     states: Mapping[str, Any],
     optimizer: torch.optim.Optimizer,
     init: Initial,
+    steps: int,
 ) -> str | None:
     """Why this checkpoint cannot be resumed by this cell, data and initial weights; None if it can.
 
-    `states`: the state dicts of the training's own model, ema and optimizer. Compared before anything is loaded: fused
-    optimisers take the shapes of their state as given.
+    `states`: the state dicts of the training's own model, ema and optimizer; `steps`: of an epoch. Compared before
+    anything is loaded: fused optimisers take the shapes of their state as given.
     """
     if state["cell"] != cell.model_dump_json():
         return "other settings"
     if state["data"] != data:
         return "other data"
-    if not (is_whole(state["history"], cell.recipe.epochs) and _alike(state, states, optimizer)):
+    if not (is_whole(state["history"], cell.recipe.epochs, steps) and _alike(state, states, optimizer)):
         return "another version of famba"
     moments = (value for moment in state["optimizer"]["state"].values() for value in moment.values())
     if not all(tensor.isfinite().all() for tensor in (*state["model"].values(), *state["ema"].values(), *moments)):
@@ -156,7 +176,21 @@ def _alike(state: Mapping[str, Any], own: Mapping[str, Any], optimizer: torch.op
 def _forms(tensors: Any) -> Any:
     if not isinstance(tensors, Mapping):
         return None
-    return {name: (getattr(t, "dtype", None), getattr(t, "shape", None)) for name, t in tensors.items()}
+    return {name: (t.dtype, t.shape) if is_plain(t) else None for name, t in tensors.items()}
+
+
+def is_plain(tensor: Any) -> bool:
+    """Whether it is a tensor as modules have them: dense, and every element in its own place of the file.
+
+    An expanded one may stand for more elements than any memory holds.
+    """
+    return (
+        isinstance(tensor, torch.Tensor)
+        and tensor.layout == torch.strided
+        and tensor.device.type != "meta"
+        and not tensor.is_quantized
+        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    )
 
 
 def archive(path: Path, why: str) -> Path:

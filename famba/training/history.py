@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -61,28 +60,49 @@ class History:
         return self.accuracy(max(self.epochs, key=lambda epoch: epoch[f"{prefix}top1"]), prefix)
 
 
-def is_whole(history: Any, epochs: int) -> bool:
-    """Whether a history has every field in its type, and every number of every epoch so far, of at most `epochs`."""
+def is_whole(history: Any, epochs: int, steps: int) -> bool:
+    """Whether a history is one of at most `epochs` of so many steps each: every field, in its type and range."""
     empty = asdict(History())
-    if not isinstance(history, dict) or history.keys() != empty.keys():
+    if not _is_like(history, empty) or not _is_like(history["epoch_so_far"], empty["epoch_so_far"]):
         return False
+    done, so_far, losses = len(history["epochs"]), history["epoch_so_far"], len(history["losses"])
     numbers = [value for name, value in history.items() if isinstance(empty[name], int | float)]
-    texts = isinstance(history["started"], str) and isinstance(history["init"], dict)
-    so_far = history["epoch_so_far"]
-    if not isinstance(so_far, dict) or so_far.keys() != empty["epoch_so_far"].keys():
-        return False
-    numbers += so_far.values()
-    lists = [history[name] for name in ("epochs", "step_ms", "step_cpu_ms", "losses")]
-    if not texts or not all(isinstance(found, list) for found in lists) or len(lists[0]) > epochs:
-        return False
-    if len(lists[0]) == (epochs if so_far["steps"] else 0):  # a step beyond the last epoch, or none at all
-        return False
-    for number, epoch in enumerate(lists[0]):
-        if not isinstance(epoch, dict) or epoch.keys() != set(EPOCH_FIELDS) or epoch["epoch"] != number:
-            return False
-        numbers += epoch.values()
     if history["energy_joules"] is None:
         numbers.remove(None)
-    return all(
-        isinstance(value, int | float) and math.isfinite(value) for value in (*numbers, *lists[1], *lists[2], *lists[3])
+    return (
+        0 <= so_far["steps"] < steps
+        and 0 < losses == done * steps + so_far["steps"] <= epochs * steps
+        and len(history["step_ms"]) == len(history["step_cpu_ms"]) <= losses
+        and all(_is_epoch(epoch, number) for number, epoch in enumerate(history["epochs"]))
+        and all(map(_is_number, [*numbers, *so_far.values(), *history["step_ms"], *history["step_cpu_ms"]]))
+        and all(_is_number(loss, -_LARGEST) for loss in history["losses"])
     )
+
+
+_LARGEST = 1e300
+
+
+def _is_like(found: Any, empty: dict[str, Any]) -> bool:
+    """Whether it has the fields of an empty one, in their types; a time may be a whole number, energy is not known."""
+    return (
+        isinstance(found, dict)
+        and found.keys() == empty.keys()
+        and all(
+            isinstance(found[name], float | int | None if isinstance(value, float) else type(value))
+            for name, value in empty.items()
+        )
+    )
+
+
+def _is_epoch(epoch: Any, number: int) -> bool:
+    return (
+        isinstance(epoch, dict)
+        and epoch.keys() == set(EPOCH_FIELDS)
+        and epoch["epoch"] == number
+        and all(map(_is_number, epoch.values()))
+        and all(epoch[f"{of}top1"] <= epoch[f"{of}top5"] <= 100 for of in ("", "ema_"))
+    )
+
+
+def _is_number(value: Any, least: float = 0) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= _LARGEST

@@ -10,6 +10,7 @@ from torch import nn
 
 from famba.config import Cell
 from famba.errors import InputError
+from famba.files import open_regular
 from famba.model import VisionMamba
 from famba.results.row import Initial
 from famba.training import weights
@@ -31,7 +32,7 @@ def identify(path: Path | None) -> Initial:
     if path is None:
         return SCRATCH
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return Initial(weights=path.name, sha256=hashlib.file_digest(file, "sha256").hexdigest())
     except OSError as error:
         raise InputError(f"{path}: cannot read the initial weights ({error.strerror})") from None

@@ -67,7 +67,7 @@ class Progress:
         self.start(done=0.0)
         if reason := self._unwritten(""):  # known before hours are spent
             error = InputError(f"--log {log}: cannot be written ({reason}); name another file")
-            self._write_status("failed", error=one_line(str(error)))
+            self._write_status("failed", error=str(error))
             raise error
 
     @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from famba import data, ops
 from famba.config import Cell
@@ -272,12 +273,18 @@ class Training:
 
     def _mismatch(self, saved: Mapping[str, Any]) -> str | None:
         own, identity = self.state.state_dict(), self.dataset.identity.sequence
-        return checkpoint.mismatch(saved, self.cell, identity, own, self.state.optimizer, self.init)
+        return checkpoint.mismatch(saved, self.cell, identity, own, self.state.optimizer, self.init, self.epoch_steps)
 
     def _finish(self) -> Row:
         """Write the row and the files beside it, and rename the checkpoint to weights.pt."""
         self.progress.evaluating()
-        row = result.row_of(self)
+        try:
+            row = result.row_of(self)
+        except ValidationError as error:  # of a checkpoint that was tampered with, or a clock that was set back
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise CheckFailed(
+                f"{self.cell.id}: its row would contradict itself ({reason}); the checkpoint stays"
+            ) from None
         forward, classes = self.state.forward, len(self.dataset.classes)
         top5 = evaluate.predict(forward, self.test_loader, classes, self.progress.evaluating)
         self.world.all_sum_([top5])

@@ -10,7 +10,6 @@ import argparse
 import hashlib
 import math
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,18 +22,19 @@ from torch.nn import functional as F
 from famba import files
 from famba.config import Architecture, Cell
 from famba.config.settings import ClsPosition
-from famba.config.validation import from_json, validated
+from famba.config.validation import from_json, short, validated
 from famba.errors import InputError
 from famba.model import VisionMamba
 from famba.results.row import read_row
 from famba.strategies import cls_index
-from famba.text import count, install
+from famba.text import count, install, one_line
 from famba.training import checkpoint
 
 Which = Literal["model", "ema"]
 # where the weights and their moving average are: here and in Vim's files, in those of timm and of others
 _KEYS: dict[Which, tuple[str, ...]] = {"model": ("model", "state_dict"), "ema": ("ema", "model_ema", "state_dict_ema")}
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _HEAD = ("head.weight", "head.bias")
 
 
@@ -78,7 +78,7 @@ def read(path: Path, which: Which = "model") -> Stored:
         read_row(path)
         path = path.with_name(checkpoint.WEIGHTS)
     try:
-        with path.open("rb") as file:
+        with files.open_regular(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot read the weights ({error.strerror})") from None
@@ -91,12 +91,16 @@ def read(path: Path, which: Which = "model") -> Stored:
     if key is None and which == "ema":
         raise InputError(f"{path}: has no moving average of the weights; leave --weights ema out")
     weights, renamed = _renamed(path, state if key is None else state[key])
-    left = [] if key is None else sorted(str(name) for name in state if name not in (key, "cell"))
+    left = (
+        []
+        if key is None
+        else sorted(one_line(name) for name in state if isinstance(name, str) and name not in (key, "cell"))
+    )
     notes = [renamed] if renamed else []
     notes += [f"dropped: {', '.join(left)}"] if left else []
     cell = _cell(path, state["cell"]) if key is not None and isinstance(state.get("cell"), str) else None
     if cell is not None:
-        shape = cell.architecture
+        shape = _matching(path, cell.architecture, weights)
         return Stored(path, sha256, weights, cell, shape, cell.model, shape.cls_position, tuple(notes))
     return Stored(path, sha256, weights, cls_position=_told_by(state.get("args")), notes=tuple(notes))
 
@@ -119,7 +123,7 @@ def fit(stored: Stored, model: VisionMamba, cls_position: ClsPosition | None = N
         for name in _HEAD:
             weights.pop(name, None)
         were = "dropped" if head is not None else "none in the file"
-        of = f" of {len(head)} classes" if head is not None else ""
+        of = f" of {len(head)} classes" if head is not None and head.ndim else ""
         notes.append(f"head{of}: {were}; the model's, of {model.head.out_features}, is new")
     _refuse_others(stored.path, weights, wanted, new_head)
     said = stored.cls_position or cls_position
@@ -141,11 +145,11 @@ def _placed(
 ) -> tuple[Tensor, list[str]]:
     """Position embeddings (1, 1 + G², C) on the model's grid, with the class token in the model's place."""
     length, now = model.pos_embed.shape[1], model.cls_index
-    if embedding.ndim != 3 or len(embedding) != 1 or math.isqrt(embedding.shape[1] - 1) ** 2 != embedding.shape[1] - 1:
+    patches = embedding.shape[1] - 1 if embedding.ndim == 3 else 0
+    if patches < 1 or len(embedding) != 1 or math.isqrt(patches) ** 2 != patches:
         raise InputError(
             f"{path}: pos_embed is of shape {list(embedding.shape)}: no square grid of patches and a class token"
         )
-    patches = embedding.shape[1] - 1
     here: ClsPosition = "middle" if now else "head"
     then = cls_index(patches, position or here)
     grid, wanted = math.isqrt(patches), math.isqrt(length - 1)
@@ -187,7 +191,7 @@ def _refuse_others(path: Path, weights: Mapping[str, Tensor], wanted: Mapping[st
 
 
 def _layers(names: Mapping[str, Tensor]) -> int:
-    numbers = [int(found[1]) for name in names if (found := re.match(r"layers\.(\d+)\.", name))]
+    numbers = [int(found[1]) for name in names if (found := re.match(r"layers\.(\d{1,6})\.", name))]
     return 1 + max(numbers, default=-1)
 
 
@@ -195,7 +199,7 @@ def _renamed(path: Path, state: Mapping[Any, Any]) -> tuple[dict[str, Tensor], s
     """A state dict without the prefix that its names share, and a line about that; empty if there is none."""
     other = next((name for name, value in state.items() if not (isinstance(name, str) and _is_weight(value))), None)
     if other is not None or not state:
-        what = f"{other!r} is no tensor of floating-point numbers" if state else "it is empty"
+        what = f"{short(other)} is no tensor of floating-point numbers" if state else "it is empty"
         raise InputError(f"{path}: has no weights: {what}, and there is none under {' or '.join(_KEYS['model'])}")
     weights, removed = dict(state), ""
     while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in weights)), None):
@@ -205,7 +209,22 @@ def _renamed(path: Path, state: Mapping[Any, Any]) -> tuple[dict[str, Tensor], s
 
 
 def _is_weight(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
+    return checkpoint.is_plain(value) and value.dtype in _TYPES
+
+
+def _matching(path: Path, told: Architecture, weights: Mapping[str, Tensor]) -> Architecture:
+    """What a file says of its model, if its weights are of that: memory is taken for it before they are compared."""
+    inner = told.expand * told.embed_dim
+    shapes = {
+        "pos_embed": (1, told.tokens, told.embed_dim),
+        "layers.0.mixer.A_log": (inner, told.d_state),
+        "layers.0.mixer.conv1d.weight": (inner, 1, told.d_conv),
+    }
+    if told.depth != _layers(weights) or any(
+        name in weights and weights[name].shape != shape for name, shape in shapes.items()
+    ):
+        raise InputError(f"{path}: its weights are not of the model that it says they are of; name it: --model")
+    return told
 
 
 def _told_by(args: Any) -> ClsPosition | None:
@@ -235,8 +254,12 @@ def _of_safetensors(path: Path, sha256: str, which: Which) -> Stored:
     cell = _cell(path, told["cell"]) if "cell" in told else None
     shape: Architecture | None = None
     if "architecture" in told:
-        shape = validated(Architecture, from_json(told["architecture"], str(path)), str(path))
-    return Stored(path, sha256, weights, cell, shape, told.get("model"), shape.cls_position if shape else None, notes)
+        told_shape = validated(Architecture, from_json(told["architecture"], str(path)), str(path))
+        shape = _matching(path, told_shape, weights)
+    elif cell is not None:
+        shape = _matching(path, cell.architecture, weights)
+    model = one_line(told["model"]) if "model" in told else None
+    return Stored(path, sha256, weights, cell, shape, model, shape.cls_position if shape else None, notes)
 
 
 def safetensors() -> Any:
@@ -252,26 +275,19 @@ def _unpickled(path: Path) -> Any:
     """What torch.save has written: tensors, containers, numbers, texts, and an argparse.Namespace of these."""
     try:
         flaw = files.flaw(path)
-        if flaw == files.UNSEALED:  # from elsewhere: torch.load does not compare the checksums that its archive holds
-            flaw = _flaw_of_archive(path)
+        if flaw != files.MISMATCH:  # of this suite, or from elsewhere
+            flaw = checkpoint.flaw_of_archive(path, is_sealed=flaw is None)
         if flaw:
             raise InputError(f"{path}: damaged: {flaw}")
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (InputError, MemoryError):
+    except InputError:
         raise
+    except MemoryError:
+        raise InputError(f"{path}: does not fit into memory") from None
     except Exception as error:  # torch.load raises whatever a damaged archive provokes
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise InputError(
                 f"{path}: holds a {found[1]}, and to read that could run code; save its state dict by itself"
             ) from None
         raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from None
-
-
-def _flaw_of_archive(path: Path) -> str | None:
-    """What is wrong with a zip archive, as torch writes them; None of files of another kind."""
-    if not zipfile.is_zipfile(path):
-        return None
-    with zipfile.ZipFile(path) as archive:
-        member = archive.testzip()
-    return member and f"the checksum of {member} does not match"

@@ -20,6 +20,8 @@ from snakemake.utils import update_config
 
 from famba.claims import ledger
 from famba.config import Experiment, yaml_file
+from famba.config.methods import PLACEMENTS
+from famba.config.schedules import Own
 from famba.errors import InputError
 from famba.system import container
 from famba.system.host import require_gpu
@@ -43,6 +45,7 @@ def load_experiment(workflow: Any) -> Experiment:
         experiment = Experiment.from_config(settings, ", ".join(dict.fromkeys(files)))
         experiment.require_claims()
         experiment.require_init()
+        _require_settings_of_methods(experiment)
         if _containers(workflow):
             _require_container(experiment.container)
             os.environ |= container.variables(experiment.container, Path.cwd())
@@ -79,6 +82,18 @@ def require_device(workflow: Any, experiment: Experiment) -> None:
         _require_cuda_torch(workflow)
     except InputError as error:
         stop(error)
+
+
+def _require_settings_of_methods(experiment: Experiment) -> None:
+    """Raises InputError for a setting that a built-in method does not have. Others may be of a container alone."""
+    for name, own in experiment.schedules.items():
+        if isinstance(own, Own) and own.settings and own.method in PLACEMENTS:
+            from famba.methods.names import build  # noqa: PLC0415 (imports torch)
+
+            try:
+                build(own.method, own.settings, own.placement)
+            except InputError as error:
+                raise InputError(f"{experiment.experiment}: schedules.{name}: {error}") from None
 
 
 def _untyped_read(value: Any) -> Any:

@@ -110,11 +110,11 @@ def without_a_field(path: Path) -> None:
     [
         ("predicted", another_rows, "is not the"),
         ("weights", another_rows, "weights of another cell than row"),
-        ("predicted", another_kind, "cannot read the predictions (ValueError)"),
-        ("fused", another_kind, "cannot read the token record (ValueError)"),
+        ("predicted", another_kind, "cannot read the predictions (it is damaged: BadZipFile)"),
+        ("fused", another_kind, "cannot read the token record (it is damaged: BadZipFile)"),
         ("weights", another_kind, "these are no weights of a training (BadZipFile)"),
-        ("predicted", without_a_field, "cannot read the predictions (labels is not a file in the archive)"),
-        ("fused", without_a_field, "cannot read the token record (groups is not a file in the archive)"),
+        ("predicted", without_a_field, "cannot read the predictions (it has no labels)"),
+        ("fused", without_a_field, "cannot read the token record (it has no groups)"),
     ],
 )
 def test_a_foreign_file_is_one_finding(rows: list[Path], rule: str, spoil: Callable[[Path], None], detail: str) -> None:

@@ -1,5 +1,6 @@
 """Every YAML file that famba reads: a key that stands twice, and whatever else is no settings, is one clear line."""
 
+import os
 import random
 import re
 import subprocess
@@ -160,9 +161,20 @@ def test_64_levels_and_the_largest_file_are_read(tmp_path):
     assert yaml_file.read(written(tmp_path, "x" * 2**20))
 
 
-def test_a_file_without_an_end_is_not_read_to_it():
-    with pytest.raises(InputError, match="larger than"):
-        Experiment.load("/dev/zero")
+def test_a_device_or_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/zero", tmp_path / "pipe"):
+        with pytest.raises(InputError, match="a device or pipe, not a regular file"):
+            Experiment.load(path)
+
+
+def test_a_shell_s_pipe_is_read_but_not_beyond_the_largest_file():
+    """`famba train --config <(sed ...)`"""
+    command = [sys.executable, "-c", "from famba.config import yaml_file; print(yaml_file.read('/dev/stdin'))"]
+    done = subprocess.run(command, input="a: 0o17", capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "{'a': 15}\n"
+    with Path("/dev/zero").open("rb") as endless, pytest.raises(InputError, match="larger than 1,048,576 bytes"):
+        yaml_file.read(f"/dev/fd/{endless.fileno()}")
 
 
 def test_mutated_experiments_are_read_or_refused(tmp_path):

@@ -215,9 +215,9 @@ def test_settings_of_the_command_line(capsys) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("q", "--set q: expected KEY=VALUE"),
-        ("=1", "--set =1: expected KEY=VALUE"),
-        ("q=[1", "--set q=[1: not a value of a YAML file"),
+        ("q", "--set q: write KEY=VALUE"),
+        ("=1", "--set =1: write KEY=VALUE"),
+        ("q=[1", "--set q=[1: not valid YAML (line 1: while parsing"),
         ("q=half", "method utr: q: Input should be a valid number, found 'half'"),
         ("q=", "method utr: q: Input should be a valid number, found None"),
     ],

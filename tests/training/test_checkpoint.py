@@ -235,7 +235,7 @@ def test_a_checkpoint_that_cannot_be_read_now_stays(error, raised, halfway, tmp_
     assert (tmp_path / checkpoint.NAME).read_bytes() == halfway[checkpoint.NAME]
 
 
-@pytest.mark.parametrize("lr", [1e4, 1e300])
+@pytest.mark.parametrize("lr", [1e3, 1e4])
 def test_a_training_that_diverges_has_no_row(lr, tmp_path, capsys):
     """With one step per epoch the loss itself stays finite until the last step."""
     settings = cell(lr=lr, global_batch=1408, mixup_batch=1408, micro_batch=1408)
