@@ -1,12 +1,14 @@
 """Fixtures that several test modules share."""
 
 import os
+import shutil
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: other tests run on the other cores
 pytest.register_assert_rewrite("tests.helpers")  # before the first import from there
@@ -66,6 +68,25 @@ def short_step_ratios() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("famba.training.paired.MAX_SECONDS", 0.0)
         yield
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder that takes long to fill and is only read: filled by the first worker of the run that asks for it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # the workers' own are in the run's
+
+    def filled(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, done = base / name, base / f"{name}.done"
+        with FileLock(f"{folder}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return filled
 
 
 @pytest.fixture(scope="session")

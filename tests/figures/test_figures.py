@@ -44,6 +44,17 @@ def paper(tmp_path_factory) -> Results:
     return results(tmp_path_factory.mktemp("paper"), paper_experiment())
 
 
+DRAWN: dict[tuple[str, int], Figure] = {}
+
+
+def drawn(name: str, source: Results) -> Figure:
+    """The figure of a fixture's results, drawn once for all tests that only look at it."""
+    key = name, id(source)
+    if key not in DRAWN:
+        DRAWN[key] = figure(name, source)
+    return DRAWN[key]
+
+
 def drawn_points(made: Figure, marker: str) -> list[tuple[float, float]]:
     """Data points drawn with a marker, in any panel."""
     return [
@@ -63,23 +74,23 @@ def test_the_names_are_those_that_the_pipeline_expects():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_figure_names_its_strategies_and_models(smoke, name):
-    found = texts(figure(name, smoke))
+    found = texts(drawn(name, smoke))
     assert {*smoke.strategies} <= found
     assert all(any(model in text for text in found) for model in smoke.models)  # one title may name several
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_smoke_figures_and_no_others_are_watermarked(smoke, paper, name):
-    (mark,) = [text for text in figure(name, smoke).texts if text.get_gid() == "watermark-smoke"]
+    (mark,) = [text for text in drawn(name, smoke).texts if text.get_gid() == "watermark-smoke"]
     assert mark.get_text() == "SMOKE"
     assert mark.get_zorder() < 0  # behind the axes, whose background is transparent
-    assert not [text for text in figure(name, paper).texts if "SMOKE" in text.get_text()]
+    assert not [text for text in drawn(name, paper).texts if "SMOKE" in text.get_text()]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_clipped_at_the_edge(smoke, paper, name):
     for source in (smoke, paper):
-        made = figure(name, source)
+        made = drawn(name, source)
         made.draw_without_rendering()
         needed = made.get_tightbbox()  # inches, of all that is drawn
         width, height = made.get_size_inches()
@@ -168,12 +179,12 @@ def test_a_control_character_in_a_devices_name_is_escaped(tmp_path):
 
 
 def test_published_points_stand_where_the_paper_has_them(paper):
-    made = figure("top1", paper)
+    made = drawn("top1", paper)
     place = paper.strategies.index
     printed = [row for row in ledger.published_rows(CLAIMS) if row.table == 1]
     assert sorted(drawn_points(made, "*")) == sorted((row.top1, place(row.strategy)) for row in printed)
     assert {PAPER, "top-1, best epoch on test (%)"} <= texts(made)
-    time = figure("time", paper)
+    time = drawn("time", paper)
     hours = sorted((row.time_s / 3600, place(row.strategy)) for row in printed)
     assert sorted(drawn_points(time, "*")) == [pytest.approx(point) for point in hours]
     assert "paper (1 seed, whole loop, A100)" in texts(time)
@@ -197,7 +208,7 @@ def test_published_points_stand_beside_nothing_else(tmp_path, changes):
 
 
 def test_tokens_shows_every_layer(smoke):
-    made = figure("tokens", smoke)
+    made = drawn("tokens", smoke)
     rows = [row for row in smoke.rows.values() if row.cell.model == smoke.models[0] and row.cell.seed == 0]
     lines = [tuple(line.get_ydata()) for line in made.axes[0].get_lines()]
     for row in rows:
@@ -205,7 +216,7 @@ def test_tokens_shows_every_layer(smoke):
 
 
 def test_bars_are_not_cut(paper):
-    made = figure("time", paper)
+    made = drawn("time", paper)
     for axes in made.axes:
         left, right = axes.get_xlim()
         assert left == 0

@@ -1,39 +1,77 @@
 """Two processes with gloo train what one process trains; `famba train` starts them itself."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from famba.cli import main
 from famba.results.row import read_row
+from famba.training import checkpoint
 from famba.training.lock import exclusive
 from famba.training.status import read_status
 from tests.helpers import ROOT
 from tests.helpers.cells import cell
-from tests.helpers.trainings import weights
+from tests.helpers.trainings import ends_as, weights
 
 
-def train(folder, processes):
-    settings = cell(epochs=2, mixup=0.8, cutmix=1.0).model_copy(update={"processes": processes}).model_dump_json()
-    command = ["-m", "famba", "train", "--cell", settings, "--out", f"{folder}/row.json", "--log", f"{folder}.log"]
+def arguments(folder: Path, processes: int) -> list[str]:
+    settings = cell(mixup=0.8, cutmix=1.0).model_copy(update={"processes": processes}).model_dump_json()
+    return ["train", "--cell", settings, "--out", f"{folder}/row.json", "--log", f"{folder}.log"]
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    """Two processes; what they say is on standard error."""
+    command = [sys.executable, "-m", "famba", *arguments(folder, 2)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *command], cwd=ROOT, env=env, capture_output=True, timeout=300, check=True)
-    return read_row(folder / "row.json")
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.fixture
+def together(once) -> Path:
+    """The folder of a cell that two processes trained."""
+    return once("two-processes", lambda folder: finish(start(folder / "cell"))) / "cell"
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_weights(tmp_path):
-    alone, together = train(tmp_path / "1", 1), train(tmp_path / "2", 2)
-    assert (alone.environment.world_size, together.environment.world_size) == (1, 2)
-    expected, found = weights(tmp_path / "1"), weights(tmp_path / "2")
+def test_two_processes_train_the_same_weights(together, tmp_path):
+    assert main(arguments(tmp_path, 1)) == 0
+    alone, both = read_row(tmp_path / "row.json"), read_row(together / "row.json")
+    assert (alone.environment.world_size, both.environment.world_size) == (1, 2)
+    expected, found = weights(tmp_path), weights(together)
     for name, tensor in expected.items():
         assert torch.allclose(found[name], tensor, rtol=0, atol=1e-5), name
-    assert together.metrics.last.top1 == pytest.approx(alone.metrics.last.top1, abs=0.6)  # two of 360 images
-    assert together.metrics.images_seen == alone.metrics.images_seen
-    assert len((tmp_path / "2.log").read_text().splitlines()) == 1  # one of them talks
+    assert both.metrics.last.top1 == pytest.approx(alone.metrics.last.top1, abs=0.6)  # two of 360 images
+    assert both.metrics.images_seen == alone.metrics.images_seen
+    assert len(together.with_name("cell.log").read_text().splitlines()) == 1  # one of them talks
+
+
+@pytest.mark.slow
+def test_two_processes_stop_at_the_same_step(together, tmp_path):
+    """A signal that one of them gets stops both."""
+    folder = tmp_path / "stopped"
+    process = start(folder)
+    deadline = time.monotonic() + 120
+    while not (folder / checkpoint.NAME).exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "stopped by SIGTERM at epoch" in said
+    finish(start(folder))
+    ends_as(folder, together)
+    assert read_row(folder / "row.json").time.runs == 2
 
 
 def refused(capsys, tmp_path, **changes):

@@ -162,25 +162,3 @@ def test_a_loading_process_dies_of_the_signal_as_ever():
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
         assert request.signal is None
-
-
-@pytest.mark.slow
-def test_two_processes_stop_at_the_same_step(tmp_path):
-    """A signal that one of them gets stops both."""
-    made = cell().model_copy(update={"processes": 2})
-    whole = tmp_path / "whole"
-    arguments = ["--cell", made.model_dump_json(), "--out"]
-    run = [sys.executable, "-m", "famba", "train", *arguments]
-    subprocess.run([*run, f"{whole}/row.json"], cwd=ROOT, check=True, capture_output=True, timeout=300)
-    stopped = tmp_path / "stopped"
-    process = subprocess.Popen([*run, f"{stopped}/row.json"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (stopped / checkpoint.NAME).exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "stopped by SIGTERM at epoch" in said
-    subprocess.run([*run, f"{stopped}/row.json"], cwd=ROOT, check=True, capture_output=True, timeout=300)
-    ends_as(stopped, whole)
-    assert read_row(stopped / "row.json").time.runs == 2

@@ -23,6 +23,7 @@ ONE_STEP = {
     "strategies": ["upper"],
     "seeds": [0],
     "device": "cpu",
+    "threads": 1,
     "recipe": {
         "epochs": 1, "warmup_epochs": 0, "global_batch": 8, "mixup_batch": 8, "micro_batch": 4, "eval_batch": 4,
         "min_lr": 0, "workers": 1,
