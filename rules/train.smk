@@ -6,7 +6,7 @@ from famba.workflow import cluster
 rule train:
     input:
         # its content is what matters, and every row records it: not when it was written
-        ancient(f"data/{EXPERIMENT.dataset}.json"),
+        ancient(f"data/{EXPERIMENT.identified_data}.json"),
         EXPERIMENT.init_files,
     output:
         row="<results>/cells/{model}-{strategy}-s{seed}/row.json",

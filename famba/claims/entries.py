@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from famba.config.settings import DatasetName, Name, Protocol
+from famba.config.image_folder import DataName
+from famba.config.settings import Name, Protocol
 from famba.config.validation import Strict
 
 Relation = Literal["equal", "at_least", "at_most", "above", "below"]
@@ -39,7 +40,7 @@ class Published(Strict):
     """One published number. `value` is None where the sources we have give none."""
 
     id: str
-    dataset: DatasetName | None = None
+    dataset: DataName | None = None
     model: Name | None = None
     strategy: Name | None = None
     quantity: str
@@ -60,7 +61,7 @@ class Published(Strict):
 class Needs(Strict):
     """What rows must be for a claim to be tested on them."""
 
-    dataset: DatasetName = "cifar100"
+    dataset: DataName = "cifar100"
     protocols: tuple[Protocol, ...] = ("paper",)
     minimum_n: Annotated[int, Field(ge=1)] = 3
     device_kind: Literal["cpu", "cuda"] | None = None

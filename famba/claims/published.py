@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from famba.config.settings import DatasetName, Name
+from famba.config.image_folder import DataName
+from famba.config.settings import Name
 from famba.config.validation import Strict
 from famba.strategies import NAMED, strategy
 from famba.text import nearest
@@ -74,7 +75,7 @@ class PublishedTable(Strict):
     table: Annotated[int, Field(ge=1)]
     page: Annotated[int, Field(ge=1)]
     source: str
-    dataset: DatasetName
+    dataset: DataName
     rows: Annotated[list[TableRow], Field(min_length=1)]
 
     @model_validator(mode="after")

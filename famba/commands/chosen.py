@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from famba.commands.options import setting
 from famba.config import ARCHITECTURES, Architecture, Experiment, Recipe
+from famba.config.image_folder import ListedFolder
 from famba.config.settings import Fusion
 from famba.config.validation import validated
 from famba.errors import InputError
@@ -58,6 +59,7 @@ class Chosen:
     dataset: str | None
     fusion: Fusion  # of the published strategies
     own: Mapping[str, tuple[tuple[int, ...], Fusion]]
+    folder: ListedFolder | None = None  # of `dataset`, if that is an image folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +110,7 @@ def model_of(args: argparse.Namespace, stored: Stored) -> Chosen:
         resize = round(recipe.eval_resize * shape.img_size / chosen.architecture.img_size)
         recipe = recipe.model_copy(update={"eval_resize": resize})
     fusion = chosen.fusion.model_copy(update={"budget": args.budget}) if args.budget else chosen.fusion
-    return Chosen(chosen.name, shape, recipe, chosen.dataset, fusion, chosen.own)
+    return replace(chosen, architecture=shape, recipe=recipe, fusion=fusion)
 
 
 def _from_experiment(args: argparse.Namespace, path: Path) -> Chosen:
@@ -120,7 +122,8 @@ def _from_experiment(args: argparse.Namespace, path: Path) -> Chosen:
     cells = [experiment.cell(name, each, experiment.seeds[0]) for each in experiment.strategies]
     own = {cell.strategy: (cell.schedule, cell.fusion) for cell in cells if cell.strategy not in NAMED}
     model = experiment.models[name].architecture
-    return Chosen(name, model, experiment.recipe_of(name), experiment.dataset, experiment.fusion, own)
+    recipe = experiment.recipe_of(name)
+    return Chosen(name, model, recipe, experiment.dataset, experiment.fusion, own, experiment.listed)
 
 
 def _from_checkpoint(args: argparse.Namespace, stored: Stored) -> Chosen:
@@ -129,7 +132,7 @@ def _from_checkpoint(args: argparse.Namespace, stored: Stored) -> Chosen:
     if args.model in (None, says) and cell is not None:
         own = {} if cell.strategy in NAMED else {cell.strategy: (cell.schedule, cell.fusion)}
         shared = Fusion(order=cell.fusion.order, budget=cell.fusion.budget)
-        return Chosen(cell.model, cell.architecture, cell.recipe, cell.dataset, shared, own)
+        return Chosen(cell.model, cell.architecture, cell.recipe, cell.dataset, shared, own, cell.data)
     if args.model in (None, says) and stored.architecture is not None:
         return Chosen(says or "model", stored.architecture, _recipe(stored.architecture), None, Fusion(), {})
     if args.model is None:
@@ -141,7 +144,8 @@ def _from_checkpoint(args: argparse.Namespace, stored: Stored) -> Chosen:
         known = [*ARCHITECTURES, *([says] if says else [])]
         raise InputError(f"--model: unknown model {args.model!r}{nearest(args.model, known)}")
     shape = ARCHITECTURES[args.model]
-    return Chosen(args.model, shape, _recipe(shape), cell.dataset if cell else None, Fusion(), {})
+    dataset, folder = (cell.dataset, cell.data) if cell else (None, None)
+    return Chosen(args.model, shape, _recipe(shape), dataset, Fusion(), {}, folder)
 
 
 def _recipe(shape: Architecture) -> Recipe:

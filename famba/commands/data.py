@@ -1,15 +1,15 @@
-"""`famba data fetch | verify | show | pull`."""
+"""`famba data fetch | verify | show | pull | manifest`."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from famba.config.datasets import DATA_HELP, data_folder
-from famba.data import cifar100, digits
+from famba.config.image_folder import ImageFolder, ListedFolder, listed
+from famba.data import cifar100, digits, image_folder, manifest
 from famba.data.acquire import fetch, pull
 from famba.data.dataset import Identity
 from famba.data.registry import NAMES, check_name, verify
@@ -34,6 +34,10 @@ FAMBA_SOURCES=FILE.yaml names mirrors, or other archives of the same format, by 
   cifar-100-binary.tar.gz: {url: https://mirror.example.org/cifar-100-binary.tar.gz}
 An entry with only a url is checked against the published sha256; with a sha256 of its own (and bytes, md5, records) an
 archive is accepted, and marked as not official wherever its identity is shown or recorded.
+
+An image folder of your own, {train,val|test}/<class>/<image>, has a manifest, which lists every image with its sha256:
+  famba data manifest data/flowers --out config/flowers.jsonl
+  famba data verify flowers --manifest config/flowers.jsonl
 """
 
 
@@ -59,13 +63,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--identity", type=Path, metavar="FILE", help="also verify all of it and write its identity, JSON"
     )
+    _add_manifest(command)
 
-    _command(commands, "verify", _verify, "read all of it: form, digests, size, labels")
+    command = _command(commands, "verify", _verify, "read all of it: form, digests, size, labels")
+    _add_manifest(command)
 
     command = _command(commands, "show", _show, "draw a labelled sheet of samples")
+    _add_manifest(command)
     command.add_argument(
         "--out", type=Path, metavar="FILE", help="PNG, SVG or PDF (default: NAME.png in the data folder)"
     )
+
+    text = "list, hash and decode every image of a folder, and write that down"
+    command = commands.add_parser("manifest", help=text, description=text[0].upper() + text[1:] + ".")
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="with train/<class>/<image>, and val or test")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="the manifest")
+    command.add_argument(
+        "--evaluated", choices=["val", "test"], help="the split that models are evaluated on, where both are there"
+    )
+    command.set_defaults(run=_manifest)
 
 
 def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -76,6 +92,12 @@ def _command(commands: Any, name: str, run: Any, text: str) -> argparse.Argument
     command.add_argument("--root", type=Path, default=data_folder(), metavar="FOLDER", help=DATA_HELP)
     command.set_defaults(run=run)
     return command
+
+
+def _add_manifest(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--manifest", metavar="FILE", help="of an image folder: NAME is a folder in --root, or any path"
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -94,13 +116,51 @@ def _fetch(args: argparse.Namespace) -> None:
 
 
 def _pull(args: argparse.Namespace) -> None:
-    path = pull(args.name, args.root)
-    print(f"{args.name}: {path} is there and verified")
+    if args.manifest:
+        identity = _verified(args)
+    else:
+        path = pull(args.name, args.root)
+        print(f"{args.name}: {path} is there and verified")
+        if not args.identity:
+            return
+        identity = verify(args.name, args.root)
     if args.identity:
-        write_text(args.identity, json.dumps(asdict(verify(args.name, args.root)), indent=2) + "\n")
+        write_text(args.identity, json.dumps(identity.written(), indent=2) + "\n")
+
+
+def _manifest(args: argparse.Namespace) -> None:
+    head, findings = manifest.write(args.folder, args.out, args.evaluated)
+    print(*findings, sep="\n", end="\n" if findings else "")
+    least, most = (f(n for pair in head.classes.values() for n in pair[:1]) for f in (min, max))
+    print(
+        f"{args.out}: sha256 {head.sha256}, {head.bytes:,} bytes: {head.train:,} train and {head.test:,} "
+        f"{head.evaluated} images, {len(head.classes)} classes of {least:,} to {most:,} train images"
+    )
+
+
+def _verified(args: argparse.Namespace) -> Identity:
+    """Of an image folder, every file of which has been compared with its manifest."""
+    folder = _folder(args)
+    assert folder is not None
+    identity = image_folder.load(Path(args.name).name, args.root, folder, hashed=True).identity
+    print(_sentence(identity), "verified: the files of the manifest, and no others", sep="\n")
+    return identity
+
+
+def _folder(args: argparse.Namespace) -> ListedFolder | None:
+    """The image folder that the options name, as a cell has it."""
+    if not args.manifest:
+        if args.name not in NAMES and (Path(args.name).is_dir() or (args.root / args.name).is_dir()):
+            raise InputError(f"{args.name}: an image folder has a manifest; name it: --manifest FILE")
+        return None
+    there = (args.root / args.name).is_dir() or not Path(args.name).is_dir()
+    return listed(ImageFolder(manifest=args.manifest, folder=args.name if there else str(Path(args.name).absolute())))
 
 
 def _verify(args: argparse.Namespace) -> None:
+    if _folder(args):
+        _verified(args)
+        return
     try:
         identity = verify(args.name, args.root)
     except IntegrityError as error:
@@ -125,8 +185,9 @@ def _content(identity: Identity, root: Path) -> list[str]:
 
 
 def _show(args: argparse.Namespace) -> None:
-    out = args.out or args.root / f"{args.name}.png"
-    show(args.name, args.root, out)
+    name = Path(args.name).name
+    out = args.out or args.root / f"{name}.png"
+    show(name, args.root, out, _folder(args))
     print(f"{args.name}: samples drawn to {out}")
 
 
@@ -135,6 +196,6 @@ def _sentence(identity: Identity) -> str:
     return (
         f"{identity.name}: {identity.source}, sha256 {identity.sha256}, {identity.bytes:,} bytes: "
         f"{identity.train:,} train and {identity.test:,} test images, {identity.classes} classes, "
-        f"{identity.size} x {identity.size} pixels, {identity.channels} channel{'s' if identity.channels > 1 else ''}"
+        f"{identity.pixels}, {identity.channels} channel{'s' if identity.channels > 1 else ''}"
         f"{standing}"
     )

@@ -16,6 +16,7 @@ from famba import __version__, data, ops
 from famba.commands import chosen
 from famba.commands.chosen import Chosen, Setting
 from famba.config.datasets import DATA_HELP, data_folder
+from famba.config.image_folder import ImageFolder, ListedFolder, listed
 from famba.cost.inference import Speed, peak, speeds
 from famba.data.loader import EvalLoader
 from famba.errors import CheckFailed, InputError
@@ -44,7 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strategies baseline,upper --method famba_v,rmeeto:prune=true --out evaluation.csv"
     )
     chosen.add_arguments(parser)
-    parser.add_argument("--dataset", metavar="NAME", help=f"{', '.join(data.NAMES)} [the training's]")
+    parser.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help=f"{', '.join(data.NAMES)}, or the manifest of an image folder [the training's]",
+    )
     parser.add_argument("--root", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
     parser.add_argument("--strategies", type=_names, metavar="A,B", help=f"[{','.join(STRATEGIES)}]")
     parser.add_argument(
@@ -73,15 +78,13 @@ def main(args: argparse.Namespace) -> None:
     stored = weights.read(args.checkpoint, args.weights)
     model = chosen.model_of(args, stored)
     settings = chosen.settings_of(model, args.strategies or STRATEGIES, args.method, args.set)
-    name = args.dataset or model.dataset
-    if name is None:
-        raise InputError(f"{stored.path}: does not say of which data set it is; name one: --dataset")
+    name, folder = _dataset(args, model)
     device = pick_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
     float32.fix()
     scan = ops.choose(device, requested=args.scan)
-    dataset = data.load(name, args.root)
+    dataset = data.load(name, args.root, folder)
     recipe = model.recipe.model_copy(update={"precision": args.precision or model.recipe.precision})
     some = _Some(dataset, args.limit)
     images = EvalLoader(some, recipe, model.architecture.img_size, device)
@@ -113,6 +116,17 @@ def main(args: argparse.Namespace) -> None:
     print(f"{args.out}: {count(len(lines), 'setting')}, {count(len(images), 'image')} of {name}")
 
 
+def _dataset(args: argparse.Namespace, model: Chosen) -> tuple[str, ListedFolder | None]:
+    """The data set that --dataset names, else the training's; an image folder's name is that of its manifest's file."""
+    if args.dataset is None:
+        if model.dataset is None:
+            raise InputError(f"{args.checkpoint}: does not say of which data set it is; name one: --dataset")
+        return model.dataset, model.folder
+    if args.dataset in data.NAMES or not Path(args.dataset).is_file():
+        return args.dataset, model.folder if args.dataset == model.dataset else None
+    return Path(args.dataset).stem, listed(ImageFolder(manifest=args.dataset))
+
+
 def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
@@ -142,7 +156,7 @@ class _Some:
         every = len(dataset.test_images)
         wanted = min(limit or every, every)
         self.places = np.arange(wanted) * every // wanted
-        self.test_images: np.ndarray = dataset.test_images[self.places]
+        self.test_images = dataset.test_images[self.places]
         self.test_labels: np.ndarray = dataset.test_labels[self.places]
 
 

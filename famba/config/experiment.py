@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from famba.config import protocol, yaml_file
+from famba.config import image_folder, protocol, yaml_file
+from famba.config.datasets import DATASETS, Sizes
+from famba.config.image_folder import DataName, ListedFolder, NamedFolder
 from famba.config.methods import code_of
 from famba.config.presets import PRESETS
 from famba.config.schedules import Own, Schedule, tokens_removed
@@ -23,7 +25,6 @@ from famba.config.settings import (
     Architecture,
     ClsPosition,
     Count,
-    DatasetName,
     FolderName,
     Fusion,
     Name,
@@ -74,7 +75,7 @@ class Cell(Strict):
 
     experiment: FolderName
     protocol: Protocol
-    dataset: DatasetName
+    dataset: DataName
     model: Name
     architecture: Architecture
     strategy: Name
@@ -88,6 +89,17 @@ class Cell(Strict):
     # one process on one node is not written: such a cell is the same as before there were others
     processes: Annotated[Count, Field(exclude_if=_is_one)] = 1
     nodes: Annotated[Count, Field(exclude_if=_is_one)] = 1
+    data: Annotated[ListedFolder | None, Field(exclude_if=_is_none)] = None  # of an image folder
+
+    @model_validator(mode="after")
+    def _data_known(self) -> Cell:
+        _require_known(self.dataset, self.data is not None)
+        return self
+
+    @property
+    def sizes(self) -> Sizes:
+        """How large its data set is."""
+        return _sizes(self.dataset, self.data)
 
     @property
     def id(self) -> str:
@@ -127,7 +139,8 @@ class Experiment(Strict):
 
     experiment: FolderName
     protocol: Protocol
-    dataset: DatasetName
+    dataset: DataName  # the name of `data`, where that is given
+    data: NamedFolder | None = None  # an image folder of your own
     models: dict[Name, Model]
     cls_position: ClsPosition = "middle"  # in the models that do not say themselves; the paper's is the head
     strategies: Annotated[list[Name], Field(min_length=1)] = Field(default=list(STRATEGIES))
@@ -151,6 +164,24 @@ class Experiment(Strict):
         cells = len(self.models) * max(len(self.strategies) * len(self.seeds), len(self.schedules))
         if cells > MAX_CELLS:
             raise ValueError(f"a grid of {cells:,} cells; at most {MAX_CELLS:,} fit into one experiment")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_data(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(name := data.get("data"), str):
+            raise ValueError(
+                f"data: {short(name)} is a name: dataset: {short(name)}; `data` is an image folder's block"
+            )
+        if isinstance(data, dict) and "dataset" not in data and isinstance(data.get("data"), dict):
+            return {**data, "dataset": data["data"].get("name", "unnamed")}  # it is missed under its own key
+        return data
+
+    @model_validator(mode="after")
+    def _data_known(self) -> Experiment:
+        if self.data is not None and self.data.name != self.dataset:
+            raise ValueError(f"dataset is {self.dataset}, and data.name {self.data.name}; leave dataset out")
+        _require_known(self.dataset, self.data is not None)
         return self
 
     @model_validator(mode="after")
@@ -252,6 +283,22 @@ class Experiment(Strict):
         """The recipes that train the models, each once."""
         return list(dict.fromkeys(map(self.recipe_of, self.models)))
 
+    @property
+    def listed(self) -> ListedFolder | None:
+        """The image folder, with what its manifest says. Raises InputError where there is no manifest."""
+        return None if self.data is None else image_folder.listed(self.data)
+
+    @property
+    def sizes(self) -> Sizes:
+        """How large its data set is."""
+        return _sizes(self.dataset, self.listed)
+
+    @property
+    def identified_data(self) -> str:
+        """What the file with the data set's identity is called: another manifest has another, which has to be made."""
+        listed = self.listed
+        return self.dataset if listed is None else f"{self.dataset}-{listed.sha256[:12]}"
+
     def cells(self) -> list[Cell]:
         """All cells of the grid: model by model, strategy by strategy, seed by seed."""
         return [self.cell(m, s, seed) for m in self.models for s in self.strategies for seed in self.seeds]
@@ -274,6 +321,7 @@ class Experiment(Strict):
         depth = architecture.depth
         schedule = strategy(strategy_name, depth, tokens) if own is None else tokens_removed(own, depth, tokens)
         shared: dict[str, Any] = {name: value for name, value in self if name in Cell.model_fields}
+        shared["data"] = self.listed
         shared["recipe"] = self.recipe_of(model)
         if isinstance(own, Own):
             by = {name: getattr(own, name) for name in ("method", "settings", "placement")}
@@ -320,6 +368,24 @@ class Experiment(Strict):
             )
 
 
+def _require_known(dataset: str, is_folder: bool) -> None:
+    """Raises ValueError for a data set that is none of famba's own and no image folder, or both."""
+    if is_folder and dataset in DATASETS:
+        raise ValueError(f"data.name: {dataset} is a data set of famba's own; call yours otherwise")
+    if not is_folder and dataset not in DATASETS:
+        raise ValueError(
+            f"dataset: unknown data set {short(dataset)}{nearest(dataset, DATASETS)}; "
+            "an image folder of your own has a `data` block"
+        )
+
+
+def _sizes(dataset: str, data: ListedFolder | None) -> Sizes:
+    if data is None:
+        return DATASETS[dataset]
+    height, width = data.pixels if data.size is None else (data.size, data.size)
+    return Sizes(data.train, data.test, (height, width, 3), data.classes)
+
+
 def _by_protocol(recipe: Any, claimed: Any) -> Any:
     """The recipe, with the rate advancing per step where neither a preset nor the protocol settles that it does not."""
     settled = not isinstance(recipe, dict) or recipe.keys() & {"preset", "sched_on_updates"}
@@ -339,6 +405,9 @@ def _completed(model: Any, shared: dict[str, Any], claimed: Any) -> Any:
 def json_schema() -> dict[str, Any]:
     """JSON schema of an experiment file (published as config/schema/experiment.json)."""
     schema = Experiment.model_json_schema()
+    schema["properties"]["dataset"] = {"anyOf": [{"enum": list(DATASETS)}, schema["properties"]["dataset"]]}
+    schema["required"].remove("dataset")
+    schema["anyOf"] = [{"required": ["dataset"]}, {"required": ["data"]}]
     published: dict[str, Any] = {"type": "array", "items": {"enum": list(ARCHITECTURES)}}
     schema["properties"]["models"] = {"anyOf": [schema["properties"]["models"], published], "title": "Models"}
     by_name: dict[str, Any] = {"enum": list(PRESETS)}

@@ -18,7 +18,6 @@ from famba.strategies import cls_index
 
 ClsPosition = Literal["middle", "head"]  # Vim's and Famba-V's place of the class token in the sequence
 Protocol = Literal["paper", "fast", "smoke", "custom"]  # custom: an experiment of your own, no claim about the paper
-DatasetName = Literal["cifar100", "fashion-mnist", "digits"]
 
 
 # strict: pydantic would accept the string '3' and the boolean true as numbers, and 1 as a boolean

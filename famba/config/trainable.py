@@ -59,6 +59,11 @@ def _problems(cell: Cell) -> Iterator[str]:
             f"recipe.eval_resize: {resize} is less than the {img_size} pixels of {cell.model}; "
             f"set at least that, or null for the image size itself"
         )
+    if cell.data is not None and cell.data.size is None and cell.recipe.augmentation == "tensor":
+        yield (
+            "data.size: recipe.augmentation tensor takes images of one size; set the pixels of a side, or "
+            "augmentation: timm, which takes each image as it is"
+        )
     if problem := schedule_problem(cell):
         yield problem
     if deviation := protocol.deviation(cell):

@@ -37,7 +37,6 @@ SYNONYMS = {
     **dict.fromkeys(("checkpoint", "weights", "pretrained", "finetune"), "init"),
     **dict.fromkeys(("gpus", "n_gpus", "num_gpus", "world_size"), "processes"),
     "smoothing": "label_smoothing",
-    "data": "dataset",
     "backend": "scan",
     "name": "experiment",
     "ledger": "claims",

@@ -10,7 +10,6 @@ import torch
 
 from famba import ops
 from famba.config import Cell, Experiment
-from famba.config.datasets import DATASETS
 from famba.cost.calibrate import Calibration, calibrate
 from famba.cost.roofline import PROFILES
 from famba.data.sampling import steps_per_epoch
@@ -55,7 +54,7 @@ def predict(cell: Cell, step: StepCost, calibration: Calibration, workers: int) 
 
     `workers`: processes that load images beside each that trains; 0: those load them themselves.
     """
-    sizes, settings = DATASETS[cell.dataset], cell.recipe
+    sizes, settings = cell.sizes, cell.recipe
     compute = calibration.step_s(step)
     data = (calibration.data_s or 0.0) * step.images
     beside = workers > 0 and settings.augmentation == "timm"
@@ -99,7 +98,7 @@ def plan(experiment: Experiment, device: str) -> tuple[list[Prediction], list[st
     for recipe in experiment.recipes:
         models = [model for model in experiment.models if experiment.recipe_of(model) == recipe]
         of = f"{', '.join(models)}: " if len(experiment.recipes) > 1 else ""
-        run = rates(recipe, steps_per_epoch(DATASETS[experiment.dataset].train, recipe))
+        run = rates(recipe, steps_per_epoch(experiment.sizes.train, recipe))
         notes.append(f"{of}{run}")
         if run.warning:
             notes.append(f"warning: {of}{run.warning}")
@@ -118,7 +117,7 @@ def _calculated(experiment: Experiment, device: str) -> tuple[list[Prediction], 
         f"device: {profile.device}, {profile.source}",
         f"assumed: a step takes {ASSUMED_SHARE:.0%} of its bound, and never waits for data; scan {backend}",
     ]
-    classes = DATASETS[experiment.dataset].classes
+    classes = experiment.sizes.classes
     return [
         predict(cell, step_cost(cell, classes, "cuda", backend), found[cell.recipe], 1) for cell in experiment.cells()
     ], notes
@@ -126,7 +125,7 @@ def _calculated(experiment: Experiment, device: str) -> tuple[list[Prediction], 
 
 def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
     device = pick_device(experiment.device)
-    sizes = DATASETS[experiment.dataset]
+    sizes = experiment.sizes
     first = {
         model: experiment.cell(model, experiment.strategies[0], experiment.seeds[0]) for model in experiment.models
     }
@@ -145,6 +144,8 @@ def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
         notes.append(f"warning: {busy}")
     if any_of_them.data_s is None:
         notes.append(f"data: timm is not installed, so loading it is left out; {install('paper')}")
+    if experiment.data is not None:
+        notes.append("data: reading and decoding the image files is left out")
     on_each_node = experiment.processes // experiment.nodes
     most = max(1, usable_cpus() // on_each_node)
     predictions = [

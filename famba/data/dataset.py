@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from famba.data.content import Content, content
+from famba.data.image_files import ImageFiles
 from famba.errors import InputError, IntegrityError
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the recipe has it for every data set
@@ -34,11 +36,21 @@ class Identity:
     test: int  # images
     classes: int
     channels: int
-    size: int  # pixels, height and width
+    size: int | None  # pixels, height and width; None: each image has its own
     train_digest: str
     test_digest: str
     order_digest: str
     official: bool = True
+    decoder: str | None = None  # what made pixels of an image folder's files
+
+    @property
+    def pixels(self) -> str:
+        """The images' size in words."""
+        return "images of their own sizes" if self.size is None else f"{self.size} x {self.size} pixels"
+
+    def written(self) -> dict[str, Any]:
+        """For JSON; without what only image folders have."""
+        return {name: value for name, value in asdict(self).items() if name != "decoder" or value is not None}
 
     @property
     def sequence(self) -> str:
@@ -48,12 +60,12 @@ class Identity:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set, whole, in memory. Images are uint8 (N, H, W, C), labels int64 (N,)."""
+    """A data set. Images are uint8 (N, H, W, C), whole, in memory, or the files of a folder; labels int64 (N,)."""
 
     name: str
-    train_images: np.ndarray
+    train_images: np.ndarray | ImageFiles
     train_labels: np.ndarray
-    test_images: np.ndarray
+    test_images: np.ndarray | ImageFiles
     test_labels: np.ndarray
     classes: tuple[str, ...]
     identity: Identity

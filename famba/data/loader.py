@@ -7,9 +7,9 @@ is cut into micro-batches or how many processes load it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch.utils import data
 
 from famba.config import Recipe
 from famba.data.augment import batched, timm
+from famba.data.image_files import ImageFiles, centred
 from famba.data.mixup import draw_mix, soft_targets
 from famba.data.sampling import epoch_order, steps_per_epoch
 from famba.data.seeds import derived_seed
@@ -30,14 +31,15 @@ PREFETCHED = 2  # groups per loading process: at 224 pixels and groups of 128 ea
 
 
 class Images(Protocol):
-    """What the loaders need of a `famba.data.Dataset`: images (N, H, W, C) uint8, labels (N,) int64, class names."""
+    """What the loaders need of a `famba.data.Dataset`: images (N, H, W, C) uint8 or in files, labels (N,) int64, class
+    names."""
 
     @property
-    def train_images(self) -> np.ndarray: ...
+    def train_images(self) -> np.ndarray | ImageFiles: ...
     @property
     def train_labels(self) -> np.ndarray: ...
     @property
-    def test_images(self) -> np.ndarray: ...
+    def test_images(self) -> np.ndarray | ImageFiles: ...
     @property
     def test_labels(self) -> np.ndarray: ...
     @property
@@ -99,12 +101,20 @@ class TrainLoader:
         self._labels = torch.tensor(dataset.train_labels)
         self._parts = rank_parts(recipe, rank, world_size)
         self._augmented: Callable[[list[Group]], Iterator[Tensor]]
-        if recipe.augmentation == "tensor":
-            self._augmented = _OnDevice(dataset.train_images, recipe, img_size, seed, self.device)
-        else:
+        images = dataset.train_images
+        if recipe.augmentation == "timm" or isinstance(images, ImageFiles):
             self.workers = min(recipe.workers, usable_cpus())
-            one_by_one = _PerImage(dataset.train_images, recipe, img_size, seed)
-            self._augmented = _InWorkers(one_by_one, self.workers, self.device) if self.workers else one_by_one.groups
+        if recipe.augmentation == "tensor":
+            on_device = (
+                _InWorkers(_Decoded(images), self.workers, self.device)
+                if isinstance(images, ImageFiles)
+                else _Stored(images, self.device)
+            )
+            self._augmented = _OnDevice(on_device, recipe, img_size, seed, self.device)
+        elif self.workers:
+            self._augmented = _InWorkers(_PerImage(images, recipe, img_size, seed), self.workers, self.device)
+        else:
+            self._augmented = _PerImage(images, recipe, img_size, seed).groups
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """This rank's optimiser steps from `first_step` on; iterate over one epoch at a time.
@@ -147,7 +157,8 @@ class TrainLoader:
 class EvalLoader:
     """The test set in its order, resized to img_size on the device batch by batch. `len` is in images.
 
-    Of `world_size` processes, this one gets every world_size-th batch from the rank-th on.
+    Of `world_size` processes, this one gets every world_size-th batch from the rank-th on. Files are decoded and
+    resized in as many loading processes as the recipe has, anew in each evaluation.
     """
 
     def __init__(
@@ -161,9 +172,17 @@ class EvalLoader:
     ) -> None:
         self.batch, self.device = recipe.eval_batch, torch.device(device)
         self._share = slice(rank, None, world_size)
-        self._transform = batched.EvalTransform(recipe, img_size, device)
-        self._images = torch.tensor(dataset.test_images, device=device)  # uint8: CIFAR's test set takes 31 MB
         self._labels = torch.tensor(dataset.test_labels, device=device)
+        self._batches: Callable[[], Iterator[Tensor]]
+        transform, images = batched.EvalTransform(recipe, img_size, device), dataset.test_images
+        if isinstance(images, ImageFiles):
+            work = _Centred(images, transform.shorter, img_size)
+            loaded = _InWorkers(work, min(recipe.workers, usable_cpus()), self.device, persistent=False)
+            places = [np.arange(len(images))[place] for place in self.places]
+            self._batches = lambda: map(transform.normalize, loaded(places))
+        else:
+            stored = torch.tensor(images, device=device).split(self.batch)  # uint8: CIFAR's test set takes 31 MB
+            self._batches = lambda: map(transform, stored[self._share])
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -175,9 +194,8 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Images (b, 3, S, S) float32 and labels (b,) int64."""
-        images, labels = self._images.split(self.batch), self._labels.split(self.batch)
-        for batch, its_labels in zip(images[self._share], labels[self._share], strict=True):
-            yield self._transform(batch), its_labels
+        labels = self._labels.split(self.batch)[self._share]
+        yield from zip(self._batches(), labels, strict=True)
 
 
 def rank_parts(recipe: Recipe, rank: int, world_size: int) -> dict[int, slice]:
@@ -191,25 +209,68 @@ def rank_parts(recipe: Recipe, rank: int, world_size: int) -> dict[int, slice]:
 
 
 class _OnDevice:
-    """Augments whole groups on the device, which holds the training set as uint8."""
+    """Augments whole groups on the device. `stored` gives their images, (mixup_batch, H, W, C) uint8, there."""
 
-    def __init__(self, images: np.ndarray, recipe: Recipe, img_size: int, seed: int, device: torch.device) -> None:
-        self.images = torch.tensor(images, device=device)
+    def __init__(
+        self,
+        stored: Callable[[list[Group]], Iterator[Tensor]],
+        recipe: Recipe,
+        img_size: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.stored = stored
         self.transform = batched.TrainTransform(recipe, img_size, device)
-        self.seed, self.device = seed, device
+        self.seed = seed
 
     def __call__(self, groups: list[Group]) -> Iterator[Tensor]:
         generator = torch.Generator()
-        for group in groups:
+        for group, images in zip(groups, self.stored(groups), strict=True):
             generator.manual_seed(derived_seed(self.seed, "augment", group.epoch, group.step, group.group))
-            images = self.images[torch.from_numpy(group.indices).to(self.device, non_blocking=True)]
             yield self.transform(images, generator)
+
+
+class _Stored:
+    """The training set as uint8 on the device."""
+
+    def __init__(self, images: np.ndarray, device: torch.device) -> None:
+        self.images, self.device = torch.tensor(images, device=device), device
+
+    def __call__(self, groups: list[Group]) -> Iterator[Tensor]:
+        for group in groups:
+            yield self.images[torch.from_numpy(group.indices).to(self.device, non_blocking=True)]
+
+
+class _Decoded(data.Dataset):
+    """Decodes groups of files that are of one size."""
+
+    def __init__(self, images: ImageFiles) -> None:
+        self.images = images
+
+    def __getitem__(self, group: Group) -> Tensor:
+        """(mixup_batch, S, S, 3) uint8."""
+        return torch.from_numpy(np.stack([np.asarray(self.images[index]) for index in group.indices.tolist()]))
+
+
+class _Centred(data.Dataset):
+    """Decodes the files of a batch, and brings them to the model's size as the recipe's evaluation does."""
+
+    def __init__(self, images: ImageFiles, shorter: int, img_size: int) -> None:
+        self.images, self.shorter, self.img_size = images, shorter, img_size
+
+    def __getitem__(self, places: np.ndarray) -> Tensor:
+        """(b, 3, S, S) uint8."""
+        out = np.empty((len(places), self.img_size, self.img_size, 3), np.uint8)
+        for slot, place in zip(out, places.tolist(), strict=True):
+            path = self.images.path(place)
+            slot[:] = np.asarray(centred(self.images[place], self.shorter, self.img_size, path))
+        return torch.from_numpy(out).permute(0, 3, 1, 2)
 
 
 class _PerImage(data.Dataset):
     """Augments groups image by image with timm, each image under a seed of its own."""
 
-    def __init__(self, images: np.ndarray, recipe: Recipe, img_size: int, seed: int) -> None:
+    def __init__(self, images: np.ndarray | ImageFiles, recipe: Recipe, img_size: int, seed: int) -> None:
         self.images, self.recipe, self.img_size, self.seed = images, recipe, img_size, seed
         timm.train_transform(recipe, img_size)  # a missing package is found here, not in a worker
 
@@ -234,36 +295,54 @@ class _PerImage(data.Dataset):
 
 
 class _InWorkers:
-    """Runs `_PerImage` in processes that live as long as the loader and stay a few groups ahead."""
+    """Runs `work` on tasks in processes that stay a few tasks ahead; without workers, in this one.
 
-    def __init__(self, one_by_one: _PerImage, workers: int, device: torch.device) -> None:
+    persistent: they live as long as the loader, else as long as one iteration.
+    """
+
+    def __init__(self, work: data.Dataset, workers: int, device: torch.device, persistent: bool = True) -> None:
         self.device = device
-        self.groups: list[Group] = []
+        self.tasks: list[Any] = []
         self.loader = data.DataLoader(
-            one_by_one,
-            batch_size=None,  # a group is a batch already
-            sampler=_Tasks(self.groups),
+            _Told(work),
+            batch_size=None,  # a task is a batch already
+            sampler=_Tasks(self.tasks),
             num_workers=workers,  # each runs torch with one thread
-            prefetch_factor=PREFETCHED,
-            persistent_workers=True,
+            prefetch_factor=PREFETCHED if workers else None,
+            persistent_workers=persistent and workers > 0,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # else it would draw from the training's
         )
 
-    def __call__(self, groups: list[Group]) -> Iterator[Tensor]:
-        self.groups[:] = groups
+    def __call__(self, tasks: Sequence[Any]) -> Iterator[Tensor]:
+        self.tasks[:] = tasks
         for images in self.loader:
+            if isinstance(images, InputError):
+                raise images
             yield images.to(self.device, non_blocking=True)
 
 
+class _Told(data.Dataset):
+    """Returns an InputError of a worker, which would come out of a DataLoader with the worker's traceback."""
+
+    def __init__(self, work: data.Dataset) -> None:
+        self.work = work
+
+    def __getitem__(self, task: Any) -> Any:
+        try:
+            return self.work[task]
+        except InputError as error:
+            return error
+
+
 class _Tasks(data.Sampler):
-    """Hands the groups of the current epoch to the workers."""
+    """Hands the current tasks to the workers."""
 
-    def __init__(self, groups: list[Group]) -> None:
-        self.groups = groups
+    def __init__(self, tasks: list[Any]) -> None:
+        self.tasks = tasks
 
-    def __iter__(self) -> Iterator[Group]:
-        return iter(self.groups)
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.tasks)
 
     def __len__(self) -> int:
-        return len(self.groups)
+        return len(self.tasks)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from famba.config.datasets import data_folder
-from famba.data import cifar100, digits, fashion_mnist
+from famba.config.image_folder import ListedFolder
+from famba.data import cifar100, digits, fashion_mnist, image_folder
 from famba.data.dataset import Dataset, Identity
 from famba.errors import InputError
 from famba.text import nearest
@@ -19,15 +20,19 @@ def check_name(name: str) -> None:
         raise InputError(f"unknown data set {name!r}{nearest(name, NAMES)}")
 
 
-def load(name: str, root: str | Path | None = None) -> Dataset:
+def load(name: str, root: str | Path | None = None, folder: ListedFolder | None = None) -> Dataset:
     """The data set `name`, whole, in memory: images uint8 (N, H, W, C), labels int64 (N,).
 
-    root: the data folder [FAMBA_DATA, else `data`].
+    Args:
+        root: the data folder [FAMBA_DATA, else `data`].
+        folder: of an image folder, whose images stay on disk (`famba.data.image_files`).
 
     Raises InputError, in one line, if a file is missing, altered or not of its format.
     """
-    check_name(name)
     root = data_folder() if root is None else root
+    if folder is not None:
+        return image_folder.load(name, Path(root), folder)
+    check_name(name)
     if name == cifar100.NAME:
         return cifar100.load(root)
     return fashion_mnist.load(root) if name == fashion_mnist.NAME else digits.load()

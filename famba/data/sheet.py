@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from famba.config.image_folder import ListedFolder
 from famba.data.dataset import Dataset
 from famba.data.registry import load
 from famba.errors import InputError
@@ -16,7 +17,7 @@ _COLUMNS = 10
 _SUFFIXES = (".png", ".svg", ".pdf")
 
 
-def show(name: str, root: str | Path, out: str | Path) -> None:
+def show(name: str, root: str | Path, out: str | Path, folder: ListedFolder | None = None) -> None:
     """Draw training images of every class to `out` (PNG, SVG or PDF by its suffix).
 
     Up to 20 classes: a row of 10 images for each. More: one image for each.
@@ -24,7 +25,7 @@ def show(name: str, root: str | Path, out: str | Path) -> None:
     out = Path(out)
     if out.suffix.lower() not in _SUFFIXES:
         raise InputError(f"{out}: a sheet is drawn as {', '.join(_SUFFIXES)}; name the file accordingly")
-    data = load(name, root)
+    data = load(name, root, folder)
     draw(data, out)
 
 
@@ -44,14 +45,15 @@ def draw(data: Dataset, out: Path) -> None:
     for label, name in enumerate(data.classes):
         places = [grid[divmod(label, _COLUMNS)]] if one_each else grid[label]
         for axes, index in zip(places, np.flatnonzero(data.train_labels == label), strict=False):
-            axes.imshow(data.train_images[index].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            image = np.asarray(data.train_images[int(index)]).squeeze()
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         places[0].set_title(
             name.replace("_", " "), fontsize=6.5 if one_each else 9, loc="center" if one_each else "left"
         )
     identity = data.identity
     figure.suptitle(
         f"{data.name}: {identity.train:,} training and {identity.test:,} test images, {identity.classes} classes, "
-        f"{identity.size} × {identity.size} pixels, {'grey' if identity.channels == 1 else 'colour'}",
+        f"{identity.pixels.replace('x', '×')}, {'grey' if identity.channels == 1 else 'colour'}",
         fontsize=10,
     )
     standing = "" if identity.official else "  NOT THE PUBLISHED DATA SET"

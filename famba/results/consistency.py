@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from famba.config.datasets import DATASETS
 from famba.config.trainable import schedule_problem
 from famba.text import count
 
@@ -101,9 +100,15 @@ def _data(row: Row) -> Iterator[str]:
     if row.data.name != row.cell.dataset:
         yield f"data.name is {row.data.name}, the cell's data set is {row.cell.dataset}"
         return
-    classes = DATASETS[row.cell.dataset].classes
-    if row.data.classes != classes:
-        yield f"data.classes is {row.data.classes}, {row.cell.dataset} has {classes}"
+    sizes, folder = row.cell.sizes, row.cell.data
+    if row.data.classes != sizes.classes:
+        yield f"data.classes is {row.data.classes}, {row.cell.dataset} has {sizes.classes}"
+    if folder is not None and (row.data.sha256, row.data.train, row.data.test) != (folder.sha256, *sizes[:2]):
+        yield f"data are of another manifest than {folder.manifest}, of sha256 {folder.sha256}"
+    if folder is None and row.data.size is None:
+        yield f"data.size is missing, and {row.cell.dataset} has images of one size"
+    elif folder is not None and row.data.size != folder.size:
+        yield f"data.size is {row.data.size}, the cell's is {folder.size}"
 
 
 def _device(row: Row) -> Iterator[str]:

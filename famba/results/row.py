@@ -133,7 +133,9 @@ class Data(Strict):
 
     `sha256` and `bytes` are of the file or files read. `train_digest` and `test_digest` are over the sorted records
     of each split (`famba.data.content`): rows with equal ones are of the same data, whatever form it came in.
-    `order_digest` is over the order of the records, on which the bits of a training depend.
+    `order_digest` is over the order of the records, on which the bits of a training depend. Of an image folder the
+    digests are over its files (`famba.data.manifest`), `sha256` is the manifest's, `size` is null where images keep
+    their own, and `decoder` says what made pixels of the files.
     """
 
     name: str
@@ -145,10 +147,11 @@ class Data(Strict):
     test: Count
     classes: Count
     channels: Count
-    size: Count
+    size: Count | None
     train_digest: Sha256
     test_digest: Sha256
     order_digest: Sha256
+    decoder: Annotated[str | None, Field(exclude_if=lambda decoder: decoder is None)] = None
 
 
 class Scan(Strict):

@@ -85,7 +85,7 @@ class Training:
         if cell.threads is not None:
             torch.set_num_threads(cell.threads)
         float32.fix()
-        self.dataset = data.load(cell.dataset, data_root)
+        self.dataset = data.load(cell.dataset, data_root, cell.data)
         self.check_steps = 1 if check_every_step or self.device.type == "cpu" else _CHECK_STEPS
         self.scan = ops.choose(self.device, DTYPES[cell.recipe.precision], cell.scan)
         init = initial.chosen(cell, init)

@@ -15,7 +15,6 @@ from typing import Any
 from snakemake.settings.types import DeploymentMethod
 
 from famba.config import Cell, Experiment
-from famba.config.datasets import DATASETS
 from famba.flops import step_cost
 
 HEADROOM = 2.0  # of the time limit over the prediction, which is arithmetic: no GPU has confirmed it yet
@@ -96,7 +95,7 @@ def _workers(experiment: Experiment) -> int:
 def _memory_mb(experiment: Experiment, wildcards: Any) -> int:
     """Host memory on each node."""
     if experiment.device == "cpu":
-        step = step_cost(_cell(experiment, wildcards), DATASETS[experiment.dataset].classes)
+        step = step_cost(_cell(experiment, wildcards), experiment.sizes.classes)
         process = _CPU_PROCESS_MB + HEADROOM * step.peak_bytes / 1e6
     else:
         process = _GPU_PROCESS_MB + _WORKER_MB * _workers(experiment)
@@ -118,5 +117,5 @@ def _minutes(workflow: Any, experiment: Experiment, gpu: str, wildcards: Any) ->
     known = next((name for name in PROFILES if name in gpu.lower()), ASSUMED_GPU)
     calibration = assumed(cell.recipe.precision, known, cell.recipe.cuda_graphs)
     backend = "triton" if cell.scan == "auto" else cell.scan
-    step = step_cost(cell, DATASETS[cell.dataset].classes, "cuda", backend)
+    step = step_cost(cell, cell.sizes.classes, "cuda", backend)
     return math.ceil(HEADROOM * predict(cell, step, calibration, workers=1).cell_s / 60) + START_MINUTES

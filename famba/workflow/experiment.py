@@ -7,6 +7,7 @@ exit status 2. Nothing here imports torch: a run with nothing to do stays quick.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping
@@ -60,6 +61,15 @@ def ledger_files(experiment: Experiment) -> list[str]:
         return [str(path) for path in ledger.files(Path(experiment.claims))]
     except InputError as error:
         stop(error)
+
+
+def data_command(experiment: Experiment) -> str:
+    """The shell command that verifies the data set, and fetches what famba knows where to get."""
+    words = [experiment.dataset]
+    if experiment.data is not None:
+        words = [experiment.data.folder or experiment.dataset, "--manifest", experiment.data.manifest]
+    named = shlex.join(words).replace("{", "{{").replace("}", "}}")
+    return f"python -m famba data pull {named} --identity {{output}} 2>&1 | tee {{log}}"
 
 
 def require_device(workflow: Any, experiment: Experiment) -> None:

@@ -255,13 +255,15 @@ def _containers(experiment: Experiment, rows: Iterable[Row]) -> list[Entity]:
 
 def _data(row: Row) -> Entity:
     data = row.data
+    pixels = "their own sizes" if data.size is None else f"{data.size} × {data.size} pixels"
+    records = "label, colour planes" if data.decoder is None else "class, sha256 of the file"
     return {
         "@id": "#data",
         "@type": "Dataset",
         "name": data.name,
-        "description": f"{data.source}: {data.train:,} training and {data.test:,} test images of {data.size} × "
-        f"{data.size} pixels, {data.classes} classes{'' if data.official else '; NOT the published files'}. "
-        "Not in this crate; its licence is not recorded. sha256 over the sorted records (label, colour planes): "
+        "description": f"{data.source}: {data.train:,} training and {data.test:,} test images of {pixels}, "
+        f"{data.classes} classes{'' if data.official else '; NOT the published files'}. "
+        f"Not in this crate; its licence is not recorded. sha256 over the sorted records ({records}): "
         f"train {data.train_digest}, test {data.test_digest}.",
         "contentSize": str(data.bytes),
         "sha256": data.sha256,

@@ -26,7 +26,7 @@ def test_the_command_verifies_and_writes_an_identity(tmp_path: Path) -> None:
     done = _famba("pull", "digits", "--identity", "made/digits.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     identity = json.loads((tmp_path / "made/digits.json").read_text())
-    assert identity == data.verify("digits").__dict__
+    assert identity == data.verify("digits").written()
     done = _famba("verify", "digits", cwd=tmp_path)
     assert done.returncode == 0
     assert "1,437 train and 360 test images" in done.stdout

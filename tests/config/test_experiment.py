@@ -90,7 +90,7 @@ def test_the_paper_s_recipe_is_the_default():
             "found 'tritn'; did you mean 'triton'?",
         ),
         ({"cls_position": "end"}, "file.yaml: cls_position: Input should be 'middle' or 'head', found 'end'"),
-        ({"dataset": "cifar10"}, "dataset: Input should be 'cifar100', 'fashion-mnist' or 'digits', found 'cifar10'"),
+        ({"dataset": "cifar10"}, "dataset: unknown data set 'cifar10'; did you mean 'cifar100'?; an image folder"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(change, message):
@@ -313,3 +313,66 @@ def test_every_synonym_leads_to_a_setting():
     settings = {*Experiment.model_fields, *Recipe.model_fields, *Architecture.model_fields}
     assert set(SYNONYMS.values()) <= settings
     assert not settings & SYNONYMS.keys()
+
+
+@pytest.fixture
+def flowers(tmp_path):
+    """A `data` block, and the manifest of two images that it names."""
+    head = {"evaluated": "val", "train": 40, "test": 14, "bytes": 9, "pixels": [30, 20], "sha256": "a" * 64}
+    path = tmp_path / "flowers.jsonl"
+    path.write_text(json.dumps({"famba_manifest": 1, **head, "classes": {"daisy": [20, 7], "rose": [20, 7]}}) + "\n")
+    return {"name": "flowers", "manifest": str(path)}
+
+
+def of_folder(**data):
+    given = {key: value for key, value in MINIMAL.items() if key != "dataset"}
+    return {**given, "protocol": "custom", "recipe": {}, "data": data}
+
+
+def test_an_image_folder_is_one_block_and_its_cells_know_what_its_manifest_says(flowers):
+    grid = Experiment.from_config(of_folder(**flowers))
+    assert grid.dataset == "flowers"
+    assert grid.sizes == (40, 14, (30, 20, 3), 2)
+    cell = grid.cells()[0]
+    assert (cell.dataset, cell.sizes) == ("flowers", grid.sizes)
+    assert cell.model_dump(mode="json")["data"] == {
+        "manifest": flowers["manifest"], "size": None, "sha256": "a" * 64, "train": 40, "test": 14, "classes": 2,
+        "pixels": [30, 20],
+    }  # fmt: skip
+    assert Cell.from_json(cell.model_dump_json()) == cell
+    assert Experiment.from_config(json.loads(grid.model_dump_json())) == grid
+    assert Experiment.from_config(of_folder(**flowers, size=16)).sizes.stored == (16, 16, 3)
+    assert "data" not in json.loads(Experiment.from_config(MINIMAL).cells()[0].model_dump_json())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "digits"}, "data.name: digits is a data set of famba's own; call yours otherwise"),
+        ({"name": "-x"}, "dataset: String should match pattern"),
+        ({"name": None}, "data.name: Field required"),
+        ({"size": 0}, "data.size: Input should be greater than or equal to 1"),
+        ({"manifest": None}, "data.manifest: Field required"),
+        ({"manifest": "gone.jsonl"}, "manifest gone.jsonl: cannot be read (No such file or directory), seen from "),
+        ({"folders": "x"}, "data.folders: unknown key; did you mean 'folder'?"),
+    ],
+)
+def test_a_wrong_data_block_is_one_line(flowers, change, message):
+    data = {key: value for key, value in {**flowers, **change}.items() if value is not None}
+    with pytest.raises(InputError) as error:
+        Experiment.from_config(of_folder(**data), "file.yaml")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_an_image_folder_does_not_go_with(flowers):
+    with pytest.raises(InputError, match="data: 'digits' is a name: dataset: 'digits'"):
+        Experiment.from_config({key: value for key, value in MINIMAL.items() if key != "dataset"} | {"data": "digits"})
+    with pytest.raises(InputError, match=r"dataset is digits, and data\.name flowers; leave dataset out"):
+        Experiment.from_config({**of_folder(**flowers), "dataset": "digits"})
+    tensor = of_folder(**flowers)
+    tensor["recipe"] |= {"augmentation": "tensor", "rand_augment": None}
+    with pytest.raises(InputError, match=r"data\.size: recipe\.augmentation tensor takes images of one size"):
+        Experiment.from_config(tensor)
+    with pytest.raises(InputError, match="dataset is flowers, the protocol's cifar100"):
+        Experiment.from_config({**of_folder(**flowers), "protocol": "paper"})

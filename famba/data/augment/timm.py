@@ -54,8 +54,10 @@ def train_transform(recipe: Recipe, img_size: int) -> Callable[[Image.Image], Te
     return transform
 
 
-def rgb(pixels: np.ndarray) -> Image.Image:
-    """(H, W, 1 or 3) uint8 -> RGB image."""
+def rgb(pixels: np.ndarray | Image.Image) -> Image.Image:
+    """(H, W, 1 or 3) uint8 -> RGB image, which a file's is already."""
+    if isinstance(pixels, Image.Image):
+        return pixels
     return Image.fromarray(pixels[:, :, 0]).convert("RGB") if pixels.shape[2] == 1 else Image.fromarray(pixels)
 
 
