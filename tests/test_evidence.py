@@ -2,13 +2,21 @@
 
 import csv
 import json
+import re
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from famba.checks import gate
 from famba.cli import main
 from famba.config import Experiment
+from famba.results.predictions import read_predictions
+from famba.results.same_images import mcnemar
+from famba.results.statistics import holm
+from famba.results.summary import read_rows
 from tests.helpers import ROOT
 
 EVIDENCE = ROOT / "results" / "evidence"
@@ -47,6 +55,62 @@ def test_an_evaluation_says_what_its_predictions_do():
                 assert (str(made["test_digest"]), len(hits)) == (line["test_digest"], int(line["images"]))
             assert float(line["top1"]) == pytest.approx(100 * hits[:, 0].mean(), rel=1e-5)
             assert float(line["top5"]) == pytest.approx(100 * hits.any(axis=1).mean(), rel=1e-5)
+
+
+def test_the_marks_of_the_evaluated_methods_are_mcnemars():
+    """results/evidence/training-free/README.md: which methods differ from random pruning on the same images."""
+    folder = EVIDENCE / "training-free"
+    hits = {}
+    with (folder / "cifar100-small.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            with np.load(folder / line["predictions"]) as made:
+                name = f"{line['method']} {line['settings']}".strip()
+                hits[line["strategy"], name] = made["top5"][:, 0] == made["labels"]
+    compared = [key for key in hits if key[0] != "baseline" and key[1] != "random_prune"]
+    only = [
+        (int((hits[key] & ~other).sum()), int((other & ~hits[key]).sum()))
+        for key in compared
+        for other in [hits[key[0], "random_prune"]]
+    ]
+    p = holm(np.array([mcnemar(*pair) for pair in only]))
+    worse = {key for key, (ours, theirs), one in zip(compared, only, p, strict=True) if one <= 0.05 and ours < theirs}
+    better = {key for key, (ours, theirs), one in zip(compared, only, p, strict=True) if one <= 0.05 and ours > theirs}
+
+    text = (folder / "README.md").read_text()
+    strategies = ("all", "interleaved", "lower", "upper")
+    shown = 0
+    for method, *entries in re.findall(r"\| `([^`]+)` \|" + r" ([^|]+) \|" * 4, text):
+        for key, entry in zip([(strategy, method) for strategy in strategies], entries, strict=True):
+            if key not in hits:
+                assert entry == "–"
+                continue
+            shown += 1
+            number, _, mark = entry.partition(" ")
+            assert abs(float(number) - 100 * hits[key].mean()) <= 0.05 + 1e-9, key
+            assert mark == ("▼" if key in worse else "▲" if key in better else ""), key
+    assert shown == len(compared) + len(strategies)
+    assert f"over the {len(compared)} comparisons" in text
+
+
+def test_how_often_mcnemar_tells_seeds_apart_is_what_the_docs_say():
+    """docs/verdicts.md, about networks that differ only in their seed, and about a gate that would use the test."""
+    text = " ".join((ROOT / "docs" / "verdicts.md").read_text().split())
+    folder = EVIDENCE / "smoke"
+    (tiny, _) = json.loads((folder / "paired.json").read_text())["same_strategy"]
+    assert f"for {tiny['differ']} of {tiny['pairs']} pairs of `{tiny['model']}`" in text
+
+    rows = read_rows(sorted(folder.glob("cells/*/row.json")))
+    hits = {row.id: read_predictions(path.with_name("predictions.npz"), row).correct for path, row in rows.items()}
+    cells = {f"{row.cell.model}-{row.cell.strategy}" for row in rows.values()}
+    called = 0
+    for now, frozen in permutations(range(3), 2):
+        p = []
+        for cell in cells:
+            new, old = hits[f"{cell}-s{now}"], hits[f"{cell}-s{frozen}"]
+            lost, won = int((old & ~new).sum()), int((new & ~old).sum())
+            p.append(stats.binomtest(lost, lost + won, alternative="greater").pvalue)
+        called += holm(np.array(p)).min() < gate.ALPHA
+    assert f"in {called} of 6 cases at the gate's 1 %" in text
 
 
 def test_the_frozen_baseline_is_of_these_rows(tmp_path):

@@ -40,7 +40,7 @@ def targets_table(targets: Targets, run: str) -> Table:
     taken = any(one.chosen == COMMON for one in targets.targets)
     note = _NOTE.format(clock=targets.clock[:1].upper() + targets.clock[1:], choice=_CHOICE if taken else "")
     return table(
-        columns, lines, id="targets", run=run, note=note, caption="Time to a target accuracy",
+        columns, lines, id="targets", run=run, note=note, caption="Training time until the target",
         smoke=bool(targets.watermark), grouped=True, sentences=[*chosen, *(f"{line}." for line in targets.left_out)],
     )  # fmt: skip
 
