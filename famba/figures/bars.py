@@ -40,7 +40,7 @@ def top1(results: Results) -> Figure:
         axes.margins(x=0.08)
     paper = [Line2D([], [], label=style.PAPER, **style.PAPER_STYLE)] if published else []
     style.legend(figure, [*([SEED_HANDLE] if results.several_seeds else []), *paper])
-    style.footer(figure, results, results.marks(f"Marker: mean; {_WHISKER}"))
+    style.footer(figure, results, results.marks(f"Marker: mean; {_WHISKER}"), results.test_set)
     return figure
 
 

@@ -16,7 +16,7 @@ from famba.config.protocol import published_model
 from famba.results import summary
 from famba.results.epochs import read_epochs
 from famba.results.row import Row
-from famba.results.statistics import MIN_INTERVAL, interval
+from famba.results.statistics import MIN_INTERVAL, accuracy_error, interval
 from famba.text import model_name, time_unit
 
 
@@ -68,6 +68,13 @@ class Results:
     def most_seeds(self) -> int:
         """Of a model and strategy."""
         return int(self.seeds.groupby(["model", "strategy"]).size().max())
+
+    @property
+    def test_set(self) -> str:
+        """How far an accuracy may be off by the chance of which images are in the test set."""
+        images = next(iter(self.rows.values())).data.test
+        error = max(accuracy_error(top1, images) for top1 in self.seeds["top1_last_percent"])
+        return f"Test set's own error: ± {error:.1f} points at most ({images:,} images; binomial, 95 %)."
 
     def marks(self, explained: str) -> str:
         """How to read the marks, `explained` for means with their intervals; why there are none of too few seeds."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from famba.claims.ledger import Ledger
 from famba.claims.verdicts import Part, Verdict, Verdicts
 from famba.results.statistics import MIN_INTERVAL
-from famba.results.tables import DASH, csv_of, slug, words
+from famba.results.tables import DASH, csv_of, in_images, slug, words
 from famba.text import model_name
 
 SYMBOLS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "≈", "not tested": "○"}
@@ -50,12 +50,13 @@ def turning(v: Verdict) -> Part | None:
     return next((p for p in v.parts if (p.mean, p.n, p.effect_size) == (v.mean, v.n, v.effect_size)), None)
 
 
-def numbers(v: Verdict) -> list[tuple[str, str]]:
-    """Name and value of the verdict's numbers, those that there are."""
+def numbers(v: Verdict, images: int) -> list[tuple[str, str]]:
+    """Name and value of the verdict's numbers, those that there are. `images`: of the test set."""
     unit = f" {v.unit}" if v.unit else ""
     there = [
         ("recipe", v.recipe if v.parts else None),
         ("mean", None if v.mean is None else f"{v.mean:.4g}{unit}"),
+        ("test images", _of_images(v, images)),
         ("95 % interval", _interval(v) or _without(v)),
         ("n", None if v.n is None else str(v.n)),
         ("effect size", None if v.effect_size is None else f"{v.effect_size:.2g}"),
@@ -68,6 +69,13 @@ def _without(v: Verdict) -> str | None:
     return f"none of n = {v.n}" if v.n is not None and 1 < v.n < MIN_INTERVAL else None
 
 
+def _of_images(of: Verdict | Part, images: int) -> str | None:
+    """How many test images a difference of accuracies is."""
+    if of.mean is None or of.unit != "points":
+        return None
+    return f"{in_images(of.mean, images).removesuffix(' images')} of {images:,} images"
+
+
 def _interval(of: Verdict | Part) -> str | None:
     return None if of.low is None or of.high is None else f"{of.low:.4g} to {of.high:.4g}"
 
@@ -78,14 +86,14 @@ def comparison(part: Part) -> str:
     return f"{model_name(part.model)}, {part.strategy}{against}: {words(part.quantity)}"
 
 
-def measured(part: Part) -> str:
-    """The mean with its unit and interval; of a trade-off, how often it is dominance."""
+def measured(part: Part, images: int) -> str:
+    """The mean with its unit and interval; of accuracies in images, too; of a trade-off, how often it is dominance."""
     if part.bootstrap is not None:
         return f"dominates in {part.bootstrap:.0%} of resamples"
     if part.mean is None:
         return DASH
     mean, between = f"{part.mean:.4g} {part.unit}", _interval(part)
-    return f"{mean} ({between})" if between else mean
+    return ", ".join(filter(None, (f"{mean} ({between})" if between else mean, _of_images(part, images))))
 
 
 def claimed(part: Part) -> str:

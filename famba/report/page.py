@@ -70,7 +70,7 @@ class Report:
     def printed(self) -> list[Table]:
         """The same, to show; then the differences between recipes."""
         return [
-            *printed.tables(self.paper_tables, self.rows, self.ledger.accuracy),
+            *printed.tables(self.paper_tables, self.rows, self.ledger.accuracy, bool(summary.shared_note(self.lines))),
             *recipes.tables(self.judged.verdicts.recipes),
         ]
 
@@ -167,7 +167,8 @@ def html(report: Report) -> str:
         "device_hours": cost.device_hours(report.rows),
         "environment": provenance.facts(report.rows),
         "commands": provenance.commands(report.rows),
-        "dirty": sum(row.environment.git_dirty is True for row in report.rows),
+        "revision": provenance.revision(report.rows),
+        "shared_machine": summary.shared_note(report.lines),
         "rows": [
             (row, report.link(path), provenance.command(row), row.model_dump_json(indent=1))
             for path, row in report.by_path.items()
@@ -199,6 +200,7 @@ def markdown(report: Report) -> str:
         "## Cost",
         cost.device_hours(report.rows),
         "## Run it again",
+        provenance.revision(report.rows),
         "\n".join(["```", *provenance.commands(report.rows), "```"]),
     ]
     return "\n\n".join(parts) + "\n"

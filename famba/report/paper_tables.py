@@ -48,9 +48,9 @@ def title(found: PaperTable) -> str:
     return f"{which} of the paper: {_TITLES[found.table]}, {recipe}"
 
 
-def tables(found: Sequence[PaperTable], rows: Sequence[Row], accuracy: str) -> list[Table]:
-    """The tables as the page shows them."""
-    return [_table(one, rows, accuracy) for one in found]
+def tables(found: Sequence[PaperTable], rows: Sequence[Row], accuracy: str, shared: bool) -> list[Table]:
+    """The tables as the page shows them. `shared`: whether others used the machine, too."""
+    return [_table(one, rows, accuracy, shared) for one in found]
 
 
 def as_csv(found: Sequence[PaperTable]) -> str:
@@ -58,12 +58,12 @@ def as_csv(found: Sequence[PaperTable]) -> str:
     return csv_of([_CSV, *(line for one in found for line in _exact(one))])
 
 
-def _table(found: PaperTable, rows: Sequence[Row], accuracy: str) -> Table:
+def _table(found: PaperTable, rows: Sequence[Row], accuracy: str, shared: bool) -> Table:
     columns = [*_settings(found), *(filled for quantity in QUANTITIES for filled in _columns(found, quantity))]
     return table(
         [column for column, _ in columns], zip(*(entries for _, entries in columns), strict=True),
-        id=f"paper-table-{found.table}-{slug(found.recipe)}", caption=title(found), note=_note(found, rows, accuracy),
-        size=SMALL,
+        id=f"paper-table-{found.table}-{slug(found.recipe)}", caption=title(found),
+        note=_note(found, rows, accuracy, shared), size=SMALL,
     )  # fmt: skip
 
 
@@ -103,11 +103,13 @@ def _subtracted(found: PaperTable, quantity: str) -> bool:
     return any(line.numbers[quantity].difference is not None for line in found.lines)
 
 
-def _note(found: PaperTable, rows: Sequence[Row], accuracy: str) -> str:
+def _note(found: PaperTable, rows: Sequence[Row], accuracy: str, shared: bool) -> str:
     """How to read a table, and why its published numbers are left out where they are."""
     row = rows[0]
     epoch = "best epoch on the test set, as the paper's" if accuracy == "best" else "last epoch"
     notes = [f"Accuracy: {epoch}. Time: the released training loop, which evaluates no moving average."]
+    if shared:
+        notes.append("Others used the machine, too: these wall-clock times are not the training's own.")
     if row.memory.device_peak is None:
         notes.append("Memory: the resident set of the process, interpreter and libraries included.")
     if found.table > 1 and any(line.r is not None and line.r % 1 for line in found.lines):

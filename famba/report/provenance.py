@@ -22,14 +22,17 @@ class Fact:
 
 def facts(rows: Sequence[Row]) -> list[Fact]:
     """Where and with what the rows were made."""
-    found = []
+    found, missing = [], []
     for name, get in _FACTS.items():
         by_value: dict[str, list[Row]] = {}
         for row in rows:
             by_value.setdefault(get(row) or UNKNOWN, []).append(row)
+        if [*by_value] == [UNKNOWN]:
+            missing.append(name)
+            continue
         several = len(by_value) > 1
         found.append(Fact(name, [(value, having if several else []) for value, having in by_value.items()]))
-    return found
+    return [*found, Fact(UNKNOWN, [(", ".join(missing), [])])] if missing else found
 
 
 def _bytes(value: int | None) -> str | None:
@@ -67,16 +70,38 @@ _FACTS: dict[str, Callable[[Row], str | None]] = {
 
 
 def commands(rows: Sequence[Row]) -> list[str]:
-    """How to reproduce the whole experiment."""
-    first = rows[0]
-    commits = {row.environment.git_commit for row in rows}
-    name = first.cell.experiment
+    """How to reproduce the whole experiment, with the settings of its crate, and compare."""
+    name, commit = rows[0].cell.experiment, _commit(rows)
     contained = " --use-singularity" if any(row.environment.container_sha256 for row in rows) else ""
-    config = "" if name == "paper" else f" --configfile config/{name}.yaml"
+    again = f"{name}-again"
     return [
-        *(f"git checkout {commit}" for commit in commits if commit and len(commits) == 1),
-        f"snakemake --cores all{contained}{config}",
+        *([f"git checkout {commit}"] if commit else []),
+        f"cp results/{name}/workflow/experiment.yaml {again}.yaml",
+        f"snakemake --cores all{contained} --configfile {again}.yaml --config experiment={again}",
+        f"famba reproduce results/{name}/cells/*/row.json --with results/{again}/cells/*/row.json",
     ]
+
+
+def revision(rows: Sequence[Row]) -> str:
+    """Of which code the rows are, as far as it is known, in a sentence."""
+    found = {row.environment.git_commit for row in rows}
+    dirty = sum(row.environment.git_dirty is True for row in rows)
+    if commit := _commit(rows):
+        said = f"All rows were made at commit {commit}"
+    elif found == {None}:
+        return "The rows do not say which commit made them: it was no git checkout."
+    else:
+        short = ", ".join(sorted(commit[:10] if commit else "unknown" for commit in found))
+        said = f"The rows were made at several commits ({short}); each row has its own"
+    if dirty:
+        return f"{said}, {dirty} of them with uncommitted changes, which no commit gives back."
+    return f"{said}."
+
+
+def _commit(rows: Sequence[Row]) -> str | None:
+    """The commit of all rows; None where it is unknown or they are of several."""
+    commits = {row.environment.git_commit for row in rows}
+    return commits.pop() if len(commits) == 1 else None
 
 
 def command(row: Row) -> str:

@@ -12,20 +12,23 @@ from famba.results.anchors import line_id, row_href
 from famba.results.row import Row
 from famba.results.summary import Line
 from famba.results.summary_table import note_of
-from famba.results.tables import DASH, Column, Entry, Table, number, table, words
+from famba.results.tables import DASH, Column, Entry, Table, difference, in_images, number, table, words
 from famba.text import model_name, time_unit
 
 
 def summary_table(lines: Sequence[Line], by_line: Mapping[tuple[str, str], Sequence[Row]]) -> Table:
     """The summary's lines."""
     unit, size = time_unit(max(line["train_s"] for line in lines))
+    shared = summary.shared_note(lines) is not None
     body = [
         [
             Entry(model_name(line["model"])),
             Entry(line["strategy"]),
             Entry(str(line["n"]), line["n"]),
             *(number(line[name], 2, line[f"{name}_ci95"]) for name in ("top1_last_percent", "top1_best_percent")),
+            _to_baseline(line),
             number(line["train_s"] / size, 2, line["train_s_ci95"] and line["train_s_ci95"] / size),
+            *([number(line["wall_to_cpu"], 1)] if shared else []),
             number(line["token_share"], 3),
             number(line["step_ratio"], 3, line["step_ratio_ci95"]),
             number(line["saved_activations_ratio"], 3),
@@ -39,14 +42,23 @@ def summary_table(lines: Sequence[Line], by_line: Mapping[tuple[str, str], Seque
         for line in lines
     ]
     numbers = (
-        "n", "top-1, last (%)", "top-1, best (%)", f"time ({unit})", "predicted ratio", "step time ratio",
-        "activations ratio", "peak memory (MiB)", "tokens",
+        "n", "top-1, last (%)", "top-1, best (%)", "to baseline (points)", f"time ({unit})",
+        *(["wall / CPU time"] if shared else []), "predicted ratio", "step time ratio", "activations ratio",
+        "peak memory (MiB)", "tokens",
     )  # fmt: skip
     return table(
         [Column("model"), Column("strategy"), *_numeric(numbers), Column("rows")], body, id="summary",
         caption="One line per model and strategy", note=note_of(lines),
         ids=[line_id(line["model"], line["strategy"]) for line in lines],
     )  # fmt: skip
+
+
+def _to_baseline(line: Line) -> Entry:
+    """How far the top-1 of the last epoch lies from the baseline's, in points and in test images."""
+    points = line["top1_to_baseline_points"]
+    if points is None or line["strategy"] == "baseline":
+        return Entry(DASH)
+    return Entry(f"{difference(points, None, '{:.2f}'.format).text} ({in_images(points, line['test_images'])})", points)
 
 
 def _numeric(names: Sequence[str]) -> list[Column]:

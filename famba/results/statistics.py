@@ -83,6 +83,15 @@ def interval(values: Sequence[float]) -> float | None:
     return float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1)) / n**0.5 if n >= MIN_INTERVAL else None
 
 
+def accuracy_error(percent: float, images: int) -> float:
+    """Half-width in points of the 95 % interval of an accuracy on so many images (Wilson 1927).
+
+    It is the chance of which images are in the test set, and no number of seeds makes it smaller.
+    """
+    z, p = float(stats.norm.ppf(0.975)), percent / 100
+    return 100 * z / (1 + z**2 / images) * math.sqrt(p * (1 - p) / images + (z / (2 * images)) ** 2)
+
+
 def every(parts: Sequence[Evidence]) -> Evidence:
     """All parts inside: an intersection-union test (Berger 1982), so no correction. Any outside: Holm's first step."""
     inside, outside = (np.stack([getattr(part, side) for part in parts], axis=-1) for side in ("p_inside", "p_outside"))

@@ -8,6 +8,7 @@ as far as it uses the same caches and hyperthreads. `step_ratio` is free of that
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 from famba.errors import InputError
 from famba.results.row import Row, by_line, grouped, read_row
-from famba.results.statistics import interval
+from famba.results.statistics import accuracy_error, interval
 from famba.strategies import STRATEGIES
 from famba.text import count, one_line
 
@@ -91,6 +92,12 @@ def ratios(row: Row, rows: Mapping[Path, Row]) -> dict[str, float | None]:
     return found if row.time.step_ratio is None else found | {"step_ratio": row.time.step_ratio}
 
 
+def _to_baseline(row: Row, rows: Mapping[Path, Row]) -> float | None:
+    """Top-1 of the last epoch less that of the baseline of the same model and seed; None where that is missing."""
+    pair = unfused(row, rows)
+    return row.metrics.last.top1 - rows[pair].metrics.last.top1 if pair else None
+
+
 def unfused(row: Row, rows: Mapping[Path, Row]) -> Path | None:
     """Of `rows`, the baseline of the same model and seed: what a ratio refers to."""
     wanted = (row.cell.model, "baseline", row.cell.seed)
@@ -125,6 +132,18 @@ def shared_note(lines: Sequence[Mapping[str, Any]]) -> str | None:
     )
 
 
+def test_set_note(lines: Sequence[Mapping[str, Any]]) -> str:
+    """What the size of the test set leaves open of every accuracy, in two sentences."""
+    images = lines[0]["test_images"]
+    error = max(accuracy_error(line["top1_last_percent"], images) for line in lines)
+    apart = error * math.sqrt(2)
+    return (
+        f"One of the {images:,} test images is {100 / images:.2g} points. Which images they are leaves a top-1 "
+        f"uncertain by ± {error:.1f} points at most (binomial, 95 %), and the difference of two lines by ± {apart:.1f} "
+        f"({apart * images / 100:.0f} images), unless they are compared image by image."
+    )
+
+
 def token_share(row: Row) -> float:
     """Tokens seen by all layers relative to a model that fuses none: the predicted ratio of time and of memory."""
     return sum(row.tokens.measured[:-1]) / (row.cell.architecture.depth * row.cell.architecture.tokens)
@@ -149,7 +168,13 @@ def summarise(rows: Mapping[Path, Row]) -> list[Line]:
             "token_share": token_share(first),
         }
         per_seed: list[dict[str, float | None]] = [
-            {**measures(row), "step_cpu_ms": row.time.step_cpu_ms, **ratios(row, rows)} for row in group
+            {
+                **measures(row),
+                "step_cpu_ms": row.time.step_cpu_ms,
+                **ratios(row, rows),
+                "top1_to_baseline_points": _to_baseline(row, rows),
+            }
+            for row in group
         ]
         for name in per_seed[0]:
             values = [seed[name] for seed in per_seed]
@@ -166,6 +191,7 @@ def summarise(rows: Mapping[Path, Row]) -> list[Line]:
             "protocol": first.cell.protocol,
             "recipe": first.cell.recipe.preset,
             "dataset": first.cell.dataset,
+            "test_images": first.data.test,
             "device": first.environment.device,
             "watermark": first.watermark,
         }

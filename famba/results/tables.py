@@ -183,6 +183,12 @@ def difference(value: float | None, ends: tuple[float, float] | None, shown: Cal
     return Entry(signed(value) + (f" [{signed(ends[0])}, {signed(ends[1])}]" if ends else ""), value)
 
 
+def in_images(points: float, images: int) -> str:
+    """A difference of accuracies in test images: `2.7 images`; it may be a mean over seeds."""
+    count = abs(points) * images / 100
+    return f"{count:.1f} images" if count < 10 and abs(count - round(count)) > 0.05 else f"{count:.0f} images"
+
+
 def csv_of(lines: Iterable[Sequence[object]]) -> str:
     """Lines of values as CSV."""
     out = io.StringIO()

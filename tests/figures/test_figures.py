@@ -240,7 +240,8 @@ def test_one_seed_says_that_there_is_no_interval(tmp_path):
     for name in ("top1", "time", "memory", "accuracy_time", "accuracy_memory"):
         shown = " ".join(texts(figure(name, one))).replace("\n", " ")
         assert "One seed: no interval." in shown
-        assert "95 %" not in shown
+        assert "95 % interval" not in shown
+        assert "Student" not in shown
 
 
 def test_a_grid_without_baseline_shows_what_it_can(tmp_path):

@@ -12,6 +12,7 @@ from famba.results.statistics import (
     ALPHA,
     Region,
     Spread,
+    accuracy_error,
     dominates,
     every,
     holm,
@@ -78,6 +79,12 @@ def test_values_without_spread_are_compared_as_they_are():
 def test_interval_of_known_values():
     assert interval([1.0, 2.0, 3.0]) == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
     assert interval([1.0]) is None
+
+
+@pytest.mark.parametrize(("hits", "images"), [(320, 360), (0, 360), (360, 360), (2864, 10_000)])
+def test_the_test_sets_own_error_is_wilsons_interval(hits, images):
+    ends = stats.binomtest(hits, images).proportion_ci(method="wilson")
+    assert accuracy_error(100 * hits / images, images) == pytest.approx(50 * (ends.high - ends.low), rel=1e-9)
 
 
 def test_two_values_have_no_interval():
