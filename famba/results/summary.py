@@ -132,7 +132,7 @@ def shared_note(lines: Sequence[Mapping[str, Any]]) -> str | None:
     )
 
 
-def test_set_note(lines: Sequence[Mapping[str, Any]]) -> str:
+def accuracy_note(lines: Sequence[Mapping[str, Any]]) -> str:
     """What the size of the test set leaves open of every accuracy, in two sentences."""
     images = lines[0]["test_images"]
     error = max(accuracy_error(line["top1_last_percent"], images) for line in lines)

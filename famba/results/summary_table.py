@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from famba.results.summary import Line, shared_note, test_set_note
+from famba.results.summary import Line, accuracy_note, shared_note
 from famba.results.tables import DASH, Column, Table, csv_of, table
 from famba.text import model_name, six_digits, time_unit
 
@@ -29,7 +29,7 @@ def summary_csv(lines: Sequence[Line]) -> str:
 
 def note_of(lines: Sequence[Mapping[str, Any]]) -> str:
     """How to read the summary, how far its accuracies go, and whether its times are of a shared machine."""
-    return " ".join(filter(None, (NOTE, test_set_note(lines), shared_note(lines))))
+    return " ".join(filter(None, (NOTE, accuracy_note(lines), shared_note(lines))))
 
 
 def summary_table(lines: Sequence[Mapping[str, Any]], run: str) -> Table:

@@ -5,7 +5,7 @@ import pytest
 from famba.claims.decide import decide, grid_of
 from famba.claims.ledger import Ledger
 from famba.results.row import write_row
-from famba.results.summary import SHARED, read_rows, shared_note, summarise, test_set_note, wall_to_cpu
+from famba.results.summary import SHARED, accuracy_note, read_rows, shared_note, summarise, wall_to_cpu
 from famba.results.summary_table import NOTE, summary_table
 from tests.helpers.rows import experiment, make_row, paper_experiment, timed
 
@@ -41,7 +41,7 @@ def test_a_shared_machine_is_named_in_every_table_and_its_ratios_are_of_cpu_time
     assert "The machine was shared" in summary_table([baseline, upper], "made up").latex_float
     assert shared_note(summarise(quiet)) is None
     alone = summarise(quiet)
-    assert summary_table(alone, "made up").markdown_page.endswith(f"{NOTE} {test_set_note(alone)}\n")
+    assert summary_table(alone, "made up").markdown_page.endswith(f"{NOTE} {accuracy_note(alone)}\n")
 
 
 def test_claims_judge_the_loop_without_the_average_and_compare_cpu_time():
