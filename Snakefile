@@ -3,7 +3,12 @@
 #   dataset -> train (one job per model, strategy and seed) -> judge, figures
 #
 # The experiment is the paper's unless another is named: --configfile config/smoke.yaml
-from famba.workflow.experiment import ledger_files, load_experiment, require_device
+from famba.workflow.experiment import (
+    ledger_files,
+    load_experiment,
+    name_unfinished,
+    require_device,
+)
 
 # An experiment that is named replaces the paper's; as a `configfile` the two would
 # be merged, and the paper's models would leak into every other grid.
@@ -42,6 +47,10 @@ localrules:
 # Only real runs come here, before their first job.
 onstart:
     require_device(workflow, EXPERIMENT)
+
+
+onerror:
+    name_unfinished(workflow, EXPERIMENT)
 
 
 include: "rules/data.smk"

@@ -8,12 +8,13 @@ never compares the checksums that its archive holds.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import io
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,10 +31,12 @@ UNSEALED, MISMATCH = "no checksum at its end", "its checksum does not match"
 def atomic_file(path: Path, binary: bool = False, durable: bool = True) -> Iterator[IO[Any]]:
     """Open a file that takes its name only once it is written whole and on disk. Raises InputError if it cannot be.
 
-    Not `durable`, it is not waited for until it is on disk: after a power cut it may be torn.
+    Not `durable`, it is not waited for until it is on disk: after a power cut it may be torn. What a killed process
+    left half-written of the same file is deleted.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             text = {} if binary else {"encoding": "utf-8", "newline": ""}
@@ -45,10 +48,30 @@ def atomic_file(path: Path, binary: bool = False, durable: bool = True) -> Itera
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        failed = _failed_call(error)
+        if failed is None:
+            raise
         raise InputError(
-            f"{path}: cannot be written ({error.strerror}); make it writable, free space, or choose another folder"
+            f"{path}: cannot be written ({failed.strerror}); make it writable, free space, or choose another folder"
         ) from None
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete the file's partial copies whose process, named in them, has ended on this machine."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(ValueError, OverflowError, PermissionError):
+            try:
+                os.kill(int(left.name.split(".")[-2]), 0)
+            except ProcessLookupError:
+                left.unlink(missing_ok=True)
+
+
+def _failed_call(error: BaseException | None) -> OSError | None:
+    """The system call that failed: torch's archive writer raises a RuntimeError while it handles that one."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
 
 
 def open_regular(path: str | Path) -> io.BufferedReader:

@@ -158,9 +158,14 @@ class StepCost:
         return total(layer.forward for layer in self.layers) + self.ends.forward
 
     @property
+    def state_bytes(self) -> int:
+        """Parameters, gradients, AdamW's moments and the average."""
+        return 5 * _FP32 * self.parameters
+
+    @property
     def peak_bytes(self) -> int:
-        """Parameters, gradients, AdamW's moments and the average; activations; one layer's backward pass at work."""
-        return 5 * _FP32 * self.parameters + self.micro_batch * (self.saved_per_image + self.transient)
+        """The state; activations; one layer's backward pass at work."""
+        return self.state_bytes + self.micro_batch * (self.saved_per_image + self.transient)
 
 
 def scheduled_tokens(architecture: Architecture, schedule: Sequence[int]) -> tuple[int, ...]:

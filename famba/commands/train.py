@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -14,13 +15,15 @@ import torch
 from famba.config import Cell, Experiment
 from famba.config.datasets import DATA_HELP, data_folder
 from famba.config.validation import flat
+from famba.cost import memory
 from famba.errors import CheckFailed, InputError
 from famba.results.row import read_row
 from famba.system.device import pick_device
-from famba.training import checkpoint, initial
+from famba.training import checkpoint, evaluate, initial
 from famba.training.distributed import launch, processes
 from famba.training.lock import exclusive
 from famba.training.progress import Progress
+from famba.training.status import OUT_OF_MEMORY, cell_state
 from famba.training.stop import stop_request
 from famba.training.train import Training
 
@@ -52,11 +55,18 @@ def main(args: argparse.Namespace) -> int:
     world_size, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
     # before torchrun starts there is no rank 0 among several nodes, so nobody takes the lock here
     holds = rank == 0 and (world_size > 1 or cell.nodes == 1)
-    with exclusive(row.parent) if holds else nullcontext():
+    with exclusive(row.parent) if holds else nullcontext() as lock:
+        if holds:
+            checkpoint.remove_partial(row.parent)
         init = initial.chosen(cell, args.init)
         if not args.force and _is_finished(cell, row, init, silent=rank > 0):
             return 0
+        before = cell_state(row.parent) if holds else None
         progress = Progress(cell.id, cell.recipe.epochs, args.log, row.parent, silent=rank > 0)
+        if before is not None and before.kind == "died":
+            lacked = before.note == OUT_OF_MEMORY
+            advice = f": {memory.remedy(cell, pick_device(cell.device), False)}" if lacked else ""
+            progress.say(f"{cell.id}: the run before was {before.note}{advice}")
         with progress.recorded(), _named_rank(rank), report_out_of_memory(cell):
             device = pick_device(cell.device)
             if world_size == 1 < cell.processes:
@@ -67,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
                 )
             with processes(device) as world, stop_request() as stop:
                 check = args.check_every_step
-                Training(cell, row.parent, args.data, progress, world, args.init, stop, check).run()
+                Training(cell, row.parent, args.data, progress, world, args.init, stop, check, lock).run()
     return 0
 
 
@@ -142,11 +152,13 @@ def report_out_of_memory(cell: Cell) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        refused = re.search(r"can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED", str(error))
+        refused = re.search(r"can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc", str(error))
         if not (refused or isinstance(error, MemoryError | torch.OutOfMemoryError)):
             raise
         asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), flags=re.IGNORECASE)
+        frames = traceback.extract_tb(error.__traceback__)
+        evaluating = any(frame.filename == evaluate.__file__ for frame in frames)
         raise InputError(
-            f"{cell.id}: does not fit into memory{f' (it asked for {asked[1]})' if asked else ''}; less than "
-            f"{cell.recipe.micro_batch} for recipe.micro_batch takes less and changes nothing else, or a larger device"
+            f"{cell.id}: does not fit into memory{f' (it asked for {asked[1]})' if asked else ''}: "
+            f"{memory.remedy(cell, pick_device(cell.device), evaluating)}"
         ) from None

@@ -18,6 +18,7 @@ import torch
 from famba.errors import CheckFailed, InputError, Stopped
 from famba.results.row import Row
 from famba.system.device import host_peak_bytes
+from famba.system.memory import oom_kills
 from famba.text import clock, one_line
 from famba.training.status import NAME, State, Status, write_status
 
@@ -59,6 +60,7 @@ class Progress:
         self._silent = silent
         self._terminal = sys.stderr.isatty() and not silent
         self._began = datetime.now(UTC)
+        self._oom_kills = oom_kills()
         self._state: State = "starting"
         self._top1: float | None = None
         self._loss: float | None = None
@@ -179,7 +181,8 @@ class Progress:
             status = Status(
                 cell=self._cell, state=self._state, epochs=self._epochs, **position, loss=self._loss, top1=self._top1,
                 memory_mib=_peak_mib(), checkpoint_epochs=self._checkpoint[0], checkpoint_steps=self._checkpoint[1],
-                pid=os.getpid(), host=socket.gethostname(), started=self._began, updated=datetime.now(UTC), **end,
+                pid=os.getpid(), host=socket.gethostname(), started=self._began, updated=datetime.now(UTC),
+                oom_kills=self._oom_kills, **end,
             )  # fmt: skip
             write_status(self._folder, status)
         except Exception as error:  # whatever it is: it must not end a training, nor hide why one ended

@@ -20,9 +20,11 @@ from famba.errors import InputError
 from famba.files import atomic_file
 from famba.results.row import read_row
 from famba.system.host import process_exists
+from famba.system.memory import oom_kills
 
 NAME = "status.json"
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")  # of a training that has begun and not ended, newest first
+OUT_OF_MEMORY = "killed, probably by the kernel for lack of memory"  # the kernel counts such kills, and not whose
 QUIET_S = 300.0  # a training that has written nothing for so long is stopped, on a host that this one cannot ask
 
 State = Literal["starting", "training", "evaluating", "finished", "failed", "stopped"]
@@ -43,6 +45,7 @@ class Status(Strict):
         checkpoint_epochs, checkpoint_steps: whole epochs, and steps of the next one, in the newest checkpoint.
         pid, host: of the process that trains. started: this run; earlier ones that it resumes do not count.
         signal: the number of the signal that stopped it. error: the line that it failed with.
+        oom_kills: processes of the host that the kernel had killed for lack of memory when this run began.
     """
 
     version: Literal[1] = 1
@@ -66,6 +69,7 @@ class Status(Strict):
     updated: AwareDatetime
     signal: int | None = None
     error: str | None = None
+    oom_kills: int | None = None
 
 
 def write_status(folder: Path, status: Status) -> None:
@@ -137,7 +141,7 @@ def _state(status: Status | None, cell: str, now: datetime) -> CellState:
         note = f"by {_signal_name(status.signal)}"
     if kind in RUNNING:
         if status.host == socket.gethostname() and not process_exists(status.pid):
-            kind = "died"
+            kind, note = "died", _killed_by(status)
         elif quiet_s > QUIET_S:
             kind = "quiet"
         elif left_s is not None:
@@ -146,6 +150,13 @@ def _state(status: Status | None, cell: str, now: datetime) -> CellState:
         cell, kind, status.epoch, status.epochs, status.images_per_s, status.memory_mib, status.top1, left_s,
         status.whole_s, quiet_s, note,
     )  # fmt: skip
+
+
+def _killed_by(status: Status) -> str:
+    """What is known of the end of a training that had no time to write one."""
+    now = oom_kills()
+    killed = now is not None and status.oom_kills is not None and now > status.oom_kills
+    return OUT_OF_MEMORY if killed else "killed: kill -9, or a power cut"
 
 
 def _signal_name(number: int) -> str:

@@ -35,6 +35,7 @@ from famba.system.device import pick_device
 from famba.training import activations, checkpoint, checks, evaluate, initial, optim, result, train_state
 from famba.training.distributed import Processes
 from famba.training.history import EpochSoFar, History
+from famba.training.lock import Lock
 from famba.training.progress import Progress
 from famba.training.stop import StopRequest
 from famba.training.timing import Meter
@@ -63,6 +64,7 @@ class Training:
         init: checkpoint to start from; None: that of the recipe, and without one the seed's own weights.
         stop: the request to stop, set by a signal handler.
         check_every_step: look for values that are not finite at every step on a GPU, too.
+        lock: of the folder, renewed whenever something is about to be written there.
     """
 
     def __init__(
@@ -75,8 +77,10 @@ class Training:
         init: Path | None = None,
         stop: StopRequest | None = None,
         check_every_step: bool = False,
+        lock: Lock | None = None,
     ) -> None:
         self.cell = cell
+        self.lock = lock
         self.folder = folder
         self.world = world
         self.stop = stop or StopRequest()
@@ -241,11 +245,20 @@ class Training:
         self.meter.lap()
         self.finite_check.state(self.state.tensors(), self.position(), self.state.lr)
         if self.world.is_main:
-            data_identity = self.dataset.identity.sequence
-            checkpoint.write(self.folder, self.cell, data_identity, self.history, self.state.state_dict())
+            self._renew_lock()
+            self._write_checkpoint()
             self._write_epochs_so_far()
         self.progress.checkpoint(len(self.history.epochs), self.history.epoch_so_far.steps)
         self._saved_at = time.perf_counter()
+
+    def _write_checkpoint(self) -> None:
+        data_identity = self.dataset.identity.sequence
+        checkpoint.write(self.folder, self.cell, data_identity, self.history, self.state.state_dict())
+
+    def _renew_lock(self) -> None:
+        """Raises InputError if the folder was deleted meanwhile and another training has taken it."""
+        if self.lock is not None and self.lock.renew():
+            self.progress.say(f"{self.cell.id}: {self.folder} was deleted meanwhile; it is written anew")
 
     def _resume(self) -> None:
         """Resume from the newest intact checkpoint of this training; rename those that are damaged or of another."""
@@ -255,7 +268,6 @@ class Training:
             self.history = History.from_dict(saved["history"])
         self.world.barrier(self.device)  # rank 0 renames files only after every rank has read them
         if self.world.is_main:
-            checkpoint.remove_partial(self.folder)
             for path, why, reason in rejected:
                 self.progress.say(f"{self.cell.id}: {reason}; renamed to {checkpoint.archive(path, why).name}")
         if saved is not None:
@@ -290,6 +302,9 @@ class Training:
         self.world.all_sum_([top5])
         if not self.world.is_main:
             return row
+        self._renew_lock()
+        if not (self.folder / checkpoint.NAME).exists():  # deleted since the last epoch
+            self._write_checkpoint()
         write_epochs(self.history.epochs, self.folder / "epochs.csv")
         write_steps(self._steps_csv(), self.folder / "steps.csv")
         images, _ = next(iter(self.test_loader))

@@ -26,6 +26,8 @@ from famba.config.schedules import Own
 from famba.errors import InputError
 from famba.system import container
 from famba.system.host import require_gpu
+from famba.text import count
+from famba.training.status import cell_state
 
 
 def load_experiment(workflow: Any) -> Experiment:
@@ -92,6 +94,20 @@ def require_device(workflow: Any, experiment: Experiment) -> None:
         _require_cuda_torch(workflow)
     except InputError as error:
         stop(error)
+
+
+def name_unfinished(workflow: Any, experiment: Experiment) -> None:
+    """Say at the end of a run that failed which cells have no row, and why: Snakemake's own words are pages."""
+    if not workflow.is_main_process:
+        return
+    folder = Path("results", experiment.experiment, "cells")
+    states = [cell_state(folder / cell.id) for cell in experiment.cells()]
+    unfinished = [state for state in states if state.kind != "done"]
+    if unfinished:
+        print(f"famba: {count(len(unfinished), 'cell')} of {len(states)} without a row:", file=sys.stderr)
+    for state in unfinished:
+        note = state.note.removeprefix(f"{state.cell}: ")
+        print(f"  {state.cell}: {state.kind}{f', {note}' if note else ''}", file=sys.stderr)
 
 
 def _require_settings_of_methods(experiment: Experiment) -> None:

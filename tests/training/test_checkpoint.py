@@ -142,7 +142,9 @@ def test_two_damaged_checkpoints_start_anew_and_are_kept(halfway, undisturbed, t
 
 def test_killed_between_two_checkpoints(halfway, undisturbed, tmp_path):
     """The new one is not there yet, the last one is the previous one already; a part of the new one stays behind."""
-    resume(tmp_path, {checkpoint.PREVIOUS: halfway[checkpoint.NAME], ".checkpoint.pt.77.part": b"half"})
+    for name, content in {checkpoint.PREVIOUS: halfway[checkpoint.NAME], ".checkpoint.pt.77.part": b"half"}.items():
+        (tmp_path / name).write_bytes(content)
+    assert main(["train", "--cell", small_cell().model_dump_json(), "--out", str(tmp_path / "row.json")]) == 0
     assert not list(tmp_path.glob(".*.part"))
     ends_as(tmp_path, undisturbed)
 
