@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.helpers.cells import cell, small_cell
+from tests.helpers.cells import small_cell
 from tests.helpers.forked import CHANGES, Hook, start, wait
 
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1]
@@ -44,7 +44,7 @@ def finish(made, folder: Path, expected: tuple[object, ...]) -> None:
 
 def at_moments(kills: int, seed: int, signals: list[signal.Signals], folder: Path) -> Counter[str]:
     """The kills that were survived, by signal."""
-    made, moments, survived = cell(), random.Random(seed), Counter[str]()
+    made, moments, survived = small_cell(epochs=8), random.Random(seed), Counter[str]()
     assert wait(start(made, folder / "first")) == 0  # the kernels are built and in memory
     began = time.perf_counter()
     assert wait(start(made, folder / "undisturbed")) == 0
@@ -65,7 +65,7 @@ def at_moments(kills: int, seed: int, signals: list[signal.Signals], folder: Pat
 
 
 def operations(folder: Path, seen: int, fatal: int | None = None) -> Hook:
-    """A hook that writes a byte to `seen` for each operation on the folder's files, and kills before the `fatal` one."""
+    """A hook that writes a byte to `seen` for each operation on the folder's files and kills at the `fatal` one."""
     count = 0
 
     def hook(event: str, given: tuple[object, ...]) -> None:

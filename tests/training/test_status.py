@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from famba.training.status import Status, cell_state, read_status
 from famba.training.train import Training
 from tests.helpers import ROOT
 from tests.helpers.cells import cell
+from tests.helpers.disks import fill, mounted
 
 STEPS = 1437 // 128  # of an epoch
 LONG = 400  # epochs: a training that is still there when it is asked to end
@@ -173,21 +173,8 @@ def test_a_status_that_cannot_be_written_is_said_once_and_stops_nothing(tmp_path
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB of its own."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "famba-test", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a file system")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-def fill(path: Path) -> None:
-    """Until the disk is full."""
-    with suppress(OSError), path.open("wb", buffering=0) as file:
-        while file.write(bytes(1024)):
-            pass
+    with mounted(tmp_path / "disk", "size=2m") as disk:
+        yield disk
 
 
 def test_a_full_disk_is_said_once_and_a_cleared_one_is_used_again(small_disk, monkeypatch, capsys):

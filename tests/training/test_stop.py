@@ -19,7 +19,6 @@ from famba.training.train import Training
 from tests.helpers import ROOT
 from tests.helpers.cells import cell, small_cell
 from tests.helpers.trainings import ends_as
-from tests.stress.kills import stress
 
 DATA = Path("data")
 STEPS = 1437 // 256  # of an epoch of the small cell
@@ -141,10 +140,6 @@ def test_a_process_that_is_asked_to_stop_says_where_and_what_the_signal_was(by, 
     assert {path.name for path in tmp_path.iterdir()} <= {checkpoint.NAME, checkpoint.PREVIOUS, status.NAME}
     assert main(command(tmp_path)[3:]) == 0
     ends_as(tmp_path, undisturbed_process)
-
-
-def test_killed_at_random_moments(tmp_path):
-    assert stress(3, 14, tmp_path).total() >= 3
 
 
 def test_the_handlers_are_there_for_the_training_only():
