@@ -71,7 +71,7 @@ def files(rows: Mapping[Path, Row], verdicts: Verdicts, paired: Paired, reached:
         pairs.NAME: paired.model_dump_json(indent=1) + "\n",
         "paired.csv": pairs_table.csv(paired),
         "tables/paired.md": "\n".join(found.markdown_page for found in on_images),
-        "tables/paired.tex": "\n".join(found.latex_float for found in on_images),
+        "tables/paired.tex": on_images[0].latex_float,
         targets.NAME: reached.model_dump_json(indent=1) + "\n",
         "targets.csv": targets_table.csv(reached),
         "tables/targets.md": timed.markdown_page,

@@ -155,7 +155,7 @@ def html(report: Report) -> str:
         "summary": sections.summary_table(report.lines, trained),
         "summary_copies": {"LaTeX": files["tables/summary.tex"], "CSV": files["summary.csv"]},
         "paired": pairs_table.tables(report.judged.paired, ""),
-        "paired_copies": {"LaTeX": files["tables/paired.tex"], "CSV": files["paired.csv"]},
+        "paired_csv": files["paired.csv"],
         "targets": targets_table(report.judged.targets, ""),
         "targets_copies": {"LaTeX": files["tables/targets.tex"], "CSV": files["targets.csv"]},
         "trainings": sections.rows_table(report.rows),

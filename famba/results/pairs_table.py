@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from famba.results.anchors import line_href
 from famba.results.pairs import Pair, Paired
@@ -15,7 +16,7 @@ _STRATEGIES = (
     "(Obuchowski and Rockette 1995; degrees of freedom by Hillis 2007); the scatter of a training is pooled over the "
     "strategies of its model. Standard error: the part that training with another seed changes, and the part that "
     "other images change for all seeds alike. Holm: p adjusted for all pairs of strategies of one model. Networks: "
-    "seeds in which the two networks differ (McNemar, 5 % after Holm)."
+    "seeds in which the two networks differ (McNemar, 5 % after Holm); another seed gives other networks."
 )
 _NETWORKS = (
     "Two networks trained with one seed, after the last epoch, on the same {images:,} test images. Only one right: "
@@ -58,7 +59,7 @@ def _strategies(pair: Pair, alpha: float) -> list[Entry | str]:
 
 
 def networks_table(paired: Paired, run: str) -> Table:
-    """A line for each two networks of one model and seed, and what is to be said of all. `run`: what was run."""
+    """A line for each two networks of one model and seed. `run`: what was run."""
     columns = (
         Column("model"), Column("strategy"), Column("minus"), Column("seed", "r"), Column("only one right", "r"),
         Column("top-1 difference", "r", "points [95 %]"), Column("p", "r"), Column("Holm", "r"),
@@ -77,14 +78,14 @@ def networks_table(paired: Paired, run: str) -> Table:
     return table(
         columns, lines, id="paired-networks", run=run, note=_NETWORKS.format(images=paired.images), grouped=True,
         caption="Networks on the same test images, seed by seed", smoke=bool(paired.watermark), size=SMALL,
-        sentences=list(_sentences(paired)),
     )  # fmt: skip
 
 
 def tables(paired: Paired, run: str) -> list[Table]:
-    """Those that say something: strategies over seeds where there are several, then networks seed by seed."""
-    over_seeds = strategies_table(paired, run)
-    return [*([over_seeds] if over_seeds.lines else []), networks_table(paired, run)]
+    """Strategies over seeds where there are several, then networks seed by seed; the first has the sentences."""
+    over_seeds, networks = strategies_table(paired, run), networks_table(paired, run)
+    first, *others = [over_seeds, networks] if over_seeds.lines else [networks]
+    return [replace(first, sentences=[*first.sentences, *_sentences(paired)]), *others]
 
 
 def csv(paired: Paired) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from famba.results import predictions
 from famba.results.pairs import Pair, Paired, compare
-from famba.results.pairs_table import networks_table, strategies_table
+from famba.results.pairs_table import networks_table, strategies_table, tables
 from famba.results.predictions import Predictions
 from famba.results.row import read_row
 from famba.results.same_images import mcnemar
@@ -95,7 +95,7 @@ def test_the_control_is_networks_of_one_strategy(tmp_path):
     (same,) = found.same_strategy
     assert (same.model, same.pairs, same.differ) == ("vim_a", 9, sum(value <= 0.05 for value in p))
     assert f"of 9 pairs of networks that differ only in their seed, McNemar's test calls {same.differ} different" in (
-        networks_table(found, "").markdown_page
+        tables(found, "")[0].markdown_page
     )
 
 
@@ -198,7 +198,7 @@ def test_predictions_that_are_not_there_leave_their_pairs_out(tmp_path, defect):
     assert line.endswith("(vim_a-baseline-s0)")
     assert str(tmp_path) not in line
     assert [len(pair.networks) for pair in found.pairs] == [1, 1, 2]
-    assert networks_table(found, "").sentences[-1] == f"{line}."
+    assert tables(found, "")[0].sentences[-1] == f"{line}."
 
 
 def test_without_any_predictions_there_is_one_line(tmp_path):
