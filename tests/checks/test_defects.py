@@ -56,7 +56,7 @@ def frozen(good, tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_a_good_run_passes_with_seeds_of_its_own(frozen, tmp_path, capsys):
-    rows = train(tmp_path, ["baseline", "all"], [3, 4])
+    rows = train(tmp_path, ["baseline", "all"], [3, 4, 5])
     assert check(rows, frozen) == 0
     assert "checks hold" in capsys.readouterr().out
     assert check([path for path in rows if path.parent.name.endswith("s3")], frozen) == 0  # one seed
@@ -79,7 +79,7 @@ def test_a_planted_defect_is_caught(
     with monkeypatch.context() as patch:
         defect(patch)
         checks_silenced(patch)
-        rows = train(tmp_path, strategies, [0, 1])
+        rows = train(tmp_path, strategies, [0, 1, 2])
     # what fusion does leaves the unfused cells as they are, to the last bit
     rows += [path for path in good if "baseline" in path.parent.name and "baseline" not in strategies]
     assert check(rows, frozen) == 1
