@@ -44,10 +44,8 @@ def files(tmp_path: Path) -> Path:
     ("method", "scan"),
     [
         ("famba_v", "auto"),
-        *(
-            pytest.param(*slow, marks=pytest.mark.slow)
-            for slow in (("famba_v", "chunked"), ("famba_v", "reference"), ("rmeeto", "auto"), ("utr", "auto"))
-        ),
+        pytest.param("rmeeto", "chunked", marks=pytest.mark.slow),
+        pytest.param("utr", "reference", marks=pytest.mark.slow),
     ],
 )
 def test_a_plain_python_file_runs_the_exported_program(files, method, scan, capsys):

@@ -14,6 +14,7 @@ from tests.helpers.method_cases import ELSEWHERE, METHOD_CASES, Case, label, own
 from tests.helpers.trainings import ends_as, same, weights
 
 DATA = Path("data")
+FEW_STEPS = {"global_batch": 256, "mixup_batch": 256, "micro_batch": 128}
 
 
 def cell(case: Case, seed: int = 0, **recipe: Any) -> Cell:
@@ -29,7 +30,7 @@ def cell(case: Case, seed: int = 0, **recipe: Any) -> Cell:
         "strategies": ["baseline", "mine"],
         "schedules": {"mine": strategy},
         "seeds": [0, 1],
-        "recipe": {**MICRO["recipe"], "epochs": 1, **recipe},
+        "recipe": {**MICRO["recipe"], **FEW_STEPS, "epochs": 1, **recipe},
     }
     return Experiment.from_config(experiment).cell("vim_micro", "mine", seed)
 
@@ -68,7 +69,8 @@ def test_runs_are_the_same_bits_resumed_or_not(method: str, tmp_path: Path) -> N
 
 
 def test_every_step_and_micro_batch_draws_for_itself(tmp_path: Path) -> None:
-    training = Training(cell(("random_prune", {})), tmp_path, DATA)
+    batches = {"global_batch": 128, "mixup_batch": 64, "micro_batch": 64}
+    training = Training(cell(("random_prune", {}), **batches), tmp_path, DATA)
     keys: list[int] = []
     training.model.register_forward_pre_hook(lambda model, _: keys.append(int(model.key)) if model.training else None)
     training.run()
