@@ -143,8 +143,13 @@ def save(
     `prefix`: before the name, where the SVG's ids must differ from those of another figure of this name; `digest`: of
     the rows and the ledger that it was drawn from.
     """
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="svg", metadata={"Date": None})
-    write_text(folder / f"{name}.svg", svg.finish(drawn.getvalue(), prefix + name, caption.title, caption.text, digest))
+    write_text(folder / f"{name}.svg", as_svg(figure, prefix + name, caption, digest))
     with atomic_file(folder / f"{name}.png", binary=True) as file:
         figure.savefig(file, format="png", metadata={"Title": caption.title, "Description": caption.text})
+
+
+def as_svg(figure: Figure, name: str, caption: Caption, digest: str | None = None) -> str:
+    """The figure as the text of an SVG file, whose ids begin with `name`; see `save`."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    return svg.finish(drawn.getvalue(), name, caption.title, caption.text, digest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -59,15 +60,25 @@ def _scatter(results: Results, cost: Measure) -> Figure:
                 **of_strategy,
             )  # fmt: skip
             svg.point_tooltip(axes, x, y, results.tooltip(model, name, ACCURACY, cost), line_href(model, name))
-        axes.margins(0.08)
-        front = [points[j] for j in pareto_front(points)]
-        right = axes.get_xlim()[1]  # the best of the front stays the best for any larger cost
-        axes.step([*(x for x, _ in front), right], [*(y for _, y in front), front[-1][1]], where="post", **FRONT)
-        axes.set(xlabel=cost.label, ylabel=ACCURACY.label, xlim=(None, right))
-        style.title(axes, model)
-        axes.set_title("↖ better", loc="right", fontsize=7, fontweight="normal", color=palette.FAINT)
-        style.tidy(axes)
-    style.legend(figure, [*style.strategy_handles(results), Line2D([], [], label="Pareto front", **FRONT)])
+        finish_panel(axes, model, points, cost.label)
+    style.legend(figure, [*style.strategy_handles(results), front_handle()])
     marks = results.marks("Marker: mean; lines: 95 % intervals over seeds (Student t); dots: seeds.")
     style.footer(figure, results, marks)
     return figure
+
+
+def finish_panel(axes: Axes, model: str, points: Sequence[tuple[float, float]], cost: str) -> None:
+    """The Pareto front of a panel's points (cost, accuracy), the labels of its axes, its title."""
+    axes.margins(0.08)
+    front = [points[j] for j in pareto_front(points)]
+    right = axes.get_xlim()[1]  # the best of the front stays the best for any larger cost
+    axes.step([*(x for x, _ in front), right], [*(y for _, y in front), front[-1][1]], where="post", **FRONT)
+    axes.set(xlabel=cost, ylabel=ACCURACY.label, xlim=(None, right))
+    style.title(axes, model)
+    axes.set_title("↖ better", loc="right", fontsize=7, fontweight="normal", color=palette.FAINT)
+    style.tidy(axes)
+
+
+def front_handle() -> Line2D:
+    """The front's entry in a legend."""
+    return Line2D([], [], label="Pareto front", **FRONT)

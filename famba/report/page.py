@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from famba import __version__
 from famba.claims import ledger, paper_tables
 from famba.claims import tables as verdict_tables
 from famba.claims.audit.document import Document
@@ -23,6 +17,7 @@ from famba.claims.verdicts import by_reason
 from famba.config.validation import read_json
 from famba.report import cost, embedded, evidence, judged, prose, provenance, recipes, sections
 from famba.report import paper_tables as printed
+from famba.report.html import render, source
 from famba.results import pairs_table, summary
 from famba.results.anchors import line_href
 from famba.results.row import Row, by_line
@@ -31,7 +26,6 @@ from famba.results.targets_table import targets_table
 from famba.text import SMOKE_NOTE, tex
 
 PAPER = "Famba-V: Fast Vision Mamba with Cross-Layer Token Fusion"
-_TEMPLATES = PackageLoader("famba.report")
 
 
 @dataclass(frozen=True)
@@ -120,27 +114,15 @@ def _read_audit(path: Path) -> list[str]:
 
 def html(report: Report) -> str:
     """The page."""
-    environment = Environment(
-        loader=_TEMPLATES, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"pieces": prose.pieces, **evidence.FILTERS}
-    style = _source(environment, "report.css") + embedded.dark(report.strategies)
-    script = _source(environment, "report.js")
+    style = source("report.css") + embedded.dark(report.strategies)
     verdicts, files = report.judged.verdicts, report.judged.files
     alone, shared = by_reason(evidence.unique(verdicts))
     trained = by_line(report.rows)
     context: dict[str, Any] = {
         "report": report,
         "paper": PAPER,
-        "version": __version__,
         "smoke_note": SMOKE_NOTE,
         "first": report.rows[0],
-        "policy": "; ".join(
-            ["default-src 'none'", f"style-src '{_hash(style)}'", f"script-src '{_hash(script)}'", "img-src data:",
-             "base-uri 'none'", "form-action 'none'"]
-        ),
-        "style": Markup(style),
-        "script": Markup(script),
         "claims": alone,
         "shared": shared,
         "symbols": evidence.SYMBOLS,
@@ -174,7 +156,8 @@ def html(report: Report) -> str:
             for path, row in report.by_path.items()
         ],
     }  # fmt: skip
-    return environment.get_template("report.html.j2").render(context)
+    filters = {"pieces": prose.pieces, **evidence.FILTERS}
+    return render("report.html.j2", style, source("report.js"), filters, context)
 
 
 def markdown(report: Report) -> str:
@@ -246,12 +229,3 @@ def latex(report: Report) -> str:
 def csv(report: Report) -> str:
     """The paper's tables, every published and measured number one a line."""
     return printed.as_csv(report.paper_tables)
-
-
-def _source(environment: Environment, name: str) -> str:
-    """A file beside the template, as it is."""
-    return _TEMPLATES.get_source(environment, name)[0]
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + b64encode(hashlib.sha256(text.encode()).digest()).decode()
