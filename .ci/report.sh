@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Open a report in headless Chromium and hold it to what it promises (.ci/report/check.mjs):
-#   .ci/report.sh [REPORT.html] [FOLDER for screenshots and the printed page]
+# Open a report in headless Chromium and hold it to what it promises (.ci/report/check.mjs), or the page of a published
+# set (.ci/report/leaderboard.mjs):
+#   .ci/report.sh [REPORT.html | SITE/index.html] [FOLDER for screenshots and the printed page]
 set -euo pipefail
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 REPORT=$(realpath "${1:-$ROOT/results/smoke/report.html}")
@@ -20,7 +21,9 @@ fi
 # axe goes to a folder of its own: nothing is installed into the working tree
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
-cp "$ROOT"/.ci/report/{.npmrc,package.json,package-lock.json,browser.mjs,check.mjs} "$WORK"
+cp "$ROOT"/.ci/report/{.npmrc,package.json,package-lock.json,*.mjs} "$WORK"
 cd "$WORK"
 npm ci --silent --no-audit --no-fund
-timeout --kill-after=10 300 node check.mjs "$REPORT" "$SHOTS"
+CHECK=check.mjs
+[ "$(basename "$REPORT")" = index.html ] && CHECK=leaderboard.mjs
+timeout --kill-after=10 300 node "$CHECK" "$REPORT" "$SHOTS"

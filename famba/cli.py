@@ -29,6 +29,7 @@ COMMANDS = {
     "crate": "describe a finished experiment as an RO-Crate",
     "figures": "draw the figures of an experiment from its rows",
     "report": "write the results of an experiment as one page",
+    "publish": "merge rows of several machines into one set with a leaderboard page",
     "watch": "show the progress of all cells of an experiment while they train",
     "data": "fetch, verify or show a data set",
     "plan": "predict time and memory of an experiment's cells before anything is spent",

@@ -113,6 +113,23 @@ AUDIT: Mapping[str, Caption] = {
     ),
 }
 
+_LEADERBOARD = (
+    "up and to the left is better. A mark is a line of the table and leads there; bars: 95 % intervals over seeds "
+    "(Student t), none for one seed. Dashed: the Pareto front."
+)
+LEADERBOARD: Mapping[str, Caption] = {
+    "flops": Caption(
+        "Accuracy against work",
+        "Top-1 accuracy after the last epoch against the operations of a forward pass, the same on every machine: "
+        + _LEADERBOARD,
+    ),
+    "step_ratio": Caption(
+        "Accuracy against step time",
+        "Top-1 accuracy after the last epoch against the time of a step, relative to the same machine's baseline: "
+        + _LEADERBOARD,
+    ),
+}
+
 
 def described(captions: Mapping[str, Caption], protocol: str = "") -> dict[str, str]:
     """The captions' texts by name, for Snakemake's report, where a figure stands without the others around it."""

@@ -17,12 +17,12 @@ import yaml
 from famba.config import Experiment
 from famba.errors import InputError
 from famba.files import read_text, write_text
+from famba.report.leaderboard.contribution import CRATE
 from famba.results.row import Row, read_row
 from famba.training import status
 from famba.workflow.rocrate import File, document
 
 ROOT = Path(__file__).resolve().parents[2]
-METADATA = "ro-crate-metadata.json"
 LEFT_OUT = (".pt", ".log", ".part")  # weights and logs stay where they were made; so does status.json
 REQUIRED = ("summary.csv", "claims.json")
 
@@ -45,8 +45,8 @@ def write_crate(experiment: Experiment, folder: Path) -> Path:
         snakemake = None
     files = [_described(folder, path) for path in _parts(folder, rows)]
     described = document(experiment, rows, files, citation, snakemake)
-    write_text(folder / METADATA, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
-    return folder / METADATA
+    write_text(folder / CRATE, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+    return folder / CRATE
 
 
 def _rows(experiment: Experiment, folder: Path) -> dict[str, Row]:
@@ -83,7 +83,7 @@ def _parts(folder: Path, rows: dict[str, Row]) -> list[PurePosixPath]:
         for path in paths
         if path.suffix not in LEFT_OUT
         and path.name != status.NAME
-        and str(path) != METADATA
+        and str(path) != CRATE
         and not any(part.startswith(".") for part in path.parts)
         and (path.parts[0] != "cells" or path.parts[1] in rows)
     )

@@ -7,26 +7,8 @@ import pytest
 
 from famba.checks import rules
 from famba.cli import main
-from famba.results.row import read_row
 from famba.results.summary import read_rows
-from tests.helpers.rows import changed, experiment, make_row, paper_experiment, write_grid
-
-
-def formal(tmp_path: Path, **environment: object) -> list[Path]:
-    """Rows of the paper's grid that obey every rule."""
-    paths = write_grid(tmp_path, paper_experiment(seeds=[0]))
-    for path in paths:
-        row = read_row(path)
-        images = round((row.time.train - row.time.warmup) * row.time.images_per_s) + row.cell.recipe.global_batch
-        changed(
-            path,
-            environment={
-                "other_processes": 0, "git_commit": "c" * 40, "git_dirty": False, "container_sha256": "d" * 64,
-                "lock_sha256": "e" * 64, **environment,
-            },
-            metrics={"images_seen": images},
-        )  # fmt: skip
-    return paths
+from tests.helpers.rows import changed, experiment, formal, make_row, write_grid
 
 
 def broken(paths: list[Path]) -> set[tuple[str, str]]:
