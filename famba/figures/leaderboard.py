@@ -1,4 +1,4 @@
-"""Accuracy against cost of a leaderboard's lines: methods by colour, strategies by marker."""
+"""Accuracy against cost of a leaderboard's lines: methods by colour, schedules by marker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from famba.figures.tradeoff import finish_panel, front_handle
 class Point:
     """A line: `cost` and top-1 (%) with the half-widths of their intervals, where there are any.
 
-    `told`: what its tooltip says, line by line; `href`: its line in the table.
+    `strategy`: a name of its schedule, the same for every method; `told`: what its tooltip says, line by line; `href`:
+    its line in the table.
     """
 
     model: str
@@ -31,15 +32,20 @@ class Point:
     href: str
 
 
-def colours(points: Sequence[Point]) -> dict[str, str]:
-    """A colour for each method; of a single one, for each strategy as in every other figure."""
-    return palette.colours(dict.fromkeys(_coloured(point, _several_methods(points)) for point in points))
+def colours(points: Sequence[Point], methods: Sequence[str]) -> dict[str, str]:
+    """A colour for each method, the same in every figure with these `methods`; of a single one, for each strategy."""
+    if _several_methods(points):
+        return palette.colours(["baseline", *methods])
+    return palette.colours(dict.fromkeys(point.strategy for point in points))
 
 
-def draw(points: Sequence[Point], cost: str, name: str, caption: Caption) -> str:
-    """The SVG of a scatter, a panel for each model. `cost`: the label of its axis; `name`: what its ids begin with."""
+def draw(points: Sequence[Point], methods: Sequence[str], cost: str, name: str, caption: Caption) -> str:
+    """The SVG of a scatter, a panel for each model.
+
+    `methods`: all those of the page; `cost`: the label of its axis; `name`: what its ids begin with.
+    """
     models = list(dict.fromkeys(point.model for point in points))
-    several, colour = _several_methods(points), colours(points)
+    several, colour = _several_methods(points), colours(points, methods)
     marker = palette.markers(dict.fromkeys(point.strategy for point in points))
     with style.theme():
         figure, grid = style.stack(len(models), 2.4)
@@ -57,7 +63,8 @@ def draw(points: Sequence[Point], cost: str, name: str, caption: Caption) -> str
                 )  # fmt: skip
                 svg.point_tooltip(axes, point.cost, point.top1, point.told, point.href)
             finish_panel(axes, model, [(point.cost, point.top1) for point in own], cost)
-        style.legend(figure, [*_handles(colour, marker, several), front_handle()])
+        there = dict.fromkeys(_coloured(point, several) for point in points)
+        style.legend(figure, [*_handles({n: colour[n] for n in colour if n in there}, marker, several), front_handle()])
         return style.as_svg(figure, name, caption)
 
 

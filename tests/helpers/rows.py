@@ -49,7 +49,8 @@ def paper_experiment(protocol: str = "paper", **changes: Any) -> Experiment:
 def make_row(cell: Cell, device: str | None = None, digest: str = "a" * 64) -> Row:
     """A row whose time and memory follow its tokens and whose accuracy falls with the tokens it lost."""
     architecture = cell.architecture
-    trace = tokens_per_layer(cell.schedule, architecture.tokens, architecture.tokens // 2)
+    final = tokens_per_layer(cell.schedule, architecture.tokens, architecture.tokens // 2)[-1:]
+    trace = tokens_per_layer(cell.mixed, architecture.tokens, architecture.tokens // 2)[:-1] + final
     share = sum(trace[:-1]) / (architecture.depth * architecture.tokens)
     wide = architecture.embed_dim / 192
     wobble = ((cell.seed * 7 + sum(cell.schedule)) % 5 - 2) / 5

@@ -366,6 +366,31 @@ def test_the_page_loads_nothing_and_every_link_leads_somewhere(site, shown):
     assert "B & B, City" in shown.text
 
 
+def test_methods_have_colours_and_schedules_have_markers(tmp_path):
+    """Of strategies that differ in the method alone, the schedule is named once; no hue is left without a dark one."""
+    schedules = {f"upper_{method}": {"like": "upper", "method": method} for method in ("rmeeto", "utr")}
+    grid = paper_experiment(
+        "custom", seeds=[0], strategies=["baseline", "upper", *schedules], schedules=schedules, models=["vim_tiny"]
+    )
+    formal(tmp_path / "a", grid)
+    assert publish(tmp_path / "site", tmp_path / "a") == 0
+    assert {(line["strategy"], line["method"], line["placement"]) for line in lines(tmp_path / "site")} == {
+        ("baseline", "none", "none"),
+        ("upper", "famba_v", "before"),
+        ("upper_rmeeto", "rmeeto", "input"),
+        ("upper_utr", "utr", "after"),
+    }
+    text = (tmp_path / "site" / "index.html").read_text()
+    found = Page(text)
+    for legend in re.findall(r"<svg .*?</svg>", text, flags=re.DOTALL):
+        words = re.findall(r"<text[^>]*>([^<]*)</text>", legend)
+        assert [words.count(word) for word in ("famba_v", "rmeeto", "utr", "upper", "upper_utr")] == [1, 1, 1, 1, 0]
+    drawn = {a[paint] for _, a in found.elements for paint in ("fill", "stroke") if paint in a}
+    hues = {colour for colour in drawn if re.fullmatch("#[0-9a-f]{6}", colour)} - {"#ffffff", "#000000"}
+    assert len(hues) >= 4
+    assert all(f'[fill="{hue}"] {{ fill: #' in text for hue in hues)
+
+
 HOSTILE = (
     '<img src=x onerror=alert(1)> & "q" \'</script><script>alert(1)</script> {{ 7 * 7 }} $\\frac{_ \x00\x1b[31m\u2028'
 )

@@ -46,6 +46,14 @@ class Group(NamedTuple):
         return self.dataset if self.official else f"{self.dataset}, other images ({self.data[:8]})"
 
     @property
+    def title(self) -> str:
+        return f"{self.data_name}, {self.device_class}, {self.protocol} protocol, {self.epochs} epochs{self.tuned}"
+
+    @property
+    def tuned(self) -> str:
+        return f", from weights {self.init[:8]}" if self.init else ""
+
+    @property
     def id(self) -> str:
         return "group-" + hashlib.sha256(repr(self).encode()).hexdigest()[:12]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +12,17 @@ from famba.figures import leaderboard as scatter
 from famba.figures.captions import LEADERBOARD
 from famba.report import embedded, html, prose
 from famba.report.leaderboard.contribution import Contributed
-from famba.report.leaderboard.lines import Group, Line, groups
+from famba.report.leaderboard.lines import UNFUSED, Group, Line, groups
 from famba.report.leaderboard.shared import ROWS, Shared
 from famba.results.row import grouped
 from famba.results.tables import Column, Entry, Table, csv_of, number, table
-from famba.text import count, model_name, one_line
+from famba.strategies import NAMED
+from famba.text import model_name, one_line
 
 CSV = "leaderboard.csv"
 FILTERED = ("model", "method", "strategy", "n", "schedule", "placement", "device", "source", "notes")
 OF_GROUP = ("data set", "protocol", "device class")  # filters, too; a group has one value of each
-_MOST = 20  # values of a column that are still few enough for a filter
+_MOST = 40  # values of a column that are still few enough for a filter
 _WORDS = ("model", "method", "strategy", "schedule", "placement", "device", "source", "notes", "rows")
 _COSTS = {  # measure of a line: the label of its axis, and the size of the unit in the measure's own
     "flops": ("forward_flops_per_image", "forward pass (GFLOP per image)", 1e9),
@@ -40,9 +41,7 @@ class Section:
 
     @property
     def title(self) -> str:
-        group = self.group
-        tuned = f", from weights {group.init[:8]}" if group.init else ""
-        return f"{group.data_name}, {group.device_class}, {group.protocol} protocol, {group.epochs} epochs{tuned}"
+        return self.group.title
 
     @property
     def filters(self) -> dict[str, str]:
@@ -50,26 +49,20 @@ class Section:
         values = (self.group.data_name, self.group.protocol, self.group.device_class)
         return dict(zip(OF_GROUP, values, strict=True))
 
-    @property
-    def about(self) -> str:
-        group = self.group
-        data = f"images by digest {group.data[:12]}"
-        return f"Recipe {group.preset} ({group.recipe[:12]}), {data}. {count(len(self.lines), 'line')}."
-
 
 def sections(shared: Shared) -> list[Section]:
     """The groups with their tables and pictures."""
-    return [
-        Section(group, lines, _table(group, lines), [*_pictures(group, lines)])
-        for group, lines in groups(shared).items()
-    ]  # fmt: skip
+    found = groups(shared)
+    methods = _methods(found.values())
+    return [Section(g, lines, _table(g, lines), _pictures(g, lines, methods)) for g, lines in found.items()]
 
 
 def page(shared: Shared, found: Sequence[Section]) -> str:
     """index.html. The same rows give the same bytes."""
-    names = {name for section in found for name in scatter.colours(_points(section.lines, "flops"))}
-    dark = embedded.dark(sorted(names)) if names else ""
-    style = html.source("report.css") + html.source("leaderboard.css") + dark
+    methods = _methods([section.lines for section in found])
+    drawn = [scatter.colours(_points(section.lines, "flops"), methods) for section in found]
+    dark = dict.fromkeys(embedded.dark([*colours]) for colours in drawn)
+    style = "".join([html.source("report.css"), html.source("leaderboard.css"), *dark])
     script = html.source("report.js") + html.source("leaderboard.js")
     rows = [one.row for one in shared.values()]
     context = {
@@ -92,9 +85,8 @@ def csv(found: Sequence[Section]) -> str:
         for line in section.lines:
             entries = {name: Entry(value) for name, value in section.filters.items()} | _entries(line)
             names = [*entries]
-            rows = " ".join(href for _, href in entries["rows"].links)
-            values = [e.text if e.exact is None else f"{e.exact:.6g}" for e in entries.values()]
-            body.append([*values[:-1], rows])
+            entries["rows"] = Entry(" ".join(href for _, href in entries["rows"].links))
+            body.append([e.text if e.exact is None else f"{e.exact:.6g}" for e in entries.values()])
     return csv_of([names, *body])
 
 
@@ -110,6 +102,7 @@ def _entries(line: Line) -> dict[str, Entry]:
         "strategy": Entry(first.cell.strategy),
         "top-1 (%)": number(made["top1_last_percent"], 2, made["top1_last_percent_ci95"]),
         "n": Entry(str(made["n"]), made["n"]),
+        "rows": Entry(" ".join(line.rows), links=[*links, *repeats]),
         "step time ratio": number(made["step_ratio"], 3, made["step_ratio_ci95"]),
         "tokens seen (%)": number(100 * made["token_share"], 1),
         "tokens": Entry(f"{made['tokens_first']} → {made['tokens_final']}", made["tokens_final"]),
@@ -121,7 +114,6 @@ def _entries(line: Line) -> dict[str, Entry]:
         "device": Entry(line.device),
         "source": Entry("; ".join(line.sources)),
         "notes": Entry(", ".join(line.labels) or "–"),
-        "rows": Entry(" ".join(map(str, line.rows)), links=[*links, *repeats]),
     }
 
 
@@ -130,26 +122,33 @@ def _table(group: Group, lines: Sequence[Line]) -> Table:
     left_out = {"peak memory (MiB)"} if group.device_kind == "cpu" else set()
     names = [name for name in every[0] if name not in left_out]
     columns = [Column(name, "l" if name in _WORDS else "r") for name in names]
+    recipe, images = f"recipe {group.preset} ({group.recipe[:12]})", f"images by digest {group.data[:12]}"
+    about = ", ".join([f"{group.device_class}{group.tuned}", f"{group.protocol} protocol", recipe, images])
     return table(
         columns, [[entries[name] for name in names] for entries in every], id=f"{group.id}-lines",
-        caption="Lines, the most accurate first", ids=[line.id for line in lines],
+        caption=f"{about}; the most accurate first", ids=[line.id for line in lines],
     )  # fmt: skip
 
 
-def _pictures(group: Group, lines: Sequence[Line]) -> list[embedded.Picture]:
+def _methods(groups_of_lines: Iterable[Sequence[Line]]) -> list[str]:
+    return sorted({line.method for lines in groups_of_lines for line in lines} - {UNFUSED})
+
+
+def _pictures(group: Group, lines: Sequence[Line], methods: Sequence[str]) -> list[embedded.Picture]:
     """The scatters that have two marks or more."""
     found = []
     for name, (_, label, _) in _COSTS.items():
         points = _points(lines, name)
         if len(points) > 1:
             id_ = f"{group.id}-{name}"
-            drawn = Markup(scatter.draw(points, label, id_, LEADERBOARD[name]))
+            drawn = Markup(scatter.draw(points, methods, label, id_, LEADERBOARD[name]))
             found.append(embedded.Picture(f"figure-{id_}", LEADERBOARD[name], drawn))
     return found
 
 
 def _points(lines: Sequence[Line], cost: str) -> list[scatter.Point]:
     measure, label, size = _COSTS[cost]
+    schedule = _schedules(lines)
     found = []
     for line in lines:
         made, cell = line.numbers, line.first.cell
@@ -164,11 +163,24 @@ def _points(lines: Sequence[Line], cost: str) -> list[scatter.Point]:
             f"n = {made['n']}; {line.device}; {'; '.join(line.sources)}",
         ]
         point = scatter.Point(
-            model=cell.model, method=line.method, strategy=cell.strategy, cost=made[measure] / size, top1=top1,
-            cost_half=None if half is None else half / size, top1_half=top1_half, told=told, href=f"#{line.id}",
+            model=cell.model, method=line.method, strategy=schedule[cell.schedule], cost=made[measure] / size,
+            top1=top1, cost_half=None if half is None else half / size, top1_half=top1_half, told=told,
+            href=f"#{line.id}",
         )  # fmt: skip
         found.append(point)
     return found
+
+
+def _schedules(lines: Sequence[Line]) -> dict[tuple[int, ...], str]:
+    """A name for each schedule: of the strategies that have it the published one, else the shortest.
+
+    Where each method has strategies of its own, such as upper_hsa, their schedules are what they have in common.
+    """
+    names = grouped((line.first.cell for line in lines), lambda cell: cell.schedule)
+    return {
+        schedule: min((cell.strategy for cell in cells), key=lambda name: (name not in NAMED, len(name), name))
+        for schedule, cells in names.items()
+    }
 
 
 def _filters(found: Sequence[Section]) -> dict[str, list[str]]:
