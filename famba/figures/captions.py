@@ -115,7 +115,7 @@ AUDIT: Mapping[str, Caption] = {
 
 _LEADERBOARD = (
     "up and to the left is better. A mark is a line of the table and leads there; bars: 95 % intervals over seeds "
-    "(Student t), none for one seed. Dashed: the Pareto front."
+    "(Student t; none of n < 3). Dashed: the Pareto front."
 )
 LEADERBOARD: Mapping[str, Caption] = {
     "flops": Caption(

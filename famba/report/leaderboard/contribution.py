@@ -22,17 +22,18 @@ from pydantic import AfterValidator, BaseModel, Field
 from famba.checks.rules import RULES, Absent, Beside, NotApplicable
 from famba.config.validation import Strict, read_json
 from famba.errors import InputError
+from famba.files import LARGEST_TEXT, read_bytes
 from famba.results import predictions
 from famba.results.row import Row, Sha256, read_row
 from famba.text import one_line
 
 ROW, EPOCHS, PREDICTIONS, ORIGIN = "row.json", "epochs.csv", predictions.NAME, "origin.json"
 CRATE = "ro-crate-metadata.json"
+COPIED = (ROW, EPOCHS, PREDICTIONS)
 # what was computed must be what the row says; how well it can be repeated is told beside it
 REQUIRED = ("trace", "data", "protocol", "scratch", "float32", "finite", "warm_up", "curve", "predicted")
 TOLD = {"exclusive": "GPU perhaps shared", "container": "no container"}
 Line = Annotated[str, AfterValidator(one_line)]  # other people's words, as the page and its figures can show them
-_LARGEST = 64 * 2**20  # bytes of one file in an archive
 
 
 class Origin(Strict):
@@ -132,8 +133,8 @@ def _unpack(archive: Path, folder: Path) -> None:
     """Files by these names alone, and no path leads out of the folder: zipfile sees to that."""
     with zipfile.ZipFile(archive) as members:
         for member in members.infolist():
-            if PurePosixPath(member.filename).name in (ROW, EPOCHS, PREDICTIONS, ORIGIN, CRATE):
-                if member.file_size > _LARGEST:
+            if PurePosixPath(member.filename).name in (*COPIED, ORIGIN, CRATE):
+                if member.file_size > LARGEST_TEXT:
                     raise zipfile.BadZipFile(f"{member.filename} has {member.file_size:,} bytes")
                 members.extract(member, folder)
 
@@ -151,8 +152,11 @@ def _read(path: Path, folder: Path, within: str, source: str | None) -> Contribu
     for name in REQUIRED:
         if problem := _broken(name, at):
             raise InputError(f"{path}: breaks the rule {name} of famba check --rules: {problem}")
-    files = {name: path.with_name(name).read_bytes() for name in (EPOCHS, PREDICTIONS) if path.with_name(name).exists()}
-    everything = {ROW: path.read_bytes(), **files}
+    try:
+        everything = {name: read_bytes(path.with_name(name)) for name in COPIED if path.with_name(name).exists()}
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be read ({error.strerror})") from None
+    files = {name: content for name, content in everything.items() if name != ROW}
     found = {name: hashlib.sha256(content).hexdigest() for name, content in everything.items()}
     if path.with_name(ORIGIN).exists():
         known: Origins = read_json(Origins, path.with_name(ORIGIN), "record of a published row")
@@ -197,7 +201,7 @@ def _listed(crate: Path, folder: Path) -> dict[str, str]:
 
 def _compare(path: Path, found: Mapping[str, str], recorded: Mapping[str, str], by: str) -> None:
     """Raises InputError for a file that is not the recorded one, or not recorded."""
-    for name in sorted(found.keys() | (recorded.keys() & {ROW, EPOCHS, PREDICTIONS})):
+    for name in sorted(found.keys() | (recorded.keys() & {*COPIED})):
         if name not in recorded:
             raise InputError(f"{path.with_name(name)}: not listed in {by}; write that anew when the rows are final")
         if found.get(name) != recorded[name]:

@@ -22,17 +22,22 @@ from famba.text import count, one_line
 
 PROTOCOLS = ("paper", "fast", "custom")  # in this order
 UNFUSED = "none"
+EACH_SEED = "each seed"
 
 
 class Group(NamedTuple):
-    """What rows share whose accuracy may be compared. The last three are digests; `init`: of the initial weights."""
+    """What rows share whose accuracy may be compared. `data` and `recipe` are digests.
+
+    `published`: the images are a published data set's own, which its name says. `init`: the digest of the initial
+    weights, `EACH_SEED` where every seed has its own, "" from scratch.
+    """
 
     protocol: str
     dataset: str
     device_kind: str
     preset: str
     epochs: int
-    official: bool
+    published: bool
     data: str
     recipe: str
     init: str
@@ -43,7 +48,7 @@ class Group(NamedTuple):
 
     @property
     def data_name(self) -> str:
-        return self.dataset if self.official else f"{self.dataset}, other images ({self.data[:8]})"
+        return self.dataset if self.published else f"{self.dataset} (images {self.data[:8]})"
 
     @property
     def title(self) -> str:
@@ -51,7 +56,10 @@ class Group(NamedTuple):
 
     @property
     def tuned(self) -> str:
-        return f", from weights {self.init[:8]}" if self.init else ""
+        """Where a training starts, as a part of a title."""
+        if not self.init:
+            return ""
+        return f", from weights {'of each seed' if self.init == EACH_SEED else self.init[:8]}"
 
     @property
     def id(self) -> str:
@@ -120,10 +128,12 @@ def group_of(row: Row) -> Group:
     recipe, data = row.cell.recipe, row.data
     # where a checkpoint lay is no part of the recipe; which one it was is
     computed = recipe.model_copy(update={"init": None}).identity
+    own = "{seed}" in (recipe.init or "")
     return Group(
         protocol=row.cell.protocol, dataset=data.name, device_kind=row.environment.device_kind, preset=recipe.preset,
-        epochs=recipe.epochs, official=data.official, data=_digest(data.train_digest, data.test_digest),
-        recipe=_digest(computed), init=row.init.sha256 or "",
+        epochs=recipe.epochs, published=data.official and row.cell.data is None,
+        data=_digest(data.train_digest, data.test_digest, data.decoder or ""), recipe=_digest(computed),
+        init=EACH_SEED if own else row.init.sha256 or "",
     )  # fmt: skip
 
 

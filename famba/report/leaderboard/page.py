@@ -15,7 +15,8 @@ from famba.report.leaderboard.contribution import Contributed
 from famba.report.leaderboard.lines import UNFUSED, Group, Line, groups
 from famba.report.leaderboard.shared import ROWS, Shared
 from famba.results.row import grouped
-from famba.results.tables import Column, Entry, Table, csv_of, number, table
+from famba.results.summary import accuracy_note
+from famba.results.tables import DASH, Column, Entry, Table, csv_of, difference, number, table
 from famba.strategies import NAMED
 from famba.text import model_name, one_line
 
@@ -101,6 +102,7 @@ def _entries(line: Line) -> dict[str, Entry]:
         "method": Entry(line.method),
         "strategy": Entry(first.cell.strategy),
         "top-1 (%)": number(made["top1_last_percent"], 2, made["top1_last_percent_ci95"]),
+        "to baseline (points)": _to_baseline(made),
         "n": Entry(str(made["n"]), made["n"]),
         "rows": Entry(" ".join(line.rows), links=[*links, *repeats]),
         "step time ratio": number(made["step_ratio"], 3, made["step_ratio_ci95"]),
@@ -113,8 +115,16 @@ def _entries(line: Line) -> dict[str, Entry]:
         "placement": Entry(line.placement),
         "device": Entry(line.device),
         "source": Entry("; ".join(line.sources)),
-        "notes": Entry(", ".join(line.labels) or "–"),
+        "notes": Entry(", ".join(line.labels) or DASH),
     }
+
+
+def _to_baseline(made: Mapping[str, Any]) -> Entry:
+    """Top-1 less that of the baseline of the same source, machine and seed."""
+    points, half = made["top1_to_baseline_points"], made["top1_to_baseline_points_ci95"]
+    if points is None or made["strategy"] == "baseline":
+        return Entry(DASH)
+    return difference(points, None if half is None else (points - half, points + half), "{:.2f}".format)
 
 
 def _table(group: Group, lines: Sequence[Line]) -> Table:
@@ -126,7 +136,8 @@ def _table(group: Group, lines: Sequence[Line]) -> Table:
     about = ", ".join([f"{group.device_class}{group.tuned}", f"{group.protocol} protocol", recipe, images])
     return table(
         columns, [[entries[name] for name in names] for entries in every], id=f"{group.id}-lines",
-        caption=f"{about}; the most accurate first", ids=[line.id for line in lines],
+        caption=f"{about}; the most accurate first", note=accuracy_note([line.numbers for line in lines]),
+        ids=[line.id for line in lines],
     )  # fmt: skip
 
 
