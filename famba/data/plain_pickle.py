@@ -10,16 +10,16 @@ from typing import IO, Any, ClassVar
 class _Memo(dict[int, Any]):
     def __getitem__(self, place: int) -> Any:
         value = super().__getitem__(place)
-        if isinstance(value, tuple):
-            raise pickle.UnpicklingError("a tuple that is used twice")
+        if isinstance(value, tuple) and any(isinstance(part, tuple) for part in value):
+            raise pickle.UnpicklingError("a tuple of tuples that is used twice")
         return value
 
 
 class PlainUnpickler(pickle._Unpickler):
     """Containers, numbers, texts, and what a subclass admits by `find_class` or `persistent_load`.
 
-    It is the one in Python: that in C takes memory for any number of values that a file names. A tuple that holds
-    another one twice, and so on, would take twice as long to hash with every level.
+    It is the one in Python: that in C takes memory for any number of values that a file names. A tuple that
+    holds another one twice, and so on, would take twice as long to hash with every level.
     """
 
     dispatch: ClassVar[dict[int, Callable[..., None]]] = {
