@@ -9,12 +9,16 @@
 #
 # pip takes the CUDA build of torch by default, several GB; any other index can be named:
 #   make demo TORCH_INDEX=<PyTorch's CPU index>
+# Every package is held to its hash. A build of torch whose hash is not in envs/torch.txt is refused, unless asked for:
+#   make demo TORCH_INDEX=... TORCH_UNHASHED=1
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
 PYTHON ?= python3
 TORCH := torch==2.13.0
 TORCH_INDEX ?=
+TORCH_UNHASHED ?=
+HASHED := pip install -qq --no-deps --require-hashes
 INSTALLED := .venv/installed
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -50,11 +54,16 @@ pull: $(INSTALLED)
 	done
 
 # set up anew when the lock or the package's metadata have changed
-$(INSTALLED): envs/requirements.txt pyproject.toml
+$(INSTALLED): envs/requirements.txt envs/torch.txt envs/torch-cuda.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "famba needs Python 3.11 or later: make PYTHON=...")'
 	@echo "Setting up .venv (two minutes, once)"
 	@$(PYTHON) -m venv .venv
-	@pip install -qq $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	@pip install -qq --no-deps --require-hashes -r envs/requirements.txt
+	@# pip itself prefers the builds whose hash an index tells; so it chooses first, and is held to the hashes then
+	@pip download -qq --no-deps --dest .venv/torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	@$(if $(TORCH_UNHASHED),pip install -qq .venv/torch/*.whl,$(HASHED) --no-index --find-links .venv/torch -r envs/torch.txt)
+	@rm -r .venv/torch
+	@# the CUDA build has no local version, as in 2.13.0+cpu; it asks for CUDA's libraries
+	@pip show torch | grep '^Version: .*+' >/dev/null || $(HASHED) -r envs/torch-cuda.txt
+	@$(HASHED) -r envs/requirements.txt
 	@pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -4,6 +4,8 @@
 # Needs uv and pip, and `make test` afterwards.
 #
 #   requirements.txt   the environment of `make`, Python 3.11 and later; torch is installed before it (see the Makefile)
+#   torch.txt          torch for it: the hashes of every build in pip's index, and of the CPU build for Python 3.11
+#   torch-cuda.txt     what torch's CUDA build asks for besides
 #   famba-cpu.txt      famba-cpu.sif: the same versions, less the tools, with torch's CPU build
 #   famba-cuda.txt     famba-cuda.sif: the same versions, less the tools, with torch's CUDA build and its own triton
 #   toolkit.txt        what compiles the extensions of famba-cuda.sif and leaves it again: nvcc as torch's CUDA
@@ -45,3 +47,12 @@ compile toolkit.txt envs/toolkit.in --constraint "$SCRATCH/cuda" "${DEBIAN[@]}" 
 python3 -m pip download --quiet --no-deps --dest "$SCRATCH" --only-binary :all: --python-version 3.11 \
   --platform manylinux_2_28_x86_64 ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch==$TORCH+cpu"
 python3 -m pip hash "$SCRATCH"/torch-*.whl | sed -n "s/^--hash/torch==$TORCH+cpu --hash/p" >>envs/famba-cpu.txt
+
+# the environment of `make` takes either build, by the hashes of the images
+locked() { awk -v wanted="$2" '/^[a-z]/ { on = $0 ~ wanted } on' "envs/$1"; } # locked LOCK PATTERN: those pins
+{
+  locked famba-cuda.txt '^torch==' | sed '$s/$/ \\/'
+  locked famba-cpu.txt '^torch==' | sed 's/^torch==[^ ]*/   /'
+} >envs/torch.txt
+locked famba-cuda.txt '^(cuda|nvidia)-' | awk '/^[a-z]/ { on = !/^nvidia-ml-py==/ } on' |
+  sed "s/^\([^ ]*==[^ ]*\) /\1 ; sys_platform == 'linux' and platform_machine == 'x86_64' /" >envs/torch-cuda.txt

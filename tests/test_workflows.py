@@ -47,6 +47,29 @@ def test_pytest_comes_from_the_lock_with_its_hashes(tmp_path):
     assert "pygments" in pinned("famba-cuda.txt")
 
 
+def test_every_install_of_packages_is_held_to_hashes_or_named_in_the_policy():
+    files = [ROOT / "Makefile", *(ROOT / ".ci").glob("*"), *(ROOT / "envs").glob("*.sh"), ROOT / "envs/image.def"]
+    files += (ROOT / ".github/workflows").glob("*.yml")
+    lines = [line for path in files if path.is_file() for line in path.read_text().replace("\\\n", " ").splitlines()]
+    installs = [line for line in lines if re.search(r"pip3? (install|download) ", line) and not line.startswith("#")]
+    unhashed = [line for line in installs if "--require-hashes" not in line and "HASHED)" not in line]
+    allowed = (
+        "--editable .",  # the checkout itself
+        '--no-build-isolation "./$source"',  # an sdist that sdists.sh has held to its hash
+        "--dest .venv/torch",  # a choice, which is held to its hash in the next line
+        '--dest "$SCRATCH"',  # lock.sh takes its hash
+        "roc-validator",  # named in SECURITY.md
+    )
+    assert len(installs) >= 8
+    assert [line for line in unhashed if not any(part in line for part in allowed)] == []
+
+
+def test_actions_are_named_by_commit():
+    text = "".join(path.read_text() for path in (ROOT / ".github/workflows").glob("*.yml"))
+    used = re.findall(r"uses: (\S+)", text)
+    assert {name for name in used if not re.search(r"@[0-9a-f]{40}$", name)} == {"eWaterCycle/setup-apptainer@v2"}
+
+
 def test_the_gpu_tests_need_no_more_than_the_image_and_pytest():
     there = pinned("famba-cuda.txt") | {"pytest", "pluggy", "iniconfig", "famba"}
     names = {module: {dist.lower().replace("_", "-") for dist in of} for module, of in packages_distributions().items()}

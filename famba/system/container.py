@@ -44,7 +44,8 @@ def variables(image: str, workdir: Path) -> dict[str, str]:
 
     Inside, Snakemake makes the working directory the home. Kernels and font lists that would go to `.cache` there
     and the like go to `.snakemake/container`. An image and a folder FAMBA_DATA outside of the working directory are
-    made visible, to be read.
+    made visible, to be read. Nothing else of the host can be written: /tmp and /var/tmp are folders of `.snakemake`,
+    but for a working directory that lies below them itself.
     """
     caches = workdir / ".snakemake" / "container"
     data = os.environ.get("FAMBA_DATA")
@@ -57,6 +58,8 @@ def variables(image: str, workdir: Path) -> dict[str, str]:
         "FAMBA_DATA": data,
     }
     found = {f"APPTAINERENV_{name}": str(value) for name, value in inside.items() if value}
+    if not any(workdir.resolve().is_relative_to(shared) for shared in ("/tmp", "/var/tmp")):
+        found |= {"APPTAINER_CONTAIN": "1", "APPTAINER_WORKDIR": str(workdir / ".snakemake")}
     wanted = [Path(image).resolve(), *([Path(data)] if data else [])]
     outside = [path for path in wanted if path.exists() and not path.is_relative_to(workdir.resolve())]
     if outside:

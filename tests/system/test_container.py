@@ -7,12 +7,14 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+import yaml
 
 from famba.errors import InputError
 from famba.system import built, container
@@ -71,14 +73,23 @@ def test_torch_and_the_extensions_are_those_that_the_project_names() -> None:
     torch_pin = re.search(r"^TORCH := torch==(.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     assert torch_pin is not None
     assert pins("famba-cpu.txt")["torch"] == f"{torch_pin[1]}+cpu"
-    assert pins("famba-cuda.txt")["torch"] == torch_pin[1]
+    assert pins("famba-cuda.txt")["torch"] == pins("torch.txt")["torch"] == torch_pin[1]
+    assert pins("torch-cuda.txt").items() <= pins("famba-cuda.txt").items()
+    hashes = {"torch": set(), "famba-cpu": set(), "famba-cuda": set()}
+    for lock, found in hashes.items():
+        pin = re.search(r"^torch==.*(\n +.*)*", (ENVS / f"{lock}.txt").read_text(), flags=re.MULTILINE)
+        found |= set(re.findall("sha256:[0-9a-f]{64}", pin[0]))
+    assert hashes["torch"] == hashes["famba-cpu"] | hashes["famba-cuda"]
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = dict(pin.split("==") for pin in extras["cuda"] if "==" in pin)
     assert named.keys() == {"mamba-ssm", "causal-conv1d"}
     assert named.items() <= pins("famba-cuda.txt").items()
 
 
-@pytest.mark.parametrize("lock", ["requirements.txt", "famba-cpu.txt", "famba-cuda.txt", "toolkit.txt"])
+LOCKS = ["requirements.txt", "torch.txt", "torch-cuda.txt", "famba-cpu.txt", "famba-cuda.txt", "toolkit.txt"]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
 def test_every_pin_has_a_hash_and_none_says_where_from(lock: str) -> None:
     text = (ENVS / lock).read_text()
     pinned = re.split(r"\n(?=\S)", text.strip())
@@ -321,6 +332,30 @@ def test_what_is_told_to_apptainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     told = container.variables(str(work / "own.sif"), work)
     assert told["APPTAINERENV_FAMBA_DATA"] == str(tmp_path / "images")
     assert told["APPTAINER_BIND"] == f"/scratch,{tmp_path / 'images'}:{tmp_path / 'images'}:ro"
+
+
+def test_in_a_container_only_the_project_can_be_written_and_nobody_is_root_who_was_not() -> None:
+    """Apptainer itself, with the options that Snakemake gives it, on the host's own programs as an image."""
+    apptainer = shutil.which("apptainer", path=f"{os.environ['PATH']}:/opt/apptainer/usr/bin")
+    if apptainer is None or Path.home().is_relative_to("/tmp"):
+        pytest.skip("no Apptainer, or no folder outside of /tmp")
+    with tempfile.TemporaryDirectory(dir=Path.home()) as scratch:
+        image, project = Path(scratch, "image"), Path(scratch, "project")
+        (project / ".snakemake").mkdir(parents=True)
+        for name in ("usr", "etc", "proc", "sys", "dev", "tmp", "var/tmp", "root", "home"):
+            (image / name).mkdir(parents=True)
+        for name in ("bin", "lib", "lib64"):
+            (image / name).symlink_to(f"usr/{name}")
+        arguments = yaml.safe_load((ROOT / "profiles/default/config.yaml").read_text())["apptainer-args"].split()
+        command = [apptainer, "exec", "--home", str(project), *arguments, "--bind", "/usr:/usr:ro", str(image)]
+        wanted = "id -u; for f in /tmp/x /var/tmp/x ~/x /x /etc/x /usr/x /var/x /root/x; do touch $f && echo $f; done"
+        env = os.environ | container.variables(str(image), project) | {"APPTAINER_DROP_CAPS": "CAP_SYS_RESOURCE"}
+        said = subprocess.run(
+            [*command, "bash", "-c", wanted], cwd=project, env=env, capture_output=True, text=True, check=False
+        )
+        assert said.stdout.split() == [str(os.getuid()), "/tmp/x", "/var/tmp/x", f"{project}/x"], said.stderr
+        written = {str(path.relative_to(scratch)) for path in Path(scratch).rglob("x")}
+        assert written == {f"project/{name}" for name in ("x", ".snakemake/tmp/x", ".snakemake/var_tmp/x")}
 
 
 def test_a_row_names_the_image_and_its_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
