@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from famba.ops import dispatch
+from famba.ops import dispatch, reference
 from famba.ops.merging import MergeFn
 from famba.strategies import STRATEGIES, capped, strategy, tokens_per_layer
 
@@ -155,6 +155,18 @@ def match(metric: Tensor, r: int, protected: int | Tensor | None = None) -> Matc
     # in at least float32, under autocast too: bfloat16 similarities tie and would pair the wrong tokens
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
     return Match(*dispatch.token_backend(metric.device).match(metric, r, cls), tokens, cls)
+
+
+def more_similar(metric: Tensor, threshold: float, protected: Tensor | None = None) -> Tensor:
+    """How many links of `match` are of a similarity above the threshold: (B,) int64.
+
+    Each sequence by itself; metric and protected as for `match`. A class token has no link, nor has a token that is not
+    finite. The reference's similarity, whatever the backend: another may differ in its last bit.
+    """
+    metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
+    if metric.shape[1] < 2:
+        return torch.zeros(len(metric), dtype=torch.long, device=metric.device)
+    return (reference.links(metric, protected).amax(dim=2) > threshold).sum(dim=1)
 
 
 def _class_tokens(protected: Tensor, batch: int, tokens: int) -> Tensor:

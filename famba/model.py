@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -18,6 +19,7 @@ from famba.errors import InputError
 from famba.fusion import strategy
 from famba.methods import draws
 from famba.methods.interface import History, Method, Seen, Tokens
+from famba.methods.lengths import Part, joined, split
 from famba.methods.names import build
 from famba.mixer import Mixer
 from famba.ops.norm import rms_norm
@@ -67,41 +69,63 @@ class Block(nn.Module):
         self.looks_inside = False  # whether a method reads what this block's mixer computes
         self.aligned = False  # whether tokens are missing here whose steps the state still takes
 
+    def counts(self, hidden: Tensor | None, residual: Tensor, tokens: Tokens, keys: Tensor) -> Tensor:
+        """(B,) tokens that a threshold lets go from each sequence, at most r; arguments as for `forward`."""
+        assert self.method is not None
+        with torch.no_grad():
+            if self.method.placement == "before":  # not called as a module: hooks are for the norm that is used
+                hidden, residual = self.norm.forward(residual, hidden, None)
+            assert hidden is not None
+            seen = self._seen(hidden, residual, tokens, keys)
+            return self.method.counts(seen).clamp_max(seen.r)
+
     def forward(
-        self, hidden: Tensor | None, residual: Tensor, tokens: Tokens, keys: Tensor | None
+        self, hidden: Tensor | None, residual: Tensor, tokens: Tokens, keys: Tensor | None, r: int | None = None
     ) -> tuple[Tensor, Tensor, Tokens]:
         """hidden, residual (B, T, embed_dim) and what is known of the tokens -> the same, some of them reduced.
 
         `hidden` is the output of the block before; None for the first block. keys: (B,) of the images' draws,
-        None where no method is.
+        None where no method is. r: tokens that go where a threshold has counted them; None: the schedule's.
         """
-        at = self.method.placement if self.method is not None else None
+        at = self.method.placement if self.method is not None and r != 0 else None
         if at == "input" and hidden is not None:
-            hidden, residual, tokens = self._reduce(hidden, residual, tokens, keys)
+            hidden, residual, tokens = self._reduce(hidden, residual, tokens, keys, r)
         # tokens are matched and merged in float32; without a reduction the norm returns what the mixer computes in
         dtype = None if at == "before" else autocast_dtype(residual)
         hidden, residual = self.norm(residual, hidden, dtype)
         if at == "before":
-            hidden, residual, tokens = self._reduce(hidden, residual, tokens, keys)
+            hidden, residual, tokens = self._reduce(hidden, residual, tokens, keys, r)
         position = tokens.history.position if self.aligned and tokens.history else None
         if self.looks_inside:
             gated, scanned = self.mixer(hidden, True, position)
             tokens = tokens._replace(scanned=scanned)
             if at == "inside":
-                forward, reduced, after = self._reduce(gated[0], residual, tokens, keys)
-                backward, _, _ = self._reduce(gated[1], residual, tokens, keys, direction=1)
+                forward, reduced, after = self._reduce(gated[0], residual, tokens, keys, r)
+                backward, _, _ = self._reduce(gated[1], residual, tokens, keys, r, direction=1)
                 return self.mixer.project(forward + backward), reduced, after
             hidden = self.mixer.project(gated.sum(dim=0))
         else:
             hidden = self.mixer(hidden) if position is None else self.mixer(hidden, False, position)
         if at == "after":
-            hidden, residual, tokens = self._reduce(hidden, residual, tokens, keys)
+            hidden, residual, tokens = self._reduce(hidden, residual, tokens, keys, r)
         return hidden, residual, tokens
 
     def _reduce(
-        self, hidden: Tensor, residual: Tensor, tokens: Tokens, keys: Tensor | None, direction: int = 0
+        self,
+        hidden: Tensor,
+        residual: Tensor,
+        tokens: Tokens,
+        keys: Tensor | None,
+        r: int | None = None,
+        direction: int = 0,
     ) -> tuple[Tensor, Tensor, Tokens]:
         assert self.method is not None
+        seen = self._seen(hidden, residual, tokens, keys, direction)
+        hidden, residual, reduction = self.method(seen if r is None else replace(seen, r=r))
+        return hidden, residual, tokens.after(reduction)
+
+    def _seen(self, hidden: Tensor, residual: Tensor, tokens: Tokens, keys: Tensor | None, direction: int = 0) -> Seen:
+        """What the method sees, with as many tokens to remove as the schedule says."""
         assert keys is not None
         batch, length = hidden.shape[:2]
         cls = tokens.cls
@@ -110,9 +134,7 @@ class Block(nn.Module):
         streams = itertools.count(256 * self.layer + 128 * direction)
         uniform = lambda: draws.uniform(keys, next(streams), length)  # noqa: E731
         r = capped(self.r, length, True, None)
-        seen = Seen(hidden, residual, cls, r, tokens.scanned, uniform, tokens.history)
-        hidden, residual, reduction = self.method(seen)
-        return hidden, residual, tokens.after(reduction)
+        return Seen(hidden, residual, cls, r, tokens.scanned, uniform, tokens.history)
 
 
 class PatchEmbed(nn.Module):
@@ -206,7 +228,7 @@ class VisionMamba(nn.Module):
             )
             for layer, r in enumerate(self.schedule)
         )
-        self._settle(method)
+        self._settle(method, settings)
         self.register_buffer("key", torch.zeros((), dtype=torch.long), persistent=False)
         self.norm_f = RMSNorm(embed_dim)
         self.head = nn.Linear(embed_dim, num_classes)
@@ -230,9 +252,14 @@ class VisionMamba(nn.Module):
         """The layers, by their type."""
         return cast("list[Block]", list(self.layers))
 
-    def _settle(self, name: str) -> None:
+    def _settle(self, name: str, settings: Mapping[str, Any]) -> None:
         """What the methods ask of the model as a whole. Raises InputError where it cannot be."""
         methods = [block.method for block in self.blocks if block.method is not None]
+        self.varies = any(method.threshold is not None for method in methods)
+        if self.varies and ("threshold" not in settings or methods[0].placement in LATE):
+            raise InputError(
+                f"method {name}: a threshold is a setting called threshold, and counts at placement before or input"
+            )
         first = self.blocks[0].method
         early = first is not None and first.placement in ("input", "before")
         if first is not None and early and (first.placement == "input" or first.needs_scanned):
@@ -258,7 +285,7 @@ class VisionMamba(nn.Module):
 
     @property
     def scheduled_tokens(self) -> tuple[int, ...]:
-        """Tokens that each layer's mixer is to see, then the final count."""
+        """Tokens that each layer's mixer is to see, then the final count; where a threshold decides, the fewest."""
         tokens, trace = self.pos_embed.shape[1], []
         for block in self.blocks:
             gone = capped(block.r, tokens, True, None)
@@ -269,6 +296,44 @@ class VisionMamba(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, channels, img_size, img_size) -> logits (B, num_classes)."""
+        residual, tokens, keys = self._embedded(images)
+        if self.varies:
+            token, _ = self._by_length(residual, tokens, keys)
+        else:
+            out: Tensor | None = None
+            for block in self.blocks:
+                out, residual, tokens = block(out, residual, tokens, keys)
+            token = _class_token(out, residual, tokens)
+        return self.head(self.norm_f(token).to(self.head.weight.dtype))
+
+    def lengths(self, images: Tensor) -> Tensor:
+        """images as for `forward` -> (B, depth + 1) int64: tokens that each layer's mixer sees, then the last count.
+
+        Of a model in which a threshold decides how many tokens go: measured, image by image.
+        """
+        return self._by_length(*self._embedded(images))[1]
+
+    def _by_length(self, residual: Tensor, tokens: Tokens, keys: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The class token of each image (B, C), and `lengths`."""
+        batch, device = len(residual), residual.device
+        assert keys is not None
+        cls = torch.full((batch,), self.cls_index, dtype=torch.long, device=device)
+        parts = [Part(torch.arange(batch, device=device), None, residual, tokens._replace(cls=cls), keys)]
+        lengths = torch.zeros(batch, len(self.layers) + 1, dtype=torch.long, device=device)
+        for layer, block in enumerate(self.blocks):
+            done = []
+            for part in parts:
+                counted = [(0, part)] if block.method is None else split(part, block.counts(*part[1:]))
+                for r, one in counted:
+                    out, stream, after = block(*one[1:], r)
+                    lengths[one.images, layer:] = out.shape[1]
+                    done.append(Part(one.images, out, stream, after, one.keys))
+            parts = joined(done)
+        order = torch.cat([part.images for part in parts]).argsort()
+        return torch.cat([_class_token(part.out, part.residual, part.tokens) for part in parts])[order], lengths
+
+    def _embedded(self, images: Tensor) -> tuple[Tensor, Tokens, Tensor | None]:
+        """images as for `forward` -> the residual stream (B, T, C) before the first block, its tokens, keys (B,)."""
         hidden = self.patch_embed(images)  # (B, patches, C)
         cls_token = self.cls_token.expand(hidden.shape[0], -1, -1)
         with without_autocast(hidden.device.type):
@@ -283,14 +348,13 @@ class VisionMamba(nn.Module):
         keys = None
         if any(self.schedule):
             keys = draws.by_place(self.key, images.shape[0]) if self.training else draws.by_pixels(images)
-        out: Tensor | None = None
-        for block in self.blocks:
-            out, residual, tokens = block(out, residual, tokens, keys)
-        cls = tokens.cls
-        # the class token alone goes on; the norm is per token, so it may be taken first
-        row = torch.arange(residual.shape[0], device=residual.device)
-        token = residual[row, cls] if out is None else residual[row, cls] + out[row, cls]
-        return self.head(self.norm_f(token).to(self.head.weight.dtype))
+        return residual, tokens, keys
+
+
+def _class_token(out: Tensor | None, residual: Tensor, tokens: Tokens) -> Tensor:
+    """(B, C): it alone goes on; the norm is per token, so it may be taken first."""
+    row, cls = torch.arange(residual.shape[0], device=residual.device), tokens.cls
+    return residual[row, cls] if out is None else residual[row, cls] + out[row, cls]
 
 
 def vim_tiny(

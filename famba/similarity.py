@@ -6,6 +6,8 @@ measured on what the matching itself compares. Which tokens were fused is record
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,8 +26,13 @@ EXAMPLE_SIZE = 64  # pixels per side of a recorded example, at most
 
 
 def token_record(model: VisionMamba, images: Tensor, autocast: Autocast) -> TokenRecord:
-    """Watch the tokens in one forward pass over the first images of (B, 3, S, S), as the model takes them."""
+    """Watch the tokens in one forward pass over the first images of (B, 3, S, S), as the model takes them.
+
+    Where a threshold decides how many tokens go, in one pass for each image.
+    """
     images = images[:IMAGES]
+    if model.varies and len(images) > 1:
+        return _mean([token_record(model, image, autocast) for image in images.split(1)])
     watch = _Watch(model, images)
     handles = [
         handle
@@ -54,6 +61,20 @@ def token_record(model: VisionMamba, images: Tensor, autocast: Autocast) -> Toke
         images=_pixels(images[:EXAMPLES]),
         groups=torch.stack(watch.groups, dim=1).cpu().numpy(),
         seen=len(images),
+    )
+
+
+def _mean(records: list[TokenRecord]) -> TokenRecord:
+    """One record of several images, each with its own."""
+    maps = torch.stack([torch.from_numpy(record.similarity) for record in records])
+    examples = records[:EXAMPLES]
+    return replace(
+        records[0],
+        best_match=torch.stack([torch.from_numpy(record.best_match) for record in records]).nanmean(dim=0).numpy(),
+        similarity=maps.nanmean(dim=0).numpy(),
+        images=np.concatenate([record.images for record in examples]),
+        groups=np.concatenate([record.groups for record in examples]),
+        seen=len(records),
     )
 
 

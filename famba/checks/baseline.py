@@ -82,6 +82,10 @@ def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
             raise InputError(
                 f"{model} {strategy} has {count(len(seeds), 'seed')}; a baseline needs {MIN_SEEDS} of every cell"
             )
+        if group[0].tokens.range is not None:
+            raise InputError(
+                f"{model} {strategy}: its tokens follow the weights, by a threshold; freeze the other strategies"
+            )
         missing = [row.cell.seed for row in group if unfused(row, rows) is None]
         if missing:
             raise InputError(f"{model} {strategy}: seed {missing[0]} has no row of the baseline, which times refer to")
@@ -95,7 +99,7 @@ def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
                 seeds=seeds,
                 top1=tuple(row.metrics.last.top1 for row in group),
                 time_ratios=tuple(time_ratios(path, rows) for path in paths) if times else (),
-                tokens=group[0].tokens.measured,
+                tokens=group[0].tokens.scheduled,  # as measured: a row in which they differ is refused
                 saved_activations=group[0].memory.saved_activations,
                 learning_rates=_learning_rates(paths[0]) if model in own else (),
             )

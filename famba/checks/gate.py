@@ -162,6 +162,6 @@ def _mean(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.2f} (n = {len(values)})"
 
 
-def _chain(tokens: Sequence[int]) -> str:
+def _chain(tokens: Sequence[float]) -> str:
     """Tokens over the layers, each run of equal ones once."""
     return " ".join(str(t) for i, t in enumerate(tokens) if i == 0 or t != tokens[i - 1])

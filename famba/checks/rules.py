@@ -92,11 +92,15 @@ def seed(at: Beside) -> str | None:
 
 
 def trace(at: Beside) -> str | None:
-    """The tokens measured at every layer are those of the schedule, recomputed."""
+    """The tokens measured at every layer are the schedule's, recomputed; with a threshold, no image has fewer."""
     cell, architecture = at.row.cell, at.row.cell.architecture
     after = tokens_per_layer(cell.schedule, architecture.tokens, architecture.cls_index)
     expected = tokens_per_layer(cell.mixed, architecture.tokens, architecture.cls_index)[:-1] + after[-1:]
-    measured = at.row.tokens.measured
+    measured, ends = at.row.tokens.measured, at.row.tokens.range
+    if ends is not None:
+        least = tuple(least for least, _ in ends)
+        below = any(found < bound for found, bound in zip(least, expected, strict=True))
+        return f"an image has {least}, the schedule leaves {expected} at least" if below else None
     return None if measured == expected else f"measured {measured}, the schedule gives {expected}"
 
 

@@ -32,9 +32,11 @@ from famba.system import float32
 from famba.system.device import environment, pick_device
 from famba.text import count
 from famba.training import checks, weights
-from famba.training.evaluate import Forward, predict
+from famba.training.evaluate import Forward, lengths, predict
+from famba.training.result import image_tokens
 
 Line = dict[str, Any]
+_TIMED = 64  # test images, or a batch of them, on which speeds are measured where a threshold makes them differ
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,14 +104,15 @@ def main(args: argparse.Namespace) -> None:
         forwards.append(_FiniteForward(other, autocast))
 
     common = _common(args, model, dataset, stored, images, device, scan, recipe.precision)
+    timed = _first(images, max(*args.batch, _TIMED)) if any(one.model.varies for one in forwards) else None
     lines: list[Line] = []
     for (setting, _), forward in zip(built, forwards, strict=True):
         line = {"strategy": setting.strategy, "method": setting.method, "settings": _joined(setting.settings)}
         line |= _accuracy(forward, images, some, dataset, None if fitted.new_head else args.out, setting)
-        line |= _size(forward, model, len(dataset.classes), max(args.batch), device)
+        line |= _size(forward, model, len(dataset.classes), max(args.batch), images, timed)
         lines.append(line | {"head": "new" if fitted.new_head else "stored"} | common)
         _write(lines, args)
-    for line, speed in zip(lines, speeds(forwards, args.batch, device, args.rounds), strict=True):
+    for line, speed in zip(lines, speeds(forwards, args.batch, device, args.rounds, timed), strict=True):
         line.update(_speed(speed))
     _write(lines, args)
     print(_shown(lines))
@@ -207,15 +210,34 @@ def _accuracy(
     }
 
 
-def _size(forward: Forward, model: Chosen, classes: int, batch: int, device: torch.device) -> Line:
-    """Tokens, measured and checked, arithmetic by count, and memory."""
-    tokens = checks.checked_tokens(forward.model, device)
-    before = (model.architecture.tokens, *tokens[:-2])
-    mixed = [then - now for then, now in zip(before, tokens[:-1], strict=True)]
-    total, added = peak(forward, batch, device)
+def _first(images: EvalLoader, number: int) -> torch.Tensor:
+    """So many of the test images, or all of them."""
+    batches = []
+    for batch, _ in images:
+        batches.append(batch)
+        if sum(map(len, batches)) >= number:
+            break
+    return torch.cat(batches)[:number]
+
+
+def _size(
+    forward: Forward, model: Chosen, classes: int, batch: int, images: EvalLoader, timed: torch.Tensor | None
+) -> Line:
+    """Tokens, measured and checked, arithmetic by count, and memory; with a threshold, the first two in the mean."""
+    device, tokens = images.device, checks.checked_tokens(forward.model, images.device)
+    if forward.model.varies:
+        measured = lengths(forward, images, lambda: None)
+        seen, flops = image_tokens(forward.model, model.architecture, classes, measured)
+        shown = " ".join(f"{mean:.2f}" for mean in seen.measured)
+    else:
+        before = (model.architecture.tokens, *tokens[:-2])
+        mixed = [then - now for then, now in zip(before, tokens[:-1], strict=True)]
+        flops = forward_flops(model.architecture, mixed, classes, method=forward.model.method)
+        shown = " ".join(map(str, tokens))
+    total, added = peak(forward, batch, device, timed)
     return {
-        "tokens": " ".join(map(str, tokens)),
-        "forward_flops": forward_flops(model.architecture, mixed, classes, method=forward.model.method),
+        "tokens": shown,
+        "forward_flops": flops,
         "memory": total,
         "memory_added": added,
         "memory_batch": batch,

@@ -50,6 +50,8 @@ def main(args: argparse.Namespace) -> None:
     network = setting.build(model.architecture, len(head), "auto")
     for note in weights.fit(stored, network, args.stored_cls_position).notes:
         print(f"{stored.path}: {note}")
+    if network.varies and args.out.suffix == ".pt2":
+        raise InputError(f"--strategy {args.strategy}: a threshold decides how many tokens go, and a program cannot")
     network.eval()
     tokens = checks.checked_tokens(network, torch.device("cpu"))
     if args.out.suffix == ".safetensors":

@@ -25,6 +25,7 @@ Positive = Annotated[float, Field(gt=0, strict=True)]
 NonNegative = Annotated[float, Field(ge=0, strict=True)]
 Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
 Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]  # of AdamW's moments: at 1 they would divide by zero
+Cosine = Annotated[float, Field(ge=-1, le=1, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Whole = Annotated[int, Field(ge=0, strict=True)]
@@ -117,6 +118,11 @@ class Fusion(Strict):
     def late(self) -> bool:
         """Whether the mixer of a layer still sees the tokens that go there."""
         return (self.placement or methods.PLACEMENTS.get(self.method, "before")) in methods.LATE
+
+    @property
+    def varies(self) -> bool:
+        """Whether a threshold decides how many tokens go from each image: the schedule is then the most that do."""
+        return "threshold" in self.settings
 
     @property
     def is_published(self) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from famba.config import protocol
+from famba.config.methods import PLACEMENTS
 from famba.config.settings import Recipe
 from famba.strategies import NAMED, beyond_cap
 from famba.text import count
@@ -64,6 +65,10 @@ def _problems(cell: Cell) -> Iterator[str]:
             "data.size: recipe.augmentation tensor takes images of one size; set the pixels of a side, or "
             "augmentation: timm, which takes each image as it is"
         )
+    if cell.fusion.varies and cell.fusion.late and cell.fusion.method in PLACEMENTS:
+        yield f"schedules.{cell.strategy}: a threshold counts before the mixer; set placement: before or input"
+    if cell.fusion.varies and cell.recipe.cuda_graphs:
+        yield f"recipe.cuda_graphs: a graph has fixed shapes, and the threshold of {cell.strategy} has not; set false"
     if problem := schedule_problem(cell):
         yield problem
     if deviation := protocol.deviation(cell):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from famba.cost.roofline import interleaved_s
 from famba.system.device import host_peak_bytes, reset_host_peak
@@ -36,9 +38,9 @@ class Speed:
     latency_ms: float
 
 
-def peak(forward: Forward, batch: int, device: torch.device) -> Peak:
-    """Peak memory in a forward pass of `batch` random images."""
-    images = random_images(forward.model, batch, device)
+def peak(forward: Forward, batch: int, device: torch.device, some: Tensor | None = None) -> Peak:
+    """Peak memory in a forward pass of `batch` images: of `some`, again from the first if too few; None: random."""
+    images = random_images(forward.model, batch, device) if some is None else next(_batches(some, batch))
     forward(images)  # what is allocated once, is allocated now
     gc.collect()
     if device.type == "cuda":
@@ -56,13 +58,20 @@ def peak(forward: Forward, batch: int, device: torch.device) -> Peak:
     return Peak(total, total - before)
 
 
-def speeds(forwards: Sequence[Forward], batches: Sequence[int], device: torch.device, rounds: int) -> list[Speed]:
+def speeds(
+    forwards: Sequence[Forward],
+    batches: Sequence[int],
+    device: torch.device,
+    rounds: int,
+    some: Tensor | None = None,
+) -> list[Speed]:
     """The speed of each, by the median of `rounds` passes after a warm-up, on random images.
 
+    some: (N, 3, S, S) to take instead, others in every round; for where the time depends on the images.
     All take turns in every round, so that what slows the machine for a while slows them all.
     """
     seconds = {
-        batch: _medians(forwards, batch, device, max(rounds, _LATENCY_ROUNDS) if batch == 1 else rounds)
+        batch: _medians(forwards, batch, device, max(rounds, _LATENCY_ROUNDS) if batch == 1 else rounds, some)
         for batch in dict.fromkeys([1, *batches])
     }
     return [
@@ -71,7 +80,21 @@ def speeds(forwards: Sequence[Forward], batches: Sequence[int], device: torch.de
     ]
 
 
-def _medians(forwards: Sequence[Forward], batch: int, device: torch.device, rounds: int) -> list[float]:
-    images = random_images(forwards[0].model, batch, device)
-    runs: dict[str, Callable[[], Any]] = {str(i): partial(forward, images) for i, forward in enumerate(forwards)}
+def _medians(
+    forwards: Sequence[Forward], batch: int, device: torch.device, rounds: int, some: Tensor | None
+) -> list[float]:
+    runs: dict[str, Callable[[], Any]] = {}
+    images = random_images(forwards[0].model, batch, device) if some is None else some[:0]
+    for i, forward in enumerate(forwards):
+        runs[str(i)] = partial(forward, images) if some is None else partial(_next, forward, _batches(some, batch))
     return list(interleaved_s(runs, device, rounds, warm_up=2).values())
+
+
+def _next(forward: Forward, batches: Iterator[Tensor]) -> Tensor:
+    return forward(next(batches))
+
+
+def _batches(some: Tensor, batch: int) -> Iterator[Tensor]:
+    """Batches of the images one after another, from the first again after the last."""
+    for start in itertools.count(step=batch):
+        yield some[(start + torch.arange(batch, device=some.device)) % len(some)]

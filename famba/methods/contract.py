@@ -55,7 +55,8 @@ def check(method: Method, device: torch.device, dtype: torch.dtype) -> Iterator[
             raise broken
         yield name, f"{len(applied)} reductions, from {SIZES[0]} to {SIZES[-1]} tokens"
     again = [one for one in applied if one.seen.hidden.shape[1] in TRIED_AGAIN]
-    for name, problem in (("repeat", _repeat), ("batch", _batch), ("gradients", _gradients)):
+    own = (("threshold", _counts),) if method.threshold is not None else ()
+    for name, problem in (("repeat", _repeat), ("batch", _batch), *own, ("gradients", _gradients)):
         for one in again:
             if said := problem(method, one):
                 raise CheckFailed(f"{name}: {one.where}: {said}")
@@ -221,6 +222,22 @@ def _batch(method: Method, one: Applied) -> str:
         reduction = method.reduce(made_up.anew(copies))
     if _decided(reduction)[1] != _decided(one.reduction)[1]:
         return "image 1 is reduced otherwise when the other images of its batch are others"
+    return ""
+
+
+def _counts(method: Method, one: Applied) -> str:
+    """How many tokens a threshold lets go: a number for each image, whatever the other images are."""
+    with torch.no_grad():
+        counts = method.counts(made_up.anew(one.seen))
+        copies = made_up.each(one.seen, lambda x, dim: x.narrow(dim, 1, 1).expand_as(x).clone())
+        again = method.counts(made_up.anew(copies))
+    batch, tokens = one.seen.hidden.shape[:2]
+    if counts.dtype != torch.long or counts.shape != (batch,):
+        return f"`counts` is {_kind(counts)}, expected int64 {(batch,)}"
+    if ((counts < 0) | (counts >= tokens)).any():
+        return f"`counts` has {counts.tolist()} of {tokens} tokens"
+    if again[1] != counts[1]:
+        return f"image 1 has {int(counts[1])} tokens to go, and {int(again[1])} when the other images are others"
     return ""
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from torch import Tensor
+
 from famba.config import Architecture
-from famba.fusion import match
+from famba.config.settings import Cosine
+from famba.fusion import match, more_similar
 from famba.methods.interface import Method, Seen, compared
 from famba.ops.merging import Reduction
 
@@ -20,14 +23,17 @@ class FambaV(Method):
     Args:
         order: of the tokens afterwards: "sequence", or "tome": [unfused evens, odds] (ToMe af95e4b, merge.py:83-89).
         size_weighted: means weighted by the input tokens that each token stands for (ToMe's merge_wavg, merge.py:217).
+        threshold: only pairs of a larger cosine are fused, at most r of them; None: the r most similar ones.
     """
 
     def __init__(
         self,
         order: Literal["sequence", "tome"] = "sequence",
         size_weighted: bool = False,
+        threshold: Cosine | None = None,
     ) -> None:
         super().__init__()
+        self.threshold = threshold
         self.order, self.size_weighted = order, size_weighted
         self.needs_history = size_weighted
         self.keeps_order = order == "sequence"
@@ -35,6 +41,11 @@ class FambaV(Method):
     def flops(self, tokens: int, r: int, architecture: Architecture) -> int:
         """Every token at an even position with every one at an odd one."""
         return compared(math.ceil(tokens / 2), tokens // 2, self.width(architecture))
+
+    def counts(self, seen: Seen) -> Tensor:
+        """Links above the threshold."""
+        assert self.threshold is not None
+        return more_similar(seen.hidden, self.threshold, seen.cls)
 
     def reduce(self, seen: Seen) -> Reduction:
         """See `famba.fusion.match`."""

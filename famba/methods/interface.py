@@ -113,6 +113,16 @@ class Method(nn.Module):
     keeps_order: bool = True
     """Whether the patches that remain stay in their order. The class token may move."""
 
+    threshold: float | None = None
+    """Of a method that has `counts`: the setting of that name. None: `Seen.r` tokens go from every sequence."""
+
+    def counts(self, seen: Seen) -> Tensor:
+        """(B,) int64, how many tokens are above the threshold in each sequence, of which `Seen.r` go at most.
+
+        Each sequence for itself. `reduce` is then called for sequences of one number, which is their `Seen.r`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a threshold and no `counts`")
+
     @abstractmethod
     def reduce(self, seen: Seen) -> Reduction:
         """What becomes of each token. No gradient flows through the choice."""

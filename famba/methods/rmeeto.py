@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from famba.config import Architecture
-from famba.fusion import match
+from famba.config.settings import Cosine
+from famba.fusion import match, more_similar
 from famba.methods.interface import Method, Seen, compared, rows_at
 from famba.ops.merging import Reduction
 
@@ -24,12 +25,19 @@ class RMeeTo(Method):
         feature: what is compared: the mixer's output "X", or "B", "C" or "delta" of its scan, both directions side by
             side.
         prune: the sources are dropped instead of merged (its `if_prune`).
+        threshold: only links of a larger cosine count, at most r of them; None: the r strongest ones.
     """
 
     placement = "input"
 
-    def __init__(self, feature: Literal["X", "B", "C", "delta"] = "X", prune: bool = False) -> None:
+    def __init__(
+        self,
+        feature: Literal["X", "B", "C", "delta"] = "X",
+        prune: bool = False,
+        threshold: Cosine | None = None,
+    ) -> None:
         super().__init__()
+        self.threshold = threshold
         self.feature, self.prune = feature, prune
         self.needs_scanned = feature != "X"
 
@@ -39,6 +47,11 @@ class RMeeTo(Method):
         widths = {"X": self.width(architecture), "delta": 2 * inner}  # of both directions, as B and C
         patches = tokens - 1
         return compared(math.ceil(patches / 2), patches // 2, widths.get(self.feature, 2 * architecture.d_state))
+
+    def counts(self, seen: Seen) -> Tensor:
+        """Links above the threshold."""
+        assert self.threshold is not None
+        return more_similar(rows_at(self._feature(seen), seen.patches), self.threshold)
 
     def reduce(self, seen: Seen) -> Reduction:
         """See the class."""

@@ -162,17 +162,7 @@ def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, T
     """
     batch, tokens, _ = metric.shape
     position = torch.arange(tokens, device=metric.device).expand(batch, -1)  # (B, T)
-    with without_autocast(metric.device.type):
-        squares = _rounded_sum(metric, lambda x: x.square().sum(dim=-1))
-        # a token that is not finite gets the norm NaN, hence only similarities that are NaN
-        inverse_norm = 1 / squares.sqrt().clamp_min(torch.finfo(metric.dtype).tiny).where(squares.isfinite(), torch.nan)
-        products = _rounded_sum(metric, lambda x: x[:, ::2] @ x[:, 1::2].transpose(1, 2))
-        similarity = products * inverse_norm[:, ::2, None] * inverse_norm[:, None, 1::2]  # (B, evens, odds)
-    unknown = torch.finfo(metric.dtype).min  # below every real similarity, above the class token's -inf
-    similarity = similarity.where(similarity == similarity, unknown)  # noqa: PLR0124 (false for NaN)
-    if cls is not None:
-        is_cls = position == cls[:, None]  # (B, T)
-        similarity.masked_fill_(is_cls[:, ::2, None] | is_cls[:, None, 1::2], -torch.inf)
+    similarity = links(metric, cls)
     if tokens > 1:
         nearest = similarity.argmax(dim=-1)  # (B, evens): the first of tied values
         strength = similarity.gather(-1, nearest[..., None])[..., 0]
@@ -187,6 +177,23 @@ def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, T
     # ToMe keeps the unfused evens in descending similarity unless a class token must stay in front (merge.py:70)
     evens = unfused if cls is None else unfused.sort(dim=-1).values
     return source, target, kept, torch.cat([evens * 2, position[:, 1::2]], dim=1)
+
+
+def links(metric: Tensor, cls: Tensor | None) -> Tensor:
+    """(B, T, C) -> (B, evens, odds) similarity as in `match`: the least number where there is none, -inf of cls."""
+    position = torch.arange(metric.shape[1], device=metric.device).expand(len(metric), -1)  # (B, T)
+    with without_autocast(metric.device.type):
+        squares = _rounded_sum(metric, lambda x: x.square().sum(dim=-1))
+        # a token that is not finite gets the norm NaN, hence only similarities that are NaN
+        inverse_norm = 1 / squares.sqrt().clamp_min(torch.finfo(metric.dtype).tiny).where(squares.isfinite(), torch.nan)
+        products = _rounded_sum(metric, lambda x: x[:, ::2] @ x[:, 1::2].transpose(1, 2))
+        similarity = products * inverse_norm[:, ::2, None] * inverse_norm[:, None, 1::2]  # (B, evens, odds)
+    unknown = torch.finfo(metric.dtype).min  # below every real similarity, above the class token's -inf
+    similarity = similarity.where(similarity == similarity, unknown)  # noqa: PLR0124 (false for NaN)
+    if cls is not None:
+        is_cls = position == cls[:, None]  # (B, T)
+        similarity.masked_fill_(is_cls[:, ::2, None] | is_cls[:, None, 1::2], -torch.inf)
+    return similarity
 
 
 def _rounded_sum(x: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:

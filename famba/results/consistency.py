@@ -47,10 +47,30 @@ def _tokens(row: Row) -> Iterator[str]:
         yield impossible
     elif sum(schedule) >= architecture.tokens:
         yield f"cell.schedule fuses {sum(schedule)} tokens, the model has {architecture.tokens}"
-    if row.tokens.scheduled != row.tokens.measured:
+    if row.tokens.range is not None:
+        yield from _range(row, row.tokens.range)
+    elif row.tokens.scheduled != row.tokens.measured:
         yield f"measured tokens {row.tokens.measured} are not the schedule's {row.tokens.scheduled}"
     if len(row.tokens.measured) != architecture.depth + 1:
         yield f"tokens of {len(row.tokens.measured) - 1} layers, the model has {architecture.depth}"
+
+
+def _range(row: Row, ends: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Of a row whose tokens a threshold decides: the schedule bounds every image, and the mean lies between."""
+    if not row.cell.fusion.varies:
+        yield "tokens.range is of a threshold, and the cell has none"
+    lengths = {len(ends), len(row.tokens.measured), len(row.tokens.scheduled)}
+    if len(lengths) > 1:
+        yield "tokens.range, measured and scheduled are of different numbers of layers"
+        return
+    for layer, ((least, most), mean, bound) in enumerate(
+        zip(ends, row.tokens.measured, row.tokens.scheduled, strict=True)
+    ):
+        if not bound <= least <= mean <= most <= row.cell.architecture.tokens:
+            yield (
+                f"tokens of layer {layer}: from {least} to {most}, {mean:g} in the mean, where the schedule leaves "
+                f"{bound} at least and there are {row.cell.architecture.tokens}"
+            )
 
 
 def _accuracy(row: Row) -> Iterator[str]:

@@ -113,10 +113,15 @@ class Memory(Strict):
 
 
 class Tokens(Strict):
-    """Tokens seen by each layer's mixer, then the final count: by the schedule, and measured in a forward pass."""
+    """Tokens seen by each layer's mixer, then the final count: by the schedule, and measured in a forward pass.
+
+    Where a threshold decides how many go, the schedule has the fewest that can be left, `measured` is the mean over
+    the test images after the training, and `range` has the fewest and the most of an image.
+    """
 
     scheduled: tuple[Count, ...]
-    measured: tuple[Count, ...]
+    measured: tuple[Annotated[int | float, Field(ge=1)], ...]
+    range: Annotated[tuple[tuple[Count, Count], ...] | None, Field(exclude_if=lambda ends: ends is None)] = None
 
 
 class Cost(Strict):

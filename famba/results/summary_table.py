@@ -58,7 +58,7 @@ def _entries(line: Mapping[str, Any], unit_s: float) -> list[str]:
         f"{line['train_s'] / unit_s:.2f}",
         _versus(line, "step_ratio"),
         _versus(line, "saved_activations_ratio"),
-        f"{line['tokens_first']} → {line['tokens_final']}",
+        f"{line['tokens_first']} → {line['tokens_final']:g}",
     ]
 
 

@@ -52,11 +52,33 @@ def measured_tokens(model: VisionMamba, images: Tensor) -> tuple[int, ...]:
 
 
 def checked_tokens(model: VisionMamba, device: torch.device) -> tuple[int, ...]:
-    """`measured_tokens`. Raises CheckFailed if they are not the schedule's."""
-    measured = measured_tokens(model, random_images(model, 2, device))
+    """`measured_tokens`. Raises CheckFailed if they are not the schedule's.
+
+    Where a threshold decides, the schedule is the most that goes: the images' own numbers are checked against it, and
+    what comes back is the fewest that can be left. What is left of real images, `evaluate.lengths` measures.
+    """
+    images = random_images(model, 2, device)
+    if model.varies:
+        with torch.no_grad():
+            check_lengths(model, model.lengths(images))
+        return model.scheduled_tokens
+    measured = measured_tokens(model, images)
     if measured != model.scheduled_tokens:
         raise CheckFailed(f"tokens per layer: the schedule says {model.scheduled_tokens}, the mixers see {measured}")
     return measured
+
+
+def check_lengths(model: VisionMamba, lengths: Tensor) -> None:
+    """Raises CheckFailed if an image (N, depth + 1) has lost more tokens in a layer than the schedule says at most."""
+    before = torch.cat([torch.full_like(lengths[:, :1], model.pos_embed.shape[1]), lengths[:, :-2]], dim=1)
+    gone = before - lengths[:, :-1]
+    most = torch.tensor(model.schedule, device=lengths.device)
+    if (wrong := ((gone < 0) | (gone > most)).nonzero()).numel():
+        image, layer = wrong[0].tolist()
+        raise CheckFailed(
+            f"tokens per layer: image {image} loses {int(gone[image, layer])} in layer {layer}, where at most "
+            f"{int(most[layer])} may go"
+        )
 
 
 def check_reduction(model: VisionMamba, device: torch.device) -> None:

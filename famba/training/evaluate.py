@@ -10,6 +10,7 @@ from torch import Tensor
 from famba.data.loader import EvalLoader
 from famba.model import VisionMamba
 from famba.ops.types import Autocast
+from famba.training import checks
 from famba.training.step import CAPTURE_MODE
 
 
@@ -73,6 +74,21 @@ def predict(forward: Forward, images: EvalLoader, classes: int, each_batch: Call
     for places, (batch, _) in zip(images.places, images, strict=True):
         found[places] = top5(forward(batch))
         each_batch()
+    return found
+
+
+def lengths(forward: Forward, images: EvalLoader, each_batch: Callable[[], None]) -> Tensor:
+    """(N, depth + 1) int64: `VisionMamba.lengths` of every test image in its order; zeros for other processes'.
+
+    Raises CheckFailed where more tokens have gone than may.
+    """
+    model = forward.model.eval()
+    found = torch.zeros(len(images), len(model.layers) + 1, device=images.device).long()
+    with torch.inference_mode(), forward.autocast():
+        for places, (batch, _) in zip(images.places, images, strict=True):
+            found[places] = model.lengths(batch)
+            checks.check_lengths(model, found[places])
+            each_batch()
     return found
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import statistics
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from famba.config import Architecture
 from famba.flops import forward_flops
+from famba.model import VisionMamba
 from famba.results.row import Cost, Data, Memory, Metrics, Row, Scan, Time, Tokens
 from famba.system import float32
 from famba.system.device import environment
-from famba.training import checks
+from famba.training import checks, evaluate
+from famba.training.activations import saved_activation_bytes
 from famba.training.paired import step_ratio
 
 if TYPE_CHECKING:
@@ -25,7 +31,16 @@ def row_of(training: Training) -> Row:
     cell, history, state, scan = training.cell, training.history, training.state, training.scan
     cuda, classes = training.device.type == "cuda", len(training.dataset.classes)
     alone = training.world.world_size == 1
-    paired = not cuda and alone
+    saved = training.saved_activations
+    tokens = Tokens(scheduled=state.model.scheduled_tokens, measured=training.measured_tokens)
+    flops = forward_flops(cell.architecture, cell.mixed, classes, method=state.model.method)
+    if state.model.varies:  # what its weights make of real images, and not of random ones before the training
+        lengths = evaluate.lengths(state.forward, training.test_loader, training.progress.evaluating)
+        training.world.all_sum_([lengths])
+        tokens, flops = image_tokens(state.model, cell.architecture, classes, lengths)
+        images, _ = next(iter(training.test_loader))
+        saved = saved_activation_bytes(state.model, training.device, state.autocast, images)
+    paired = not cuda and alone and not state.model.varies  # a step on random images would lose other tokens
     return Row(
         id=cell.id,
         watermark="SMOKE" if cell.protocol == "smoke" else None,
@@ -61,12 +76,12 @@ def row_of(training: Training) -> Row:
         memory=Memory(
             device_peak=history.device_peak if cuda else None,
             host_peak=history.host_peak,
-            saved_activations=training.saved_activations,
+            saved_activations=saved,
         ),
-        tokens=Tokens(scheduled=state.model.scheduled_tokens, measured=training.measured_tokens),
+        tokens=tokens,
         cost=Cost(
             parameters=sum(p.numel() for p in state.model.parameters()),
-            forward_flops=forward_flops(cell.architecture, cell.mixed, classes, method=state.model.method),
+            forward_flops=flops,
             energy_joules=history.energy_joules if alone else None,  # the counter of one of several GPUs is not all
         ),
         data=Data(**asdict(training.dataset.identity)),
@@ -75,6 +90,21 @@ def row_of(training: Training) -> Row:
         started=history.started,
         finished=now(),
     )
+
+
+def image_tokens(model: VisionMamba, architecture: Architecture, classes: int, lengths: Tensor) -> tuple[Tokens, int]:
+    """Tokens per layer and forward FLOPs, the means over images of `lengths` (N, depth + 1)."""
+    traces, images = lengths.unique(dim=0, return_counts=True)
+    flops = 0
+    for trace, count in zip(traces.tolist(), images.tolist(), strict=True):
+        gone = [before - after for before, after in pairwise((architecture.tokens, *trace[:-1]))]
+        flops += count * forward_flops(architecture, gone, classes, method=model.method)
+    tokens = Tokens(
+        scheduled=model.scheduled_tokens,
+        measured=tuple(lengths.double().mean(dim=0).tolist()),
+        range=tuple(zip(lengths.amin(dim=0).tolist(), lengths.amax(dim=0).tolist(), strict=True)),
+    )
+    return tokens, round(flops / len(lengths))
 
 
 def now() -> str:

@@ -92,28 +92,39 @@ def grouped(
     return slots
 
 
-def famba_v(s: OneSequence, order: str = "sequence", size_weighted: bool = False, placement: str = "") -> list[Slot]:
+def above(found: list[tuple[float, int, int]], r: int, threshold: float | None) -> list[tuple[float, int, int]]:
+    """The r strongest of links that are sorted; with a threshold, those of them that are stronger than it."""
+    return [link for link in found[:r] if threshold is None or link[0] > threshold]
+
+
+def famba_v(
+    s: OneSequence,
+    order: str = "sequence",
+    size_weighted: bool = False,
+    placement: str = "",
+    threshold: float | None = None,
+) -> list[Slot]:
     """Even positions are linked to odd ones, the class token counted but in neither set; r best links are merged."""
     evens = [token for token in range(0, len(s.hidden), 2) if token != s.cls]
     odds = [token for token in range(1, len(s.hidden), 2) if token != s.cls]
-    joined = [(a, b) for _, a, b in links(s.hidden, evens, odds)[: s.r]] if s.r else []
+    joined = [(a, b) for _, a, b in above(links(s.hidden, evens, odds), s.r, threshold)] if s.r else []
     kept = [token for token in range(len(s.hidden)) if token not in [a for a, _ in joined]]
     if order == "tome":
         kept = [token for token in kept if token % 2 == 0] + [token for token in kept if token % 2 == 1]
     return grouped(kept, joined, (lambda token: s.size[token]) if size_weighted else (lambda _: 1))
 
 
-def rmeeto(s: OneSequence, feature: str = "X", prune: bool = False) -> list[Slot]:
+def rmeeto(s: OneSequence, feature: str = "X", prune: bool = False, threshold: float | None = None) -> list[Slot]:
     """Class token cut out; evens of the rest to their best odd; original order; class token back at its share."""
     if feature == "X":
         x = s.hidden
     else:
         forward, backward = getattr(s, feature)
         x = [a + b for a, b in zip(forward, backward, strict=True)]
-    joined = [(a, b) for _, a, b in links(x, s.patches[0::2], s.patches[1::2])[: s.r]] if s.r else []
+    joined = [(a, b) for _, a, b in above(links(x, s.patches[0::2], s.patches[1::2]), s.r, threshold)] if s.r else []
     kept = [token for token in s.patches if token not in [a for a, _ in joined]]
     kept.sort(key=lambda token: s.position[token])
-    kept.insert(int(s.cls * (len(s.hidden) - s.r) / len(s.hidden)), s.cls)
+    kept.insert(int(s.cls * (len(s.hidden) - len(joined)) / len(s.hidden)), s.cls)
     return grouped(kept, [] if prune else joined, (lambda _: 1) if prune else (lambda token: s.size[token]))
 
 
