@@ -346,7 +346,7 @@ class VisionMamba(nn.Module):
             history = History(position, torch.ones_like(position, dtype=torch.float32))
         tokens = Tokens(self.cls_index, history)
         keys = None
-        if any(self.schedule):
+        if self.method is not None:
             keys = draws.by_place(self.key, images.shape[0]) if self.training else draws.by_pixels(images)
         return residual, tokens, keys
 
