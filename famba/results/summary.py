@@ -164,8 +164,8 @@ def summarise(rows: Mapping[Path, Row]) -> list[Line]:
             "seeds": " ".join(str(row.cell.seed) for row in group),
             "epochs": first.cell.recipe.epochs,
             "tokens_first": first.cell.architecture.tokens,
-            "tokens_final": first.tokens.measured[-1],
-            "token_share": token_share(first),
+            "tokens_final": _mean([row.tokens.measured[-1] for row in group]),
+            "token_share": _mean([token_share(row) for row in group]),
         }
         per_seed: list[dict[str, float | None]] = [
             {
@@ -197,6 +197,11 @@ def summarise(rows: Mapping[Path, Row]) -> list[Line]:
         }
         lines.append(line)
     return lines
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of equal ones that very value: tokens differ between seeds only where a threshold decides."""
+    return values[0] if len(set(values)) == 1 else statistics.fmean(values)
 
 
 def memory_kind(row: Row) -> str:
