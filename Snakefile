@@ -29,7 +29,7 @@ pathvars:
 
 
 wildcard_constraints:
-    model="[a-z0-9_]+",
+    model="[A-Za-z0-9_][A-Za-z0-9_.-]*",
     strategy="[a-z0-9_]+",
     seed="[0-9]+",
 

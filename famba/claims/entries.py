@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from famba.config.image_folder import DataName
-from famba.config.settings import Name, Protocol
+from famba.config.settings import ModelName, Name, Protocol
 from famba.config.validation import Strict
 
 Relation = Literal["equal", "at_least", "at_most", "above", "below"]
@@ -41,7 +41,7 @@ class Published(Strict):
 
     id: str
     dataset: DataName | None = None
-    model: Name | None = None
+    model: ModelName | None = None
     strategy: Name | None = None
     quantity: str
     metric: Literal["best", "last"] | None = None
@@ -79,7 +79,7 @@ class Hypothesis(Strict):
     """
 
     quantity: Quantity
-    models: Annotated[list[Name], Field(min_length=1)]
+    models: Annotated[list[ModelName], Field(min_length=1)]
     strategies: Annotated[list[Name], Field(min_length=1)]
     against: Name | None = None
     relation: Relation
@@ -97,7 +97,7 @@ class Hypothesis(Strict):
 class TradeOff(Strict):
     """Pareto dominance of a strategy over each of its rivals, in every objective, for each model."""
 
-    models: Annotated[list[Name], Field(min_length=1)]
+    models: Annotated[list[ModelName], Field(min_length=1)]
     strategy: Name
     rivals: Annotated[list[Name], Field(min_length=1)]
     objectives: Annotated[list[Objective], Field(min_length=2)]

@@ -13,7 +13,7 @@ from famba.claims import cells
 from famba.claims.entries import MEANS, Claim, Hypothesis, Published
 from famba.claims.published import Percent, PublishedRow, PublishedTable
 from famba.config import Experiment, yaml_file
-from famba.config.settings import Name
+from famba.config.settings import ModelName
 from famba.config.validation import Strict, short, validated
 from famba.errors import InputError
 from famba.results.row import read_row
@@ -33,7 +33,7 @@ class Ledger(Strict):
     accuracy: Literal["best", "last"] = "best"
     tables: list[PublishedTable] = Field(default=[])
     table_cells: list[int] = Field(default=[])
-    targets: dict[Name, Percent] = Field(default={})
+    targets: dict[ModelName, Percent] = Field(default={})
     published: list[Published]
     claims: list[Claim]
 

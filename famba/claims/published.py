@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from famba.config.image_folder import DataName
-from famba.config.settings import Name
+from famba.config.settings import ModelName, Name
 from famba.config.validation import Strict
 from famba.strategies import NAMED, strategy
 from famba.text import nearest
@@ -23,7 +23,7 @@ class TableRow(Strict):
     them. Accuracies in percent. `time`: h:mm:ss of the whole training.
     """
 
-    model: Name
+    model: ModelName
     strategy: Name
     r: Annotated[int, Field(ge=0)] | None = None
     start: Annotated[int, Field(ge=1)] | None = None

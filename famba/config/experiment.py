@@ -27,6 +27,7 @@ from famba.config.settings import (
     Count,
     FolderName,
     Fusion,
+    ModelName,
     Name,
     Protocol,
     Recipe,
@@ -76,7 +77,7 @@ class Cell(Strict):
     experiment: FolderName
     protocol: Protocol
     dataset: DataName
-    model: Name
+    model: ModelName
     architecture: Architecture
     strategy: Name
     schedule: tuple[Whole, ...]
@@ -141,7 +142,7 @@ class Experiment(Strict):
     protocol: Protocol
     dataset: DataName  # the name of `data`, where that is given
     data: NamedFolder | None = None  # an image folder of your own
-    models: dict[Name, Model]
+    models: dict[ModelName, Model]
     cls_position: ClsPosition = "middle"  # in the models that do not say themselves; the paper's is the head
     strategies: Annotated[list[Name], Field(min_length=1)] = Field(default=list(STRATEGIES))
     schedules: dict[Name, Schedule] = Field(default={})  # strategies of your own: tokens per layer
@@ -220,7 +221,11 @@ class Experiment(Strict):
 
     @model_validator(mode="after")
     def _models_differ(self) -> Experiment:
-        """Two names of one training would be judged as one cell of the paper's."""
+        """Two names of one training would be judged as one cell of the paper's, and some folders ignore case."""
+        cases: dict[str, str] = {}
+        for name in self.models:
+            if (other := cases.setdefault(name.lower(), name)) != name:
+                raise ValueError(f"models: {other} and {name} differ in case only, which some file systems ignore")
         named: dict[tuple[str, str], str] = {}
         for name, model in self.models.items():
             trained = (model.architecture.model_dump_json(), self.recipe_of(name).identity)

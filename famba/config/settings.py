@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_
 
 from famba.config import methods
 from famba.config.presets import FREE, PRESETS, SCRIPTS, Preset, preset_of
-from famba.config.validation import Strict, short
+from famba.config.validation import FOLDER_NAME, NAME, Strict, short
 from famba.strategies import cls_index
 
 ClsPosition = Literal["middle", "head"]  # Vim's and Famba-V's place of the class token in the sequence
@@ -41,9 +41,10 @@ def _on_one_line(text: str) -> str:
 
 Text = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_on_one_line)]  # names of files, methods
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
-# no hyphen: cell ids are <model>-<strategy>-s<seed>, and the name of a folder has 255 characters at most
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=100)]
-FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+# of a strategy, without a hyphen: cell ids are <model>-<strategy>-s<seed>; a folder's name has 255 characters at most
+Name = Annotated[str, Field(pattern=NAME, max_length=100)]
+FolderName = Annotated[str, Field(pattern=FOLDER_NAME, max_length=100)]
+ModelName = FolderName  # `Vim-B` is one, and shown as it is
 
 
 def _of_a_method(value: Any) -> Any:

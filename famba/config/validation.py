@@ -14,6 +14,11 @@ from famba.errors import InputError
 from famba.files import read_bytes
 from famba.text import nearest
 
+NAME, FOLDER_NAME = r"^[a-z0-9_]+$", r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+_NAMES = {
+    NAME: "it has lower-case letters, digits and _; famba figures --style gives a strategy another in figures",
+    FOLDER_NAME: "it has letters, digits, _, . and -, and does not begin with . or -",
+}
 _SHOWN = 100  # characters of a wrong value that are shown
 # what settings are called elsewhere, where the spelling does not lead to famba's name: mamba-ssm, timm, transformers
 SYNONYMS = {
@@ -82,12 +87,15 @@ def _first(error: ValidationError, cls: type[BaseModel]) -> str:
     """The first thing that is wrong, beginning with its place."""
     # a misspelt key before the required one that it leaves missing: its nearest name says both
     first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    where = ".".join(str(part)[:_SHOWN] for part in first["loc"])
+    where = ".".join(str(part)[:_SHOWN] for part in first["loc"] if part != "[key]")
     if first["type"] == "extra_forbidden":
         message = f"unknown key{_meant(str(first['loc'][-1])[:_SHOWN], _class_at(cls, first['loc'][:-1]))}"
     else:
         message = re.sub(r"\S{200,}", lambda word: f"{word[0][:_SHOWN]}…", first["msg"].removeprefix("Value error, "))
-        if first["type"] not in ("value_error", "missing", "json_invalid"):
+        rule = _NAMES.get(str(first.get("ctx", {}).get("pattern")))
+        if rule:
+            message = f"{short(first['input'])} is no such name: {rule}"
+        elif first["type"] not in ("value_error", "missing", "json_invalid"):
             message += f", found {short(first['input'])}"
         if first["type"] == "literal_error":
             message += nearest(short(first["input"]), re.findall(r"'([^']+)'", first["ctx"]["expected"]), others="")

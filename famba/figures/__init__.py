@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from famba.claims.sweeps import sweeps
 
+FORMATS = ("svg", "png", "pdf")
 NAMES = ("top1", "time", "memory", "accuracy_time", "accuracy_memory", "tokens", "strategies", "curves")
 TOKEN_NAMES = ("similarity", "best_match", "fused_patches")  # need the tokens.npz beside each row
 

@@ -101,7 +101,7 @@ def _panel(
     bars: bool = False, predicted: bool = False,
 ) -> bool:  # fmt: skip
     """A line per strategy: bar or marker of the mean, its interval, the seeds. Whether a published value is drawn."""
-    colour, marker = palette.colours(results.strategies), palette.markers(results.strategies)
+    colour, marker = results.colours, results.markers
     shares = results.of(model).groupby("strategy")["token_share"].first()
     stars = False
     for place, name in enumerate(results.strategies):
@@ -128,10 +128,10 @@ def _panel(
         svg.row_tooltip(axes, place, tooltip, line_href(model, name))
     if predicted:
         axes.axvline(1, color=palette.FAINT, linewidth=0.6, zorder=0)
-    axes.set_yticks(range(len(results.strategies)), results.strategies)
+    axes.set_yticks(range(len(results.strategies)), [results.label(name) for name in results.strategies])
     axes.set_ylim(len(results.strategies) - 0.5, -0.5)
     axes.set_xlabel(measure.label)
-    style.title(axes, model)
+    axes.set_title(results.model_label(model))
     style.tidy(axes, "x")
     return stars
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from famba.figures import bars, lines, patches, similarity, strategies, studies, style, tradeoff
+from famba.errors import InputError
+from famba.figures import FORMATS, bars, lines, patches, similarity, strategies, studies, style, tradeoff
 from famba.figures.captions import CAPTIONS
-from famba.figures.results import Results, read_results
+from famba.figures.results import Results
 from famba.results.tokens import NAME, TokenRecord, read_tokens
+from famba.text import count, nearest
 
 FIGURES: Mapping[str, Callable[[Results], Figure]] = {
     "top1": bars.top1,
@@ -29,26 +31,45 @@ TOKEN_FIGURES: Mapping[str, Callable[[Results, Mapping[Path, TokenRecord]], Figu
 }
 
 
-def draw(rows: Sequence[Path], out: Path, claims: Path) -> tuple[list[str], list[Path]]:
-    """Read rows and write every figure to `out` as <name>.svg and <name>.png.
+def draw(
+    results: Results,
+    out: Path,
+    only: Collection[str] = (),
+    inches: float = style.WIDTH,
+    formats: Collection[str] = FORMATS[:2],
+) -> tuple[list[str], list[Path]]:
+    """Write every figure to `out` as <name>.svg and <name>.png, or in other `formats`. `only`: these figures.
 
     Returns the names of the figures, and the rows that have no token record: where there is one, `TOKEN_FIGURES` are
-    not drawn. Raises InputError.
+    not drawn. Raises InputError, also for one of `only` that these rows cannot be drawn as.
     """
-    results = read_results(rows, claims)
     bare = [path for path in results.rows if not path.with_name(NAME).exists()]
-    records = {} if bare else {path: read_tokens(path.with_name(NAME), row) for path, row in results.rows.items()}
-    names = [*studies.drawn(results), *FIGURES, *(TOKEN_FIGURES if records else ())]
+    plain = [*studies.drawn(results), *FIGURES]
+    for name in only:
+        if name in TOKEN_FIGURES and bare:
+            raise InputError(f"--only {name}: no {NAME} beside {count(len(bare), 'row')}, such as {bare[0]}")
+        if name not in plain and name not in TOKEN_FIGURES:
+            raise InputError(f"--only {name}: no such figure of these rows{nearest(name, [*plain, *TOKEN_FIGURES])}")
+    names = [name for name in (*plain, *(() if bare else TOKEN_FIGURES)) if not only or name in only]
+    records = (
+        {path: read_tokens(path.with_name(NAME), row) for path, row in results.rows.items()}
+        if TOKEN_FIGURES.keys() & names
+        else {}
+    )
+    colours = sorted(set(results.look.of_strategies("colour").values()))
     for name in names:
+        made = figure(name, results, records, inches)
         with style.theme():
-            style.save(figure(name, results, records), out, name, CAPTIONS[name], digest=results.digest)
+            style.save(made, out, name, CAPTIONS[name], digest=results.digest, formats=formats, colours=colours)
     return names, bare
 
 
-def figure(name: str, results: Results, records: Mapping[Path, TokenRecord] | None = None) -> Figure:
+def figure(
+    name: str, results: Results, records: Mapping[Path, TokenRecord] | None = None, inches: float = style.WIDTH
+) -> Figure:
     """One figure by its name, watermarked where the rows are a smoke run's. `TOKEN_FIGURES` need the token records."""
     plain = {**studies.drawn(results), **FIGURES}
-    with style.theme():
+    with style.theme(inches):
         made = plain[name](results) if name in plain else TOKEN_FIGURES[name](results, records or {})
         if results.smoke:
             style.watermark(made)

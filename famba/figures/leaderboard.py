@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from famba.figures import palette, style, svg
 from famba.figures.captions import Caption
 from famba.figures.tradeoff import finish_panel, front_handle
+from famba.text import model_name
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def draw(points: Sequence[Point], methods: Sequence[str], cost: str, name: str, 
                     markeredgewidth=0.5, zorder=3, **look,
                 )  # fmt: skip
                 svg.point_tooltip(axes, point.cost, point.top1, point.told, point.href)
-            finish_panel(axes, model, [(point.cost, point.top1) for point in own], cost)
+            finish_panel(axes, model_name(model), [(point.cost, point.top1) for point in own], cost)
         there = dict.fromkeys(_coloured(point, several) for point in points)
         style.legend(figure, [*_handles({n: colour[n] for n in colour if n in there}, marker, several), front_handle()])
         return style.as_svg(figure, name, caption)

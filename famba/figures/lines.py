@@ -18,7 +18,7 @@ MAX_TOOLTIPS = 60  # of a panel, at most
 def tokens(results: Results) -> Figure:
     """Tokens that each layer's mixer sees: the schedule as a line, the forward pass as markers."""
     figure, grid = style.stack(len(results.models), 2.3)
-    colour, marker = palette.colours(results.strategies), palette.markers(results.strategies)
+    colour, marker = results.colours, results.markers
     for axes, model in zip(grid, results.models, strict=True):
         rows = {name: results.rows[path] for name, path in results.first(model).items()}
         measured = {name: row.tokens.measured[:-1] for name, row in rows.items()}
@@ -30,11 +30,11 @@ def tokens(results: Results) -> Figure:
                 markeredgewidth=0.9, zorder=3,  # hollow: strategies meet in many layers
             )  # fmt: skip
         for layer in range(max(map(len, measured.values()))):
-            tooltip = [f"{name}: {seen[layer]}" for name, seen in measured.items() if layer < len(seen)]
+            tooltip = [f"{results.label(name)}: {seen[layer]}" for name, seen in measured.items() if layer < len(seen)]
             svg.column_tooltip(axes, layer, 1, [f"layer {layer}", *tooltip])
         axes.set(xlabel="layer", ylabel="tokens seen by the mixer", ylim=(0, None))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        style.title(axes, model)
+        axes.set_title(results.model_label(model))
         style.tidy(axes)
     hollow = {"marker": "o", "markersize": 4.2, "markerfacecolor": "none", "linestyle": "none"}
     how = [
@@ -55,18 +55,18 @@ def curves(results: Results) -> Figure:
         table = results.epochs[results.epochs["model"] == model]
         sns.lineplot(
             table, x="epoch", y=field, hue="strategy", ax=axes,
-            hue_order=results.strategies, palette=palette.colours(results.strategies), legend=False,
+            hue_order=results.strategies, palette=results.colours, legend=False,
             errorbar=("pi", 100) if results.several_seeds else None, err_kws={"alpha": 0.2, "linewidth": 0},
         )  # fmt: skip
         means = table.pivot_table(index="epoch", columns="strategy", values=field)
         means = means[[name for name in results.strategies if name in means]]
         every = math.ceil(len(means) / MAX_TOOLTIPS)
         for epoch, line in means.iloc[::every].iterrows():
-            tooltip = [f"{name}: {value:.6g}" for name, value in line.dropna().items()]
+            tooltip = [f"{results.label(str(name))}: {value:.6g}" for name, value in line.dropna().items()]
             svg.column_tooltip(axes, float(str(epoch)), every, [f"epoch {epoch:g}, {fields[field]}", *tooltip])
         axes.set(ylabel=fields[field], xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True))
-        style.title(axes, model)
+        axes.set_title(results.model_label(model))
         style.tidy(axes)
     style.legend(figure, style.strategy_handles(results, "line"))
     band = "Line: mean over seeds; band: range of the seeds." if results.several_seeds else "One seed."

@@ -35,12 +35,14 @@ def colours(strategies: Iterable[str]) -> dict[str, str]:
     return _assign(names, STRATEGY_COLOURS, further)
 
 
-def on_dark(strategies: Iterable[str]) -> dict[str, str]:
+def on_dark(strategies: Iterable[str], own: Iterable[str] = ()) -> dict[str, str]:
     """What takes the place of every colour that figures of these strategies have, greys and hues, on a dark screen.
+
+    `own`: further hues, of a style file.
 
     A hue gets 35 % of white: the darkest of all then has a contrast of 3 with the page (WCAG 2.2, 1.4.11).
     """
-    hues = {**STRATEGY_COLOURS, **colours(strategies), **MODELS}.values()
+    hues = dict.fromkeys([*own, *{**STRATEGY_COLOURS, **colours(strategies), **MODELS}.values()])
     return {
         hue: "#" + "".join(f"{round(0.65 * c + 0.35 * 255):02x}" for c in bytes.fromhex(hue[1:])) for hue in hues
     } | DARK

@@ -14,7 +14,6 @@ from famba.config import Architecture
 from famba.figures import style
 from famba.figures.results import Results
 from famba.results.tokens import TokenRecord
-from famba.text import model_name
 
 # Tol's muted scheme: distinct for every kind of colour vision, and none of a strategy's colours
 COLOURS = ("#88CCEE", "#CC6677", "#DDCC77", "#117733", "#332288", "#AA4499", "#44AA99", "#999933", "#882255")
@@ -36,7 +35,7 @@ def fused_patches(results: Results, records: Mapping[Path, TokenRecord]) -> Figu
         figure.text(0.5, 0.6, "No strategy of this experiment fuses tokens.", ha="center", fontsize=8)
         style.footer(figure, results)
         return figure
-    side = (style.WIDTH - 0.2) / (LAYERS + 1)
+    side = (style.width() - 0.2) / (LAYERS + 1)
     blocks = len(results.models) * examples
     figure = style.new_figure((side + 0.09) * len(rows) + 0.4 * blocks + 0.5)
     grid = figure.subplots(len(rows), LAYERS + 1, squeeze=False)
@@ -48,12 +47,12 @@ def fused_patches(results: Results, records: Mapping[Path, TokenRecord]) -> Figu
         before = cell.model, example
         if first:
             line[0].set_title(" ", pad=14)  # room above the layers for a title that is wider than its column
-            where = f"{model_name(cell.model)}, test image {example}"
+            where = f"{results.model_label(cell.model)}, test image {example}"
             line[0].annotate(where, (0, 1), (0, 12.5), "axes fraction", "offset points", weight="bold").set_in_layout(
                 False
             )
         _draw_row(line, record, example, cell.architecture, first)
-        line[0].set_ylabel(cell.strategy, fontsize=5, labelpad=2)
+        line[0].set_ylabel(results.label(cell.strategy), fontsize=5, labelpad=2)
     style.footer(
         figure, results, f"Models of seed {_first_seed(results)}.",
         "Above the images: the layer; below: the tokens left, class token included.",

@@ -13,6 +13,8 @@ from famba.claims.digest import digest
 from famba.claims.entries import Published
 from famba.claims.paper_tables import PaperTable, comparable, paper_tables
 from famba.config.protocol import published_model
+from famba.figures import palette
+from famba.figures.look import FAMBAS, Look
 from famba.results import summary
 from famba.results.epochs import read_epochs
 from famba.results.row import Row
@@ -44,7 +46,7 @@ class Results:
     `seeds`: a line per row with `model`, `strategy`, `seed`, `token_share` and every measure and ratio of
     `famba.results.summary`. `epochs`: epochs.csv of all rows, with `model` and `strategy`. `published`: by model,
     numbers that may stand beside its rows. `tables`: the paper's tables that the rows speak about. `digest`: of the
-    rows and the ledger.
+    rows and the ledger. `look`: other names and colours than famba's.
     """
 
     rows: Mapping[Path, Row]
@@ -55,6 +57,26 @@ class Results:
     digest: str
     models: Sequence[str]
     strategies: Sequence[str]
+    look: Look = FAMBAS
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """By strategy."""
+        return palette.colours(self.strategies) | self.look.of_strategies("colour")
+
+    @property
+    def markers(self) -> dict[str, str]:
+        """By strategy."""
+        return palette.markers(self.strategies) | self.look.of_strategies("marker")
+
+    def label(self, strategy: str) -> str:
+        """What a strategy is called."""
+        return self.look.of_strategies("label").get(strategy, strategy)
+
+    def model_label(self, model: str) -> str:
+        """What a model is called."""
+        look = self.look.models.get(model)
+        return look.label if look else model_name(model)
 
     @property
     def smoke(self) -> bool:
@@ -116,7 +138,7 @@ class Results:
 
     def tooltip(self, model: str, strategy: str, *measures: Measure) -> list[str]:
         """A strategy's numbers, line by line: the mean of each measure with its interval, and every seed's."""
-        lines, seeds = [f"{model_name(model)}, {strategy}"], self.of(model)
+        lines, seeds = [f"{self.model_label(model)}, {self.label(strategy)}"], self.of(model)
         for measure in measures:
             values = self.values(model, strategy, measure)
             if values.empty:
@@ -130,7 +152,7 @@ class Results:
         return [*lines, f"n = {n}{', 95 %' if n >= MIN_INTERVAL else ': no'} interval"]
 
 
-def read_results(paths: Sequence[Path], claims: Path) -> Results:
+def read_results(paths: Sequence[Path], claims: Path, look: Look = FAMBAS) -> Results:
     """Read rows, the epochs.csv beside each and the published numbers. Raises InputError."""
     rows = summary.read_rows(paths)
     seeds = [
@@ -157,6 +179,7 @@ def read_results(paths: Sequence[Path], claims: Path) -> Results:
         digest=digest(rows.values(), entries),
         models=list(dict.fromkeys(row.cell.model for row in rows.values())),
         strategies=summary.strategy_order(row.cell.strategy for row in rows.values()),
+        look=look,
     )
 
 

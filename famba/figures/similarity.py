@@ -16,10 +16,9 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from famba.figures import palette, style, svg
+from famba.figures import style, svg
 from famba.figures.results import Results
 from famba.results.tokens import TokenRecord
-from famba.text import model_name
 
 _COLOURS = colormaps["cividis"].resampled(64)  # steps too fine to see; with more, the files are twice as large
 ACROSS = 3  # maps beside each other
@@ -31,7 +30,7 @@ def similarity(results: Results, records: Records) -> Figure:
     model, of its first seed, not fused where the experiment has such a cell."""
     shown = [next(iter(results.first(model).values())) for model in results.models]
     lines = math.ceil(max(len(records[path].layers) for path in shown) / ACROSS)
-    figure = style.new_figure((style.WIDTH / ACROSS + 0.2) * lines * len(shown) + 1.0)
+    figure = style.new_figure((style.width() / ACROSS + 0.2) * lines * len(shown) + 1.0)
     grid = figure.subplots(lines * len(shown), ACROSS, squeeze=False)
     # the layout does not know that square maps leave it less room for the first title
     figure.get_layout_engine().set(h_pad=0.05, rect=(0, 0, 1, 0.99))  # type: ignore[union-attr, call-arg]
@@ -48,10 +47,12 @@ def similarity(results: Results, records: Records) -> Figure:
             axes.tick_params(labelsize=5, length=1.5, pad=1.5, labelleft=axes in block[:, 0])
             axes.text(0.5, 1.04, f"layer {layer}", transform=axes.transAxes, ha="center", fontsize=7)
             mean = f"mean {values.mean():.4g}, lowest {values.min():.4g}"
-            svg.column_tooltip(axes, len(values) / 2, len(values), [f"{model_name(model)}, layer {layer}", mean])
+            svg.column_tooltip(
+                axes, len(values) / 2, len(values), [f"{results.model_label(model)}, layer {layer}", mean]
+            )
         for axes in block[:, 0]:
             axes.set_ylabel("patch")
-        style.title(block[0, 0], model, pad=16)  # above the layer's
+        block[0, 0].set_title(results.model_label(model), pad=16)  # above the layer's
     for axes in grid[-1]:
         axes.set_xlabel("patch", labelpad=1)
     bar = figure.colorbar(drawn, ax=grid, location="bottom", fraction=0.03, pad=0.01, aspect=40)
@@ -68,7 +69,7 @@ def similarity(results: Results, records: Records) -> Figure:
 def best_match(results: Results, records: Records) -> Figure:
     """By layer, how alike a token and its nearest partner are: what the matching would link, fused or not."""
     figure, grid = style.stack(len(results.models), 2.1)
-    colour, marker = palette.colours(results.strategies), palette.markers(results.strategies)
+    colour, marker = results.colours, results.markers
     for axes, model in zip(grid, results.models, strict=True):
         name = next(iter(results.first(model)))
         found = [records[path].best_match for path, row in results.rows.items() if row.cell.line == (model, name)]
@@ -79,17 +80,17 @@ def best_match(results: Results, records: Records) -> Figure:
             err_kws={"alpha": 0.25, "linewidth": 0},
         )  # fmt: skip
         for layer, value in table.groupby("layer")["best"].mean().items():
-            lines = [f"{model_name(model)}, {name}, layer {layer}", f"mean {value:.4g}"]
+            lines = [f"{results.model_label(model)}, {results.label(name)}, layer {layer}", f"mean {value:.4g}"]
             svg.column_tooltip(axes, float(str(layer)), 1, lines)
         axes.set(xlabel="layer", ylabel="best-match cosine similarity")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(-0.5, len(table["layer"].unique()) - 0.5)
-        style.title(axes, model)
+        axes.set_title(results.model_label(model))
         style.tidy(axes)
     lowest = min(axes.dataLim.ymin for axes in grid)  # of the lines and their bands
     for axes in grid:
         axes.set_ylim(min(lowest - 0.02, 0.9), 1)  # a cosine's largest; small differences are to look small
-    named = [next(iter(results.first(model))) for model in results.models]
+    named = [results.label(next(iter(results.first(model)))) for model in results.models]
     style.legend(figure, [h for h in style.strategy_handles(results) if h.get_label() in named])
     band = results.marks("Band: 95 % interval over seeds (Student t).")
     style.footer(
@@ -106,5 +107,5 @@ _METRIC = "Similarity of the hidden states that the matching compares: after the
 def _of(results: Results, shown: list[Path]) -> str:
     """Which cells the maps are of."""
     cells = [results.rows[path].cell for path in shown]
-    names = sorted({f"{cell.strategy}, seed {cell.seed}" for cell in cells})
+    names = sorted({f"{results.label(cell.strategy)}, seed {cell.seed}" for cell in cells})
     return f"Trained models of {' and '.join(names)}."

@@ -14,7 +14,6 @@ from matplotlib.ticker import MaxNLocator
 from famba.figures import palette, style, svg
 from famba.figures.results import Results
 from famba.results.row import Row
-from famba.text import model_name
 
 _WIDTH, _HEIGHT = 0.82, 0.62  # of a frame, in layers and in lines; the rest of a line are words
 _FRAME: dict[str, Any] = {"edgecolor": "#aaaaaa", "linewidth": 0.4}
@@ -27,18 +26,18 @@ def strategies(results: Results) -> Figure:
     figure = style.new_figure(0.48 * lines + 0.4 * len(groups) + 0.75)
     ratios = [len(rows) for _, rows in groups]
     grid = figure.subplots(len(groups), 1, squeeze=False, height_ratios=ratios)[:, 0]
-    colour = palette.colours(results.strategies)
+    colour = results.colours
     for axes, (models, rows) in zip(grid, groups, strict=True):
         depth, tokens = rows[0].cell.architecture.depth, rows[0].cell.architecture.tokens
         for place, row in enumerate(rows):
-            _draw(axes, place, row, colour[row.cell.strategy])
+            _draw(axes, place, row, colour[row.cell.strategy], results.label(row.cell.strategy))
         axes.set_xlim(-0.5, depth - 0.5)
         axes.set_ylim(len(rows) - 0.45, -0.75)
         axes.set_yticks([])
         axes.tick_params(axis="x", length=0)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
         axes.spines[:].set_visible(False)
-        axes.set_title(f"{', '.join(model_name(model) for model in models)}: {tokens} tokens")
+        axes.set_title(f"{', '.join(map(results.model_label, models))}: {tokens} tokens")
         axes.set_title("final  (mean)", loc="right", size=7, fontweight="normal", color=palette.FAINT)
     grid[-1].set_xlabel("layer")
     style.legend(
@@ -58,7 +57,7 @@ def strategies(results: Results) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, place: int, row: Row, colour: str) -> None:
+def _draw(axes: Axes, place: int, row: Row, colour: str, label: str) -> None:
     """One strategy: a bar per layer in a frame that is as high as all tokens."""
     tokens, seen = row.cell.architecture.tokens, row.tokens.scheduled[:-1]
     ground = place + 0.4  # the axis points down
@@ -76,10 +75,10 @@ def _draw(axes: Axes, place: int, row: Row, colour: str) -> None:
             )  # fmt: skip
     above: dict[str, Any] = {"y": place - 0.28, "va": "bottom", "size": 7.0}
     mean = f"{100 * sum(seen) / (len(seen) * tokens):.1f} %"
-    axes.text(-_WIDTH / 2, s=row.cell.strategy, **above)
+    axes.text(-_WIDTH / 2, s=label, **above)
     axes.text(len(seen) - 1 + _WIDTH / 2, s=f"{row.tokens.scheduled[-1]}  ({mean})", ha="right", **above)
     fused = ", ".join(f"layer {layer}: {r}" for layer, r in enumerate(row.cell.schedule) if r) or "none"
-    tooltip = [row.cell.strategy, f"{row.tokens.scheduled[-1]} tokens at the end, {mean} over the layers"]
+    tooltip = [label, f"{row.tokens.scheduled[-1]} tokens at the end, {mean} over the layers"]
     svg.row_tooltip(axes, place, [*tooltip, f"fused, {fused}"])
 
 

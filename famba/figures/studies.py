@@ -18,7 +18,7 @@ from famba.claims.sweeps import SWEEPS, Sweep, sweeps
 from famba.figures import palette, style, svg
 from famba.figures.results import Results
 
-_COLOUR = palette.STRATEGY_COLOURS["upper"]
+_MARKER = palette.STRATEGY_MARKERS["upper"]
 _UNFUSED: dict[str, Any] = {"color": palette.STRATEGY_COLOURS["baseline"], "linewidth": 1.0, "linestyle": (0, (4, 2))}
 _PAPER_UNFUSED: dict[str, Any] = {"color": palette.INK, "linewidth": 0.8, "linestyle": (0, (1, 2))}
 _RATIOS = {"time": "loop_ratio", "memory": "peak_memory_ratio"}  # to the unfused model, as the paper's tables have them
@@ -46,15 +46,15 @@ def _figure(results: Results, sweep: Sweep) -> Figure:
     for axes, (model, quantity) in zip(grid, panels, strict=True):
         measure, label = quantities[quantity]
         seeds = _settings(results, model, sweep)
-        _panel(axes, seeds, measure, results.several_seeds)
+        _panel(axes, results, seeds, measure)
         tooltip = _published(axes, tables, model, quantity, measure)
         _tooltips(axes, seeds, measure, label, tooltip)
         axes.set(xlabel=sweep.axis, ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.margins(0.06)
-        style.title(axes, model)
+        axes.set_title(results.model_label(model))
         style.tidy(axes)
-    style.legend(figure, _handles(published))
+    style.legend(figure, _handles(results, published))
     mean = results.marks("Point: mean; whisker: 95 % interval over seeds (Student t).")
     style.footer(figure, results, mean, "Ratios: to the model without fusion of the same seed.")
     return figure
@@ -75,13 +75,14 @@ def _settings(results: Results, model: str, sweep: Sweep) -> pd.DataFrame:
     ).reset_index(drop=True)
 
 
-def _panel(axes: Axes, seeds: pd.DataFrame, measure: str, several: bool) -> None:
+def _panel(axes: Axes, results: Results, seeds: pd.DataFrame, measure: str) -> None:
     measured = seeds.dropna(subset=["setting", measure])
     if not measured.empty:
         sns.lineplot(
-            measured, x="setting", y=measure, ax=axes, color=_COLOUR, marker=palette.STRATEGY_MARKERS["upper"],
+            measured, x="setting", y=measure, ax=axes, **_mark(results),
             markersize=5, markeredgewidth=0, linewidth=1.0, zorder=3, legend=False,
-            errorbar=style.mean_interval if several else None, err_style="bars", err_kws={"linewidth": 0.8},
+            errorbar=style.mean_interval if results.several_seeds else None, err_style="bars",
+            err_kws={"linewidth": 0.8},
         )  # fmt: skip
     unfused = seeds.loc[seeds["setting"].isna(), measure].dropna()
     if not unfused.empty:
@@ -123,10 +124,15 @@ def _published(axes: Axes, tables: Sequence[PaperTable], model: str, quantity: s
     return drawn
 
 
-def _handles(published: bool) -> list[Line2D]:
-    marker = palette.STRATEGY_MARKERS["upper"]
+def _mark(results: Results) -> dict[str, Any]:
+    """Of `upper`, also where it is there under the names of its settings only."""
+    colour = results.look.of_strategies("colour").get("upper", palette.STRATEGY_COLOURS["upper"])
+    return {"color": colour, "marker": results.look.of_strategies("marker").get("upper", _MARKER)}
+
+
+def _handles(results: Results, published: bool) -> list[Line2D]:
     handles = [
-        Line2D([], [], color=_COLOUR, marker=marker, markersize=5, linewidth=1.0, label="upper"),
+        Line2D([], [], markersize=5, linewidth=1.0, label=results.label("upper"), **_mark(results)),
         Line2D([], [], label="no fusion", **_UNFUSED),
     ]
     if published:

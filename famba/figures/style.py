@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from famba.figures import palette, svg
+from famba.figures import FORMATS, palette, svg
 from famba.figures.captions import Caption
 from famba.files import atomic_file, write_text
-from famba.text import SMOKE_NOTE, model_name
+from famba.text import SMOKE_NOTE
 
 if TYPE_CHECKING:
     from famba.figures.results import Results
@@ -45,20 +45,26 @@ RC: dict[str, Any] = {
     # what seaborn's style "ticks" sets beyond these; written out, for importing seaborn takes longer than drawing
     "grid.linestyle": "-", "lines.solid_capstyle": "round", "patch.edgecolor": "w", "patch.force_edgecolor": True,
     "axes.axisbelow": True,
+    "pdf.fonttype": 42,  # TrueType: text that a reader can select and a journal accepts
     "svg.fonttype": "none", "svg.hashsalt": "famba", "savefig.dpi": 200, "figure.dpi": 100,
 }  # fmt: skip
 
 
-def theme() -> Any:
-    """Context in which a figure is made and saved."""
-    look: dict[Any, Any] = RC
+def theme(inches: float = WIDTH) -> Any:
+    """Context in which a figure of this width is made and saved."""
+    look: dict[Any, Any] = {**RC, "figure.figsize": (inches, inches)}
     return mpl.rc_context(look)
+
+
+def width() -> float:
+    """Inches of the figures that are made in this context."""
+    return float(mpl.rcParams["figure.figsize"][0])
 
 
 def new_figure(height: float) -> Figure:
     """A figure that no window system and no pyplot state knows about. Inches."""
     layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=0.03, hspace=0.03)
-    figure = Figure(figsize=(WIDTH, height), layout=layout)
+    figure = Figure(figsize=(width(), height), layout=layout)
     FigureCanvasAgg(figure)
     figure.patch.set_gid(svg.PLATE)  # white; a page takes it away
     return figure
@@ -78,10 +84,6 @@ def mean_interval(values: Any) -> tuple[float, float]:
     return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
-def title(axes: Axes, model: str, pad: float | None = None) -> None:
-    axes.set_title(model_name(model), pad=pad)
-
-
 def tidy(axes: Axes, grid: str = "both") -> None:
     """No box, a light grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
@@ -91,8 +93,8 @@ def tidy(axes: Axes, grid: str = "both") -> None:
 
 def strategy_handles(results: Results, look: Literal["filled", "hollow", "line"] = "filled") -> list[Line2D]:
     """Legend entries of the strategies: a marker or a line."""
-    colour, marker = palette.colours(results.strategies), palette.markers(results.strategies)
-    handles = [Line2D([], [], color=colour[name], label=name) for name in results.strategies]
+    colour, marker = results.colours, results.markers
+    handles = [Line2D([], [], color=colour[name], label=results.label(name)) for name in results.strategies]
     if look != "line":
         for handle, name in zip(handles, results.strategies, strict=True):
             handle.set(linestyle="none", marker=marker[name], markersize=4.5)
@@ -105,7 +107,7 @@ def legend(figure: Figure, handles: Sequence[Any]) -> None:
     if not handles:
         return
     widest = max(len(str(handle.get_label())) for handle in handles) * 0.6 * 7 + 24  # points
-    columns = min(len(handles), max(1, int(WIDTH * 72 / widest)))
+    columns = min(len(handles), max(1, int(width() * 72 / widest)))
     lines = math.ceil(len(handles) / columns)
     figure.set_figheight(figure.get_figheight() + LINE * max(lines - 2, 0))
     figure.legend(handles=list(handles), loc="outside upper center", ncols=columns)
@@ -118,7 +120,7 @@ def footer(figure: Figure, results: Results, *notes: str) -> None:
     text = f"Run: {summary.described(results.rows)}. {' '.join(notes)}"
     if results.smoke:
         text += f" {SMOKE_NOTE}."
-    lines = textwrap.wrap(text, int(WIDTH * 72 / (0.56 * FOOTER_SIZE)))
+    lines = textwrap.wrap(text, int(width() * 72 / (0.56 * FOOTER_SIZE)))
     figure.set_figheight(figure.get_figheight() + 0.1 * max(len(lines) - 3, 0))
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=FOOTER_SIZE, color=palette.FAINT, linespacing=1.3)
 
@@ -136,20 +138,35 @@ def watermark(figure: Figure) -> None:
 
 
 def save(
-    figure: Figure, folder: Path, name: str, caption: Caption, prefix: str = "", digest: str | None = None
+    figure: Figure,
+    folder: Path,
+    name: str,
+    caption: Caption,
+    prefix: str = "",
+    digest: str | None = None,
+    formats: Collection[str] = FORMATS[:2],
+    colours: Collection[str] = (),
 ) -> None:
     """Write <name>.svg and <name>.png; no date inside, so that the same figure is the same file.
 
     `prefix`: before the name, where the SVG's ids must differ from those of another figure of this name; `digest`: of
-    the rows and the ledger that it was drawn from.
+    the rows and the ledger that it was drawn from; `formats`: of `FORMATS`, in place of these two; `colours`: those of
+    a style file, for which a page on a dark screen has to find others.
     """
-    write_text(folder / f"{name}.svg", as_svg(figure, prefix + name, caption, digest))
-    with atomic_file(folder / f"{name}.png", binary=True) as file:
-        figure.savefig(file, format="png", metadata={"Title": caption.title, "Description": caption.text})
+    if "svg" in formats:
+        write_text(folder / f"{name}.svg", as_svg(figure, prefix + name, caption, digest, colours))
+    about = {"Title": caption.title, "Description": caption.text}
+    undated = {"CreationDate": None, "Title": caption.title, "Subject": caption.text}
+    for form, metadata in (("png", about), ("pdf", undated)):
+        if form in formats:
+            with atomic_file(folder / f"{name}.{form}", binary=True) as file:
+                figure.savefig(file, format=form, metadata=metadata)
 
 
-def as_svg(figure: Figure, name: str, caption: Caption, digest: str | None = None) -> str:
+def as_svg(
+    figure: Figure, name: str, caption: Caption, digest: str | None = None, colours: Collection[str] = ()
+) -> str:
     """The figure as the text of an SVG file, whose ids begin with `name`; see `save`."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
-    return svg.finish(drawn.getvalue(), name, caption.title, caption.text, digest)
+    return svg.finish(drawn.getvalue(), name, caption.title, caption.text, digest, colours)

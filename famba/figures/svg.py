@@ -8,7 +8,7 @@ which browsers show on hover.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from xml.etree import ElementTree as ET
 
 from matplotlib.artist import Artist
@@ -53,8 +53,11 @@ def _invisible(axes: Axes, area: Patch, lines: list[str], href: str | None) -> N
     axes.add_artist(area)
 
 
-def finish(drawn: bytes, name: str, title: str, description: str, digest: str | None = None) -> str:
-    """The file of a figure. `name`: what its ids begin with; `digest`: of what it was drawn from."""
+def finish(
+    drawn: bytes, name: str, title: str, description: str, digest: str | None = None, colours: Collection[str] = ()
+) -> str:
+    """The file of a figure. `name`: what its ids begin with; `digest`: of what it was drawn from; `colours`: of a style
+    file."""
     root = ET.fromstring(drawn)
     for parent in list(root.iter()):
         for child in list(parent):
@@ -68,6 +71,8 @@ def finish(drawn: bytes, name: str, title: str, description: str, digest: str | 
     }  # fmt: skip
     if digest:
         root.set("data-digest", digest)
+    if colours:
+        root.set("data-colours", " ".join(colours).lower())
     for mark in [group for group in root.iter() if group.get("id", "").startswith(_TIP)]:
         _set_mark(mark)
     _rename_ids(root, name)

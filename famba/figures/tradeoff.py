@@ -41,7 +41,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def _scatter(results: Results, cost: Measure) -> Figure:
     figure, grid = style.stack(len(results.models), 2.4)
-    colour, marker = palette.colours(results.strategies), palette.markers(results.strategies)
+    colour, marker = results.colours, results.markers
     for axes, model in zip(grid, results.models, strict=True):
         points = []
         for name in results.strategies:
@@ -60,21 +60,21 @@ def _scatter(results: Results, cost: Measure) -> Figure:
                 **of_strategy,
             )  # fmt: skip
             svg.point_tooltip(axes, x, y, results.tooltip(model, name, ACCURACY, cost), line_href(model, name))
-        finish_panel(axes, model, points, cost.label)
+        finish_panel(axes, results.model_label(model), points, cost.label)
     style.legend(figure, [*style.strategy_handles(results), front_handle()])
     marks = results.marks("Marker: mean; lines: 95 % intervals over seeds (Student t); dots: seeds.")
     style.footer(figure, results, marks)
     return figure
 
 
-def finish_panel(axes: Axes, model: str, points: Sequence[tuple[float, float]], cost: str) -> None:
+def finish_panel(axes: Axes, title: str, points: Sequence[tuple[float, float]], cost: str) -> None:
     """The Pareto front of a panel's points (cost, accuracy), the labels of its axes, its title."""
     axes.margins(0.08)
     front = [points[j] for j in pareto_front(points)]
     right = axes.get_xlim()[1]  # the best of the front stays the best for any larger cost
     axes.step([*(x for x, _ in front), right], [*(y for _, y in front), front[-1][1]], where="post", **FRONT)
     axes.set(xlabel=cost, ylabel=ACCURACY.label, xlim=(None, right))
-    style.title(axes, model)
+    axes.set_title(title)
     axes.set_title("↖ better", loc="right", fontsize=7, fontweight="normal", color=palette.FAINT)
     style.tidy(axes)
 

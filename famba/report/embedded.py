@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from famba.errors import InputError
 from famba.figures import names_of, palette
 from famba.figures.captions import AUDIT, CAPTIONS, Caption
 from famba.files import read_text
+
+_OWN_COLOURS = re.compile(r' data-colours="([#0-9a-f ]*)"')
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,20 @@ def audit(folder: Path) -> list[Picture]:
     return [picture for picture in _read(folder, AUDIT, "audit-", None) if picture.svg]
 
 
-def dark(strategies: Sequence[str]) -> str:
-    """What a page sets on a dark screen: other colours for those that figures of these strategies are drawn with."""
+def dark(strategies: Sequence[str], pictures: Sequence[Picture] = ()) -> str:
+    """What a page sets on a dark screen: other colours for those that figures of these strategies are drawn with.
+
+    `pictures`: those that may have the colours of a style file.
+    """
+    own = {
+        hue
+        for picture in pictures
+        if picture.svg and (found := _OWN_COLOURS.search(picture.svg.partition(">")[0]))
+        for hue in found[1].split()
+    }
     rules = [
         f'[{paint}="{colour.lower()}"] {{ {paint}: {other}; }}'  # also inside <use>, where no ancestor matches
-        for colour, other in palette.on_dark(strategies).items()
+        for colour, other in palette.on_dark(strategies, sorted(own)).items()
         for paint in ("fill", "stroke")
     ]
     rules.append(f'text[fill="#ffffff"] {{ fill: {palette.DARK_PAGE}; }}')  # on a colour that is lighter now

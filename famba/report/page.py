@@ -114,7 +114,7 @@ def _read_audit(path: Path) -> list[str]:
 
 def html(report: Report) -> str:
     """The page."""
-    style = source("report.css") + embedded.dark(report.strategies)
+    style = source("report.css") + embedded.dark(report.strategies, report.pictures)
     verdicts, files = report.judged.verdicts, report.judged.files
     alone, shared = by_reason(evidence.unique(verdicts))
     trained = by_line(report.rows)

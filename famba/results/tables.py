@@ -207,4 +207,4 @@ def words(quantity: str) -> str:
 
 def slug(text: str) -> str:
     """A name as a part of an id."""
-    return re.sub(r"[^a-z0-9_]+", "-", text).strip("-")
+    return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-")

@@ -15,6 +15,7 @@ from famba.config import Architecture, Cell, Experiment, Recipe
 from famba.config.validation import SYNONYMS
 from famba.errors import InputError
 from famba.strategies import tokens_per_layer
+from famba.text import model_name
 from tests.helpers import ROOT
 from tests.helpers.cells import MINIMAL
 
@@ -59,7 +60,19 @@ def test_the_paper_s_recipe_is_the_default():
             "file.yaml: models.a.dept: unknown key; did you mean 'depth'?",
         ),
         ({"models": ["vim_tinny"]}, "file.yaml: models: unknown model 'vim_tinny'; did you mean 'vim_tiny'?"),
-        ({"models": {"a-b": {"embed_dim": 8}}}, "file.yaml: models.a-b.[key]: String should match pattern"),
+        ({"models": {"a b": {"embed_dim": 8}}}, "file.yaml: models.a b: 'a b' is no such name: it has letters, digits"),
+        (
+            {"models": {"-B": {"embed_dim": 8}}},
+            "'-B' is no such name: it has letters, digits, _, . and -, and does not",
+        ),
+        (
+            {"models": {"Vim-B": {"embed_dim": 8}, "vim-b": {"embed_dim": 16}}},
+            "models: Vim-B and vim-b differ in case only",
+        ),
+        (
+            {"strategies": ["Upper-9"]},
+            "strategies.0: 'Upper-9' is no such name: it has lower-case letters, digits and _; famba figures --style",
+        ),
         ({"models": {}}, "models is empty"),
         ({"strategies": ["uper"]}, "unknown strategy 'uper'; did you mean 'upper'?"),
         (
@@ -72,9 +85,9 @@ def test_the_paper_s_recipe_is_the_default():
         ({"recipe": {"lr": "fast"}}, "recipe.lr: Input should be a valid number, found 'fast'"),
         ({"models": {"a": {"embed_dim": 8, "img_size": 30}}}, "img_size 30 is not a multiple of patch_size 16"),
         ({"models": {"a": {"embed_dim": 10**9}}}, "models.a.embed_dim: Input should be less than or equal to 65536"),
-        ({"experiment": ".."}, "experiment: String should match pattern"),
-        ({"experiment": "a/b"}, "experiment: String should match pattern"),
-        ({"experiment": "-x"}, "experiment: String should match pattern"),
+        ({"experiment": ".."}, "experiment: '..' is no such name: it has letters, digits, _, . and -"),
+        ({"experiment": "a/b"}, "experiment: 'a/b' is no such name"),
+        ({"experiment": "-x"}, "experiment: '-x' is no such name"),
         ({"seeds": [True]}, "seeds.0: Input should be a valid integer, found True"),
         ({"recipe": {"lr": True}}, "recipe.lr: Input should be a valid number, found True"),
         ({"recipe": {"lr": "5e-4"}}, "recipe.lr: Input should be a valid number, found '5e-4'"),
@@ -376,3 +389,9 @@ def test_what_an_image_folder_does_not_go_with(flowers):
         Experiment.from_config(tensor)
     with pytest.raises(InputError, match="dataset is flowers, the protocol's cifar100"):
         Experiment.from_config({**of_folder(**flowers), "protocol": "paper"})
+
+
+def test_a_model_may_be_called_as_in_a_paper():
+    grid = Experiment.from_config({**MINIMAL, "models": {"Vim-B": {"embed_dim": 8}}, "strategies": ["upper"]})
+    assert [cell.id for cell in grid.cells()] == ["Vim-B-upper-s0"]
+    assert grid.cell_by_id("Vim-B-upper-s0").model == model_name("Vim-B") == "Vim-B"

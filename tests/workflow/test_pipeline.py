@@ -106,7 +106,7 @@ def test_an_unknown_key_is_one_line_with_the_nearest_known_one(checkout: Path) -
             {"protocol": "paper"},
             "config/smoke.yaml: dataset is digits, the protocol's cifar100 (paper): set it so, or ",
         ),
-        ({"experiment": ".."}, "config/smoke.yaml: experiment: String should match pattern"),
+        ({"experiment": ".."}, "config/smoke.yaml: experiment: '..' is no such name: it has letters"),
     ],
 )
 def test_what_would_fail_late_is_refused_at_once(checkout: Path, changes: dict[str, str], message: str) -> None:
