@@ -27,7 +27,7 @@ from famba.config.validation import flat
 from famba.errors import InputError
 from famba.ops.precision import DTYPES
 from famba.results.epochs import read_epochs
-from famba.results.row import Environment, Row, read_row
+from famba.results.row import Data, Environment, Row, read_row
 from famba.results.statistics import Spread, holm, pooled_spread, welch_less
 from famba.system.device import environment, pick_device
 from famba.training.initial import identify
@@ -45,11 +45,14 @@ _WHERE = ("experiment", "device", "threads", "scan", "processes", "nodes")
 # the same wherever the training ran
 _ALWAYS = ("version", "id", "watermark", "cell.", "method", "init.", "arithmetic.", "tokens.",
            "cost.parameters", "cost.forward_flops", "data.", "metrics.images_seen", "epochs.")  # fmt: skip
-# the form that the data came in: a package of another version, an archive or a folder, the order of the records
-_FORM = ("data.source", "data.sha256", "data.bytes", "data.official", "data.order_digest")
+# the form that the data came in: a package of another version, an archive or a folder, the order of the records; what
+# made pixels of an image folder's files, and where it is
+_FORM = ("data.source", "data.sha256", "data.bytes", "data.official", "data.order_digest", "data.decoder",
+         "cell.data.manifest", "cell.data.folder")  # fmt: skip
 _BUT = (*(f"cell.{name}" for name in _WHERE), *_FORM)
 # the same as long as everything is: which epoch was best, and what a backend keeps for the backward pass
 _ALL_ELSE_EQUAL = ("metrics.best.epoch", "metrics.ema_best.epoch", "memory.saved_activations")
+_BY_WEIGHTS = ("tokens.measured", "tokens.range", "cost.forward_flops")  # so are these, where a threshold decides
 
 
 @dataclass(frozen=True)
@@ -86,26 +89,27 @@ def read_result(path: Path) -> Result:
     return Result(path, read_row(path), read_epochs(path.with_name("epochs.csv")))
 
 
-def conditions(recorded: Row, environment: Environment, backend: str, order: str) -> list[str]:
+def conditions(recorded: Row, environment: Environment, backend: str, found: Data | data.Identity) -> list[str]:
     """Why other bits may come out than when a row was made, a phrase each; empty if the same must.
 
-    order: the `order_digest` of the data that is here.
+    found: the data that is here.
     """
     then, now = recorded.environment.model_dump(), environment.model_dump()
     keys = ("device", "cpu", "threads", "world_size", "python", "lock_sha256", "container_sha256", "git_commit")
     packages = dict.fromkeys([*then["packages"], *now["packages"]])
     pairs = [
         ("scan backend", recorded.scan.backend, backend),
-        ("order of the images", recorded.data.order_digest, order),
+        ("order of the images", recorded.data.order_digest, found.order_digest),
+        ("decoder", recorded.data.decoder, found.decoder),
         *((key, then[key], now[key]) for key in keys),
         *((name, then["packages"].get(name), now["packages"].get(name)) for name in packages),
     ]
-    found = [f"{what} was {shown(a)}, is {shown(b)}" for what, a, b in pairs if a != b]
+    why = [f"{what} was {shown(a)}, is {shown(b)}" for what, a, b in pairs if a != b]
     if "cuda" in (then["device_kind"], now["device_kind"]):
-        found.append("a GPU adds up in no fixed order")
+        why.append("a GPU adds up in no fixed order")
     if then["git_commit"] is None or then["git_dirty"] is not False or now["git_dirty"] is not False:
-        found.append("the code may differ: it was, or is, not exactly a commit's")
-    return found
+        why.append("the code may differ: it was, or is, not exactly a commit's")
+    return why
 
 
 def noise_floor(results: Sequence[Result], of: Result) -> dict[str, list[Spread]]:
@@ -132,9 +136,14 @@ def compare(recorded: Result, again: Result, floor: Floor) -> Reproduction:
     Raises InputError if settings or data differ: then they are results of two.
     """
     _require_one_training(recorded, again)
-    changed = conditions(recorded.row, again.row.environment, again.row.scan.backend, again.row.data.order_digest)
+    changed = conditions(recorded.row, again.row.environment, again.row.scan.backend, again.row.data)
     then, now = _leaves(recorded), _leaves(again)
-    others = [_exact(name, then.get(name), now.get(name), not changed) for name in then | now if name not in METRICS]
+    of_weights = () if recorded.row.tokens.range is None else _BY_WEIGHTS
+    others = [
+        _exact(name, then.get(name), now.get(name), not changed, of_weights)
+        for name in then | now
+        if name not in METRICS
+    ]
     chance = _up_to_chance(recorded, again, {} if not changed else floor)
     return Reproduction((*chance, *others), tuple(changed), floor)
 
@@ -153,11 +162,12 @@ def _require_one_training(recorded: Result, again: Result) -> None:
         )
 
 
-def _exact(name: str, then: Any, now: Any, all_else_equal: bool) -> Field:
-    """A field in which chance has no part."""
+def _exact(name: str, then: Any, now: Any, all_else_equal: bool, of_weights: Sequence[str]) -> Field:
+    """A field in which chance has no part, but for those `of_weights`, which are the same as long as everything is."""
     if then == now:
         return Field(name, then, now, "identical")
-    must = (name.startswith(_ALWAYS) and name not in _BUT) or (all_else_equal and name in _ALL_ELSE_EQUAL)
+    must = name.startswith(_ALWAYS) and name not in (*_BUT, *of_weights)
+    must = must or (all_else_equal and name in (*_ALL_ELSE_EQUAL, *of_weights))
     verdict: FieldVerdict = "differs" if must else "not comparable"
     if name.startswith("epochs."):
         epoch = next(i for i, (a, b) in enumerate(zip(then, now, strict=True)) if a != b)
@@ -250,7 +260,7 @@ def train_again(recorded: Result, folder: Path, data_root: Path) -> Result:
         )
     device = pick_device(there.device_kind)
     ops.choose(device, DTYPES[row.cell.recipe.precision], row.scan.backend)
-    found = data.verify(row.data.name, data_root)
+    found = data.verify(row.data.name, data_root, row.cell.data)
     for split in ("train", "test"):
         then, now = (getattr(of, f"{split}_digest") for of in (row.data, found))
         if then != now:
@@ -258,7 +268,7 @@ def train_again(recorded: Result, folder: Path, data_root: Path) -> Result:
                 f"{path}: made from {row.data.name} with {split} digest {then}, and what is here has {now}"
             )
     here = environment(device, there.world_size).model_copy(update={"threads": there.threads})
-    warn(row.id, conditions(row, here, row.scan.backend, found.order_digest))
+    warn(row.id, conditions(row, here, row.scan.backend, found))
     # what was left open then is not now
     settings = {"device": there.device_kind, "scan": row.scan.backend, "processes": there.world_size}
     cell = row.cell.model_copy(update={**settings, "threads": there.threads})

@@ -38,6 +38,9 @@ def load(name: str, root: str | Path | None = None, folder: ListedFolder | None 
     return fashion_mnist.load(root) if name == fashion_mnist.NAME else digits.load()
 
 
-def verify(name: str, root: str | Path | None = None) -> Identity:
-    """Verify identity and format by reading the whole of data set `name`; errors as for `load`."""
-    return load(name, root).identity
+def verify(name: str, root: str | Path | None = None, folder: ListedFolder | None = None) -> Identity:
+    """Verify identity and format by reading the whole of data set `name`; arguments and errors as for `load`.
+
+    Of an image folder names and sizes are compared here, and each file's bytes when it is decoded.
+    """
+    return load(name, root, folder).identity

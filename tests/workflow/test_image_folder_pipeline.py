@@ -48,7 +48,7 @@ def test_a_folder_without_its_manifest_is_refused_in_one_line(flowers: Path) -> 
     (flowers / "config/flowers.jsonl").unlink()
     said = snakemake(flowers, "-n", "--configfile", CONFIG)
     assert said.returncode == 2
-    assert "famba: error: manifest config/flowers.jsonl: cannot be read (No such file or directory)" in said.stdout
+    assert "manifest config/flowers.jsonl: cannot be read (No such file or directory)" in said.stdout
 
 
 @pytest.mark.slow
@@ -72,6 +72,9 @@ def test_from_a_folder_to_a_verdict(flowers: Path, capsys: pytest.CaptureFixture
             (line,) = csv.DictReader(file)
         assert float(line["top1"]) == pytest.approx(row.metrics.last.top1)
         assert (line["dataset"], line["test_digest"]) == ("flowers", row.data.test_digest)
+
+    assert famba("reproduce", rows[1]) == 0
+    assert "data (" in capsys.readouterr().out  # all of it identical
 
     # another image, first without and then with a new manifest
     new = flowers / "data/flowers/train/rose/new.png"
