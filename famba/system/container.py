@@ -10,6 +10,7 @@ import math
 import os
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from famba.errors import InputError
@@ -39,13 +40,13 @@ def how_to_build(image: str) -> str:
     return f"{command} makes it ({size:,.0f} MiB; {count(minutes, 'minute')} of processor time)"
 
 
-def variables(image: str, workdir: Path) -> dict[str, str]:
+def variables(image: str, workdir: Path, read: Sequence[Path] = ()) -> dict[str, str]:
     """What to set for Apptainer, which under --cleanenv lets nothing else through.
 
     Inside, Snakemake makes the working directory the home. Kernels and font lists that would go to `.cache` there
-    and the like go to `.snakemake/container`. An image and a folder FAMBA_DATA outside of the working directory are
-    made visible, to be read. Nothing else of the host can be written: /tmp and /var/tmp are folders of `.snakemake`,
-    but for a working directory that lies below them itself.
+    and the like go to `.snakemake/container`. An image, a folder FAMBA_DATA and what else is `read` are made visible
+    where they lie outside of the working directory, and where a link to them stands. Nothing else of the host can be
+    written: /tmp and /var/tmp are folders of `.snakemake`, but for a working directory that lies below them itself.
     """
     caches = workdir / ".snakemake" / "container"
     data = os.environ.get("FAMBA_DATA")
@@ -61,9 +62,10 @@ def variables(image: str, workdir: Path) -> dict[str, str]:
     if not any(workdir.resolve().is_relative_to(shared) for shared in ("/tmp", "/var/tmp")):
         found |= {"APPTAINER_CONTAIN": "1", "APPTAINER_WORKDIR": str(workdir / ".snakemake")}
     wanted = [Path(image).resolve(), *([Path(data)] if data else [])]
-    outside = [path for path in wanted if path.exists() and not path.is_relative_to(workdir.resolve())]
+    wanted += [place for path in read for place in (path.absolute(), path.resolve())]
+    outside = [path for path in dict.fromkeys(wanted) if path.exists() and not path.is_relative_to(workdir.resolve())]
     if outside:
-        binds = [os.environ.get("APPTAINER_BIND"), *(f"{path}:{path}:ro" for path in outside)]
+        binds = [os.environ.get("APPTAINER_BIND"), *(f"{path.resolve()}:{path}:ro" for path in outside)]
         found["APPTAINER_BIND"] = ",".join(filter(None, binds))
     return found
 

@@ -21,6 +21,7 @@ from snakemake.utils import update_config
 
 from famba.claims import ledger
 from famba.config import Experiment, yaml_file
+from famba.config.datasets import data_folder
 from famba.config.methods import PLACEMENTS
 from famba.config.schedules import Own
 from famba.errors import InputError
@@ -51,7 +52,7 @@ def load_experiment(workflow: Any) -> Experiment:
         _require_settings_of_methods(experiment)
         if _containers(workflow):
             _require_container(experiment.container)
-            os.environ |= container.variables(experiment.container, Path.cwd())
+            os.environ |= container.variables(experiment.container, Path.cwd(), _data(experiment))
     except InputError as error:
         stop(error)
     return experiment
@@ -134,6 +135,12 @@ def _untyped_read(value: Any) -> Any:
         return yaml_file.scalar(value)
     except yaml.YAMLError as error:
         raise InputError(f"--config: {error}") from None
+
+
+def _data(experiment: Experiment) -> list[Path]:
+    """The image folder that the experiment is on, and its manifest."""
+    block = experiment.data
+    return [] if block is None else [data_folder() / (block.folder or block.name), Path(block.manifest)]
 
 
 def _containers(workflow: Any) -> bool:

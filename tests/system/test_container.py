@@ -332,6 +332,13 @@ def test_what_is_told_to_apptainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     told = container.variables(str(work / "own.sif"), work)
     assert told["APPTAINERENV_FAMBA_DATA"] == str(tmp_path / "images")
     assert told["APPTAINER_BIND"] == f"/scratch,{tmp_path / 'images'}:{tmp_path / 'images'}:ro"
+    monkeypatch.delenv("FAMBA_DATA")
+    images, link = tmp_path / "images", tmp_path / "link"  # an image folder, by a link from outside and from inside
+    for place in (link, work / "flowers"):
+        place.symlink_to(images)
+        told = container.variables(str(work / "own.sif"), work, [place, work / "flowers.jsonl"])
+        by_link = f",{images}:{link}:ro" if place == link else ""
+        assert told["APPTAINER_BIND"] == f"/scratch{by_link},{images}:{images}:ro"
 
 
 def test_in_a_container_only_the_project_can_be_written_and_nobody_is_root_who_was_not() -> None:
