@@ -22,7 +22,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from famba.checks.rules import RULES, Absent, Beside, NotApplicable
 from famba.config.validation import Strict, read_json
 from famba.errors import InputError
-from famba.files import LARGEST_TEXT, read_bytes
+from famba.files import LARGEST_TEXT, open_regular, read_bytes
 from famba.results import predictions
 from famba.results.row import Row, Sha256, read_row
 from famba.text import one_line
@@ -30,6 +30,7 @@ from famba.text import one_line
 ROW, EPOCHS, PREDICTIONS, ORIGIN = "row.json", "epochs.csv", predictions.NAME, "origin.json"
 CRATE = "ro-crate-metadata.json"
 COPIED = (ROW, EPOCHS, PREDICTIONS)
+_LARGEST = 2**32  # bytes of all rows in an archive
 # what was computed must be what the row says; how well it can be repeated is told beside it
 REQUIRED = ("trace", "data", "protocol", "scratch", "float32", "finite", "warm_up", "curve", "predicted")
 TOLD = {"exclusive": "GPU perhaps shared", "container": "no container"}
@@ -131,12 +132,13 @@ def _opened(place: Path) -> Iterator[Path]:
 
 def _unpack(archive: Path, folder: Path) -> None:
     """Files by these names alone, and no path leads out of the folder: zipfile sees to that."""
-    with zipfile.ZipFile(archive) as members:
-        for member in members.infolist():
-            if PurePosixPath(member.filename).name in (*COPIED, ORIGIN, CRATE):
-                if member.file_size > LARGEST_TEXT:
-                    raise zipfile.BadZipFile(f"{member.filename} has {member.file_size:,} bytes")
-                members.extract(member, folder)
+    with open_regular(archive) as file, zipfile.ZipFile(file) as members:
+        wanted = [m for m in members.infolist() if PurePosixPath(m.filename).name in (*COPIED, ORIGIN, CRATE)]
+        if large := next((m for m in wanted if m.file_size > LARGEST_TEXT), None):
+            raise zipfile.BadZipFile(f"{large.filename} has {large.file_size:,} bytes")
+        if (total := sum(m.file_size for m in wanted)) > _LARGEST:
+            raise zipfile.BadZipFile(f"its rows have {total:,} bytes")
+        members.extractall(folder, wanted)
 
 
 def _hidden(path: Path) -> bool:

@@ -132,7 +132,8 @@ def _table(group: Group, lines: Sequence[Line]) -> Table:
     left_out = {"peak memory (MiB)"} if group.device_kind == "cpu" else set()
     names = [name for name in every[0] if name not in left_out]
     columns = [Column(name, "l" if name in _WORDS else "r") for name in names]
-    recipe, images = f"recipe {group.preset} ({group.recipe[:12]})", f"images by digest {group.data[:12]}"
+    recipe = f"recipe {group.preset} ({group.recipe[:12]})"
+    images = f"test images {lines[0].first.data.test_digest[:12]}"
     about = ", ".join([f"{group.device_class}{group.tuned}", f"{group.protocol} protocol", recipe, images])
     return table(
         columns, [[entries[name] for name in names] for entries in every], id=f"{group.id}-lines",
