@@ -24,6 +24,7 @@ from famba.flops import forward_flops
 from famba.model import VisionMamba
 from famba.ops.dispatch import Selection
 from famba.results.epochs import write_csv
+from famba.results.pairs import compare_settings
 from famba.results.predictions import NAME as PREDICTIONS
 from famba.results.predictions import Predictions, write_predictions
 from famba.results.tables import Column, table
@@ -61,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="M,M2",
         help="a name, FILE.py:Class, or one of these with settings behind it, rmeeto:prune=true [the training's]",
     )
+    parser.add_argument(
+        "--against",
+        metavar="M",
+        help="one of these methods, or `none` for no reduction: every other setting is compared with it on the same "
+        "images (exact McNemar test)",
+    )
     parser.add_argument("--limit", type=_count, metavar="N", help="N images alone, evenly spaced in the test set")
     parser.add_argument(
         "--batch", type=_counts, default=[1, 32], metavar="N,N", help="images of a pass whose speed is measured [1,32]"
@@ -80,6 +87,7 @@ def main(args: argparse.Namespace) -> None:
     stored = weights.read(args.checkpoint, args.weights)
     model = chosen.model_of(args, stored)
     settings = chosen.settings_of(model, args.strategies or STRATEGIES, args.method, args.set)
+    references = _references(args, model, settings)
     name, folder = _dataset(args, model)
     device = pick_device(args.device)
     if args.threads:
@@ -96,6 +104,8 @@ def main(args: argparse.Namespace) -> None:
     fitted = weights.fit(stored, first, args.stored_cls_position)
     for note in fitted.notes:
         print(f"{stored.path}: {note}")
+    if fitted.new_head and args.against:
+        raise InputError(f"--against {args.against}: {stored.path} has no head for {name}, so there is no accuracy")
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     own = first.to(device).state_dict()
     forwards = []
@@ -106,14 +116,22 @@ def main(args: argparse.Namespace) -> None:
     common = _common(args, model, dataset, stored, images, device, scan, recipe.precision)
     timed = _first(images, max(*args.batch, _TIMED)) if any(one.model.varies for one in forwards) else None
     lines: list[Line] = []
+    correct: dict[str, np.ndarray] = {}
     for (setting, _), forward in zip(built, forwards, strict=True):
         line = {"strategy": setting.strategy, "method": setting.method, "settings": _joined(setting.settings)}
-        line |= _accuracy(forward, images, some, dataset, None if fitted.new_head else args.out, setting)
+        made = None if fitted.new_head else _predicted(forward, images, some, dataset)
+        line |= _accuracy(made, dataset, args.out, setting)
+        if made:
+            correct[setting.name] = made.correct
         line |= _size(forward, model, len(dataset.classes), max(args.batch), images, timed)
         lines.append(line | {"head": "new" if fitted.new_head else "stored"} | common)
         _write(lines, args)
     for line, speed in zip(lines, speeds(forwards, args.batch, device, args.rounds, timed), strict=True):
         line.update(_speed(speed))
+    if args.against:
+        there = {name: of for name, of in references.items() if name in correct and of in correct}
+        for compared, (setting_name, found) in zip(lines, compare_settings(correct, there).items(), strict=True):
+            compared.update({"against": there.get(setting_name)} | found)
     _write(lines, args)
     print(_shown(lines))
     print(f"{args.out}: {count(len(lines), 'setting')}, {count(len(images), 'image')} of {name}")
@@ -128,6 +146,22 @@ def _dataset(args: argparse.Namespace, model: Chosen) -> tuple[str, ListedFolder
     if args.dataset in data.NAMES or not Path(args.dataset).is_file():
         return args.dataset, model.folder if args.dataset == model.dataset else None
     return Path(args.dataset).stem, listed(ImageFolder(manifest=args.dataset))
+
+
+def _references(args: argparse.Namespace, model: Chosen, settings: Sequence[Setting]) -> dict[str, str]:
+    """The name of what each setting is compared with: `--against` under the same strategy. Raises InputError."""
+    if not args.against:
+        return {}
+    strategies = list(dict.fromkeys(one.strategy for one in settings))
+    if args.against == "none":
+        of = {one.strategy: other.name for other in settings if not any(other.schedule) for one in settings}
+    else:
+        of = {one.strategy: one.name for one in chosen.settings_of(model, strategies, [args.against], args.set)}
+    names = {one.name for one in settings}
+    found = {one.name: of[one.strategy] for one in settings if of.get(one.strategy) in names - {one.name}}
+    if not found:
+        raise InputError(f"--against {args.against}: nothing to compare with it; it and others must be evaluated, too")
+    return found
 
 
 def _names(text: str) -> list[str]:
@@ -193,14 +227,15 @@ def _built(
     return built
 
 
-def _accuracy(
-    forward: Forward, images: EvalLoader, some: _Some, dataset: data.Dataset, out: Path | None, setting: Setting
-) -> Line:
-    """Top-1 and top-5, and where the predictions are; nothing under a head that has not been trained: `out` is None."""
-    if out is None:
-        return {"top1": None, "top5": None, "predictions": None}
+def _predicted(forward: Forward, images: EvalLoader, some: _Some, dataset: data.Dataset) -> Predictions:
     top5 = predict(forward, images, len(dataset.classes), lambda: None).cpu().numpy()
-    made = Predictions(top5, some.test_labels, some.places)
+    return Predictions(top5, some.test_labels, some.places)
+
+
+def _accuracy(made: Predictions | None, dataset: data.Dataset, out: Path, setting: Setting) -> Line:
+    """Top-1 and top-5, and where the predictions are; None of it under a head that has not been trained."""
+    if made is None:
+        return {"top1": None, "top5": None, "predictions": None}
     place = out.parent / f"{out.stem}-predictions" / setting.name / PREDICTIONS
     write_predictions(made, dataset.identity, place)
     return {
@@ -296,11 +331,13 @@ def _joined(settings: Any) -> str:
 
 def _shown(lines: Sequence[Line]) -> str:
     """For people: what differs between the settings."""
-    columns = (
+    columns = [
         Column("strategy"), Column("method"), Column("top-1 (%)", "r"), Column("top-5 (%)", "r"),
         Column("images/s", "r"), Column("latency (ms)", "r"), Column("memory added (MiB)", "r"),
         Column("tokens left", "r"),
-    )  # fmt: skip
+    ]  # fmt: skip
+    if "against" in lines[0]:
+        columns += [Column("difference (points)", "r"), Column("p (Holm)", "r")]
     body = [
         (
             line["strategy"],
@@ -311,7 +348,15 @@ def _shown(lines: Sequence[Line]) -> str:
             f"{line['latency_ms']:.1f}",
             "–" if line["memory_added"] is None else f"{line['memory_added'] / 2**20:,.1f}",
             line["tokens"].rpartition(" ")[2],
+            *(_difference(line) if "against" in line else ()),
         )
         for line in lines
     ]
     return table(columns, body).plain
+
+
+def _difference(line: Line) -> tuple[str, str]:
+    """From the method that it is compared with: points with their interval, and Holm's p."""
+    if line["against"] is None:
+        return "–", "–"
+    return f"{line['difference']:+.2f} [{line['low']:+.2f}, {line['high']:+.2f}]", f"{line['p_holm']:.2g}"

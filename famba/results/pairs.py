@@ -171,7 +171,7 @@ def _pairs(model: str, networks: Sequence[_Network], unpaired: list[tuple[str, s
             found.append(
                 {
                     "model": model, "strategy": strategy, "against": against, "over_seeds": over_seeds,
-                    "networks": [_networks(seed, differences) for seed, differences in compared.items()],
+                    "networks": [{"seed": seed} | _networks(of_images) for seed, of_images in compared.items()],
                     "unknown": unknown,
                 }
             )  # fmt: skip
@@ -198,11 +198,26 @@ def _differences(one: _Network, other: _Network) -> np.ndarray:
     return one.predictions.correct.astype(float) - other.predictions.correct
 
 
-def _networks(seed: int, differences: np.ndarray) -> dict[str, Any]:
+def compare_settings(
+    correct: Mapping[str, np.ndarray], references: Mapping[str, str]
+) -> dict[str, dict[str, float | None]]:
+    """One network under several settings, each compared with its reference on the same images, as `Networks` are.
+
+    `correct`: (N,) bool, by setting. Holm's family are all these comparisons; a setting without a reference has none.
+    """
+    found = {
+        name: _networks(correct[name].astype(float) - correct[reference]) for name, reference in references.items()
+    }
+    _adjust(list(found.values()))
+    empty = dict.fromkeys(("only_strategy", "only_against", "difference", "low", "high", "p", "p_holm"))
+    return {name: empty | found.get(name, {}) for name in correct}
+
+
+def _networks(differences: np.ndarray) -> dict[str, Any]:
     only_strategy, only_against = int((differences > 0).sum()), int((differences < 0).sum())
     low, high = difference_interval(only_strategy, only_against, len(differences))
     return {
-        "seed": seed, "only_strategy": only_strategy, "only_against": only_against,
+        "only_strategy": only_strategy, "only_against": only_against,
         "difference": 100 * float(differences.mean()), "low": 100 * low, "high": 100 * high,
         "p": mcnemar(only_strategy, only_against),
     }  # fmt: skip
@@ -229,8 +244,7 @@ def _same_strategy(model: str, networks: Sequence[_Network]) -> list[SameStrateg
     for group in grouped(networks, lambda network: network.row.cell.strategy).values():
         for one, other in combinations(group, 2):
             try:
-                found = _networks(0, _differences(one, other))
+                p.append(_networks(_differences(one, other))["p"])
             except _NotPaired:
                 continue
-            p.append(found["p"])
     return [SameStrategy(model=model, pairs=len(p), differ=sum(one <= ALPHA for one in p))] if p else []

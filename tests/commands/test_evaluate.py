@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy import stats
 
 import famba
 from famba.cli import main
 from famba.results.row import read_row
+from famba.results.statistics import holm
 from famba.training.train import Training
 from tests.helpers.cells import MICRO, cell
 
@@ -59,8 +61,9 @@ def test_a_sweep_has_a_line_for_each_setting_and_says_what_it_leaves_out(trained
     methods = "famba_v,rmeeto:prune=true,famba_v:placement=after"
     lines = evaluated(
         out, trained / "weights.pt", "--strategies", "baseline,upper,all", "--method", methods, "--limit", 50,
-        "--set", "size_weighted=true",
+        "--set", "size_weighted=true", "--against", "none",
     )  # fmt: skip
+    assert [line["against"] for line in lines] == ["", *["baseline-none"] * 5]
     assert [(line["strategy"], line["method"], line["settings"]) for line in lines] == [
         ("baseline", "none", ""),
         ("upper", "famba_v", "size_weighted=True"),
@@ -78,6 +81,32 @@ def test_a_sweep_has_a_line_for_each_setting_and_says_what_it_leaves_out(trained
     said = capsys.readouterr()
     assert "left out: all-rmeeto-prune=True: method rmeeto acts on what the mixer before has put out" in said.err
     assert said.out.endswith(f"{out}: 6 settings, 50 images of digits\n")
+
+
+def test_settings_are_compared_on_the_same_images(trained, tmp_path, capsys):
+    """From the predictions beside the file: McNemar, Holm over all."""
+    out = tmp_path / "out.csv"
+    given = (trained / "weights.pt", "--strategies", "upper", "--method", "random_prune,famba_v,hsa", "--against")
+    reference, *others = evaluated(out, *given, "random_prune")
+    assert [reference[name] for name in ("against", "difference", "p", "p_holm")] == [""] * 4
+    theirs, p = right(out, reference), []
+    for line in others:
+        ours = right(out, line)
+        b, c = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+        assert (line["against"], line["only_strategy"], line["only_against"]) == ("upper-random_prune", str(b), str(c))
+        assert float(line["difference"]) == pytest.approx(100 * (ours.mean() - theirs.mean()), abs=1e-3)
+        p.append(stats.binomtest(b, b + c).pvalue)
+        assert float(line["p"]) == pytest.approx(p[-1], rel=1e-4)
+    assert [float(line["p_holm"]) for line in others] == pytest.approx(holm(np.array(p)), rel=1e-4)
+    assert "difference (points)  p (Holm)" in capsys.readouterr().out
+    for other in ("utr", "none"):
+        assert main(["evaluate", *map(str, given), other, *QUICK, "--out", str(out)]) == 2
+        assert f"--against {other}: nothing to compare with it" in capsys.readouterr().err
+
+
+def right(out: Path, line: dict[str, str]) -> np.ndarray:
+    with np.load(out.parent / line["predictions"]) as file:
+        return file["top5"][:, 0] == file["labels"]
 
 
 def test_a_limit_takes_images_evenly_from_a_set_that_may_be_sorted_by_class(trained, tmp_path):
