@@ -6,10 +6,6 @@ rule judge:
             cell=[cell.id for cell in EXPERIMENT.cells()],
         ),
         claims=LEDGER,
-        epochs=collect(
-            "<results>/cells/{cell}/epochs.csv",
-            cell=[cell.id for cell in EXPERIMENT.cells()],
-        ),
         predictions=collect(
             "<results>/cells/{cell}/predictions.npz",
             cell=[cell.id for cell in EXPERIMENT.cells()],

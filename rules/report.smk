@@ -8,10 +8,6 @@ DRAWN = names_of(EXPERIMENT.strategies)
 rule figures:
     input:
         rows=rules.judge.input.rows,
-        epochs=collect(
-            "<results>/cells/{cell}/epochs.csv",
-            cell=[cell.id for cell in EXPERIMENT.cells()],
-        ),
         tokens=collect(
             "<results>/cells/{cell}/tokens.npz",
             cell=[cell.id for cell in EXPERIMENT.cells()],
@@ -68,7 +64,6 @@ rule report:
 rule crate:
     input:
         rules.figures.input.rows,
-        rules.figures.input.epochs,
         rules.figures.input.tokens,
         rules.judge.output,
         rules.figures.output,

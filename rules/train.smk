@@ -8,9 +8,9 @@ rule train:
         # its content is what matters, and every row records it: not when it was written
         ancient(f"data/{EXPERIMENT.identified_data}.json"),
         EXPERIMENT.init_files,
+    # epochs.csv, which grows while a cell trains, is none: after an interruption Snakemake would refuse it as incomplete
     output:
         row="<results>/cells/{model}-{strategy}-s{seed}/row.json",
-        epochs="<results>/cells/{model}-{strategy}-s{seed}/epochs.csv",
         tokens="<results>/cells/{model}-{strategy}-s{seed}/tokens.npz",
         predictions="<results>/cells/{model}-{strategy}-s{seed}/predictions.npz",
     log:

@@ -24,6 +24,7 @@ from famba.results.row import Row, by_line
 from famba.results.tables import Table
 from famba.results.targets_table import targets_table
 from famba.text import SMOKE_NOTE, tex
+from famba.training.status import cell_state
 
 PAPER = "Famba-V: Fast Vision Mamba with Cross-Layer Token Fusion"
 
@@ -50,6 +51,13 @@ class Report:
     @property
     def lines(self) -> list[summary.Line]:
         return self.judged.lines
+
+    @cached_property
+    def unfinished(self) -> list[str]:
+        """What is known of the cells beside these that have no row; none for rows that lie elsewhere."""
+        beside = {path.parent.parent for path in self.by_path if path.parent.parent.name == "cells"}
+        folders = sorted(folder for cells in beside for folder in cells.iterdir() if folder.is_dir())
+        return [cell_state(folder).end for folder in folders if not (folder / "row.json").exists()]
 
     @cached_property
     def described(self) -> str:
@@ -168,6 +176,7 @@ def markdown(report: Report) -> str:
     parts = [
         f"# {report.title}",
         f"{report.dates}. All of it, with every number linked to its row: `report.html`.",
+        *(["\n".join(["Cells without a row:", "", "```", *report.unfinished, "```"])] if report.unfinished else []),
         "## Results",
         *(part for t in report.printed for part in (f"### {t.caption}", t.markdown, t.note)),
         *(["### Summary"] if report.printed else []),

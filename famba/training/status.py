@@ -21,6 +21,7 @@ from famba.files import atomic_file
 from famba.results.row import read_row
 from famba.system.host import process_exists
 from famba.system.memory import oom_kills
+from famba.text import one_line
 
 NAME = "status.json"
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")  # of a training that has begun and not ended, newest first
@@ -111,6 +112,12 @@ class CellState:
     whole_s: float | None = None
     quiet_s: float = 0.0
     note: str = ""
+
+    @property
+    def end(self) -> str:
+        """`vim_tiny-upper-s0: failed, the loss is not finite …`: what to say of a cell that has no row."""
+        note = self.note.removeprefix(f"{self.cell}: ")
+        return one_line(f"{self.cell}: {self.kind}{f', {note}' if note else ''}")
 
 
 def cell_state(folder: Path, now: datetime | None = None) -> CellState:

@@ -107,8 +107,7 @@ def name_unfinished(workflow: Any, experiment: Experiment) -> None:
     if unfinished:
         print(f"famba: {count(len(unfinished), 'cell')} of {len(states)} without a row:", file=sys.stderr)
     for state in unfinished:
-        note = state.note.removeprefix(f"{state.cell}: ")
-        print(f"  {state.cell}: {state.kind}{f', {note}' if note else ''}", file=sys.stderr)
+        print(f"  {state.end}", file=sys.stderr)
 
 
 def _require_settings_of_methods(experiment: Experiment) -> None:

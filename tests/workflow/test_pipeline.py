@@ -37,6 +37,7 @@ MICRO = {  # replaces the copy's smoke grid: two models, an epoch of six steps
     "device": "cpu",
     "threads": 1,  # several on cells as small as these only wait for each other, at full load
 }  # fmt: skip
+KEPT = ("row.json", "tokens.npz", "predictions.npz")  # outputs of a training, for Snakemake
 GRID = {"dataset": 1, "train": 2, "judge": 1, "audit": 1, "figures": 1, "report": 1, "crate": 1, "all": 1}
 AGAIN = {"judge": 1, "figures": 1, "report": 1, "crate": 1, "all": 1}
 
@@ -50,6 +51,33 @@ def change(folder: Path, **settings: object) -> None:
     """Change settings of the copy's experiment."""
     file = folder / SMOKE
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | settings))
+
+
+def begun(copy: Path) -> tuple[subprocess.Popen, Path, list[str]]:
+    """Snakemake under way in one cell's training, which has a checkpoint; the cell's folder, the command."""
+    change(copy, recipe=MICRO["recipe"] | {"epochs": 20})
+    folder = copy / "results/smoke/cells/vim_a-upper-s0"
+    command = [str((folder / "row.json").relative_to(copy)), "--cores", "all", "--configfile", SMOKE]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    started = subprocess.Popen([sys.executable, "-m", "snakemake", *command], cwd=copy, start_new_session=True, **quiet)
+    wait_for(folder / "checkpoint.pt", started)
+    return started, folder, command
+
+
+def wait_for(path: Path, process: subprocess.Popen | None = None) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process is None or process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def wait_for_end(folder: Path) -> None:
+    """Until no training holds the folder."""
+    deadline = time.monotonic() + 120
+    while (folder / ".lock").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -216,21 +244,7 @@ def test_what_is_no_setting_re_runs_nothing(copy: Path) -> None:
 
 @pytest.mark.slow
 def test_an_interrupted_training_resumes(copy: Path) -> None:
-    change(copy, recipe=MICRO["recipe"] | {"epochs": 20})
-    folder = copy / "results/smoke/cells/vim_a-upper-s0"
-    command = [str((folder / "row.json").relative_to(copy)), "--cores", "all", "--configfile", SMOKE]
-    started = subprocess.Popen(
-        [sys.executable, "-m", "snakemake", *command],
-        cwd=copy,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoint.pt").exists():
-        assert started.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    started, folder, command = begun(copy)
     os.killpg(started.pid, signal.SIGINT)  # as Ctrl-C does
     assert started.wait(timeout=60) != 0
     assert (folder / "checkpoint.pt").exists()
@@ -286,3 +300,45 @@ def test_results_travel_through_dvc_and_nothing_is_run_again(copy: Path, tmp_pat
     assert kept == judged | {"row.json", "audit.json", "ro-crate-metadata.json"}
     change(clone, recipe=MICRO["recipe"] | {"lr": 1.0e-3})
     assert planned(clone, "--configfile", SMOKE)["train"] == 2
+
+
+@pytest.mark.slow
+def test_after_a_kill_of_snakemake_itself_a_training_that_ran_on_is_kept(copy: Path) -> None:
+    """As docs/cluster.md says: --unlock, --cleanup-metadata, and the same command."""
+    started, folder, command = begun(copy)
+    started.kill()
+    started.wait()
+    assert "LockException" in snakemake(copy, *command).stdout
+    wait_for(folder / "row.json")  # by the training, which nobody has told
+    wait_for_end(folder)
+    before = (folder / "row.json").read_bytes()
+    assert snakemake(copy, "--unlock", "--configfile", SMOKE).returncode == 0
+    assert "IncompleteFilesException" in snakemake(copy, *command).stdout
+    files = [str(folder.relative_to(copy) / name) for name in KEPT]
+    assert snakemake(copy, "--cleanup-metadata", *files, "--configfile", SMOKE).returncode == 0
+    assert "Nothing to be done" in snakemake(copy, *command).stdout
+    assert (folder / "row.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_beside_others_is_named_at_the_end_and_on_the_page(copy: Path) -> None:
+    """Two cells diverge; the rows that are there can be judged and reported."""
+    wrong = MICRO["models"]["vim_b"] | {"recipe": MICRO["recipe"] | {"lr": 1e4}}
+    change(copy, models=MICRO["models"] | {"vim_b": wrong}, seeds=[0, 1])
+    said = snakemake(copy, "--cores", "all", "--keep-going", "--configfile", SMOKE)
+    assert said.returncode == 1
+    end = said.stdout[said.stdout.index("famba: 2 cells of 4 without a row:") :]
+    for seed in (0, 1):
+        assert re.search(rf"^  vim_b-upper-s{seed}: failed, .* not finite", end, flags=re.MULTILINE)
+    assert "vim_a" not in end.split("Exiting")[0]
+    results = copy / "results/smoke"
+    rows = [str(path.relative_to(copy)) for path in results.glob("cells/*/row.json")]
+    assert len(rows) == 2
+    for command in (
+        ["judge", "--out", "results/smoke"],
+        ["figures", "--out", "results/smoke/figures"],
+        ["report", "--out", "results/smoke/report.html"],
+    ):
+        assert run(copy, "famba", *command, *rows).returncode == 0
+    for page in ("report.html", "report.md"):
+        assert len(re.findall(r"vim_b-upper-s\d: failed, ", (results / page).read_text())) == 2
