@@ -11,7 +11,7 @@ from famba.cli import main
 from famba.config import Experiment
 from famba.errors import InputError
 from famba.methods.contract import check
-from famba.methods.names import METHODS, method_class, settings_of
+from famba.methods.names import METHODS, build, method_class, settings_of
 from famba.training.train import Training
 from tests.helpers import ROOT
 
@@ -89,5 +89,6 @@ def test_every_check_is_on_the_page() -> None:
 
     table = PAGE.partition("### The contract")[2]
     told = re.findall(r"^\| ([a-z ]+) \|", table, flags=re.MULTILINE)[1:]
-    checks = [name for name, _ in check(method_class("random_prune")(), torch.device("cpu"), torch.float32)]
+    method = build("famba_v", {"threshold": 0.5})  # a check of all that there are
+    checks = [name for name, _ in check(method, torch.device("cpu"), torch.float32)]
     assert told == [*checks, "model"]
