@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from famba.config import Architecture
 from famba.config.methods import Placement
 from famba.ops.merging import Reduction
+from famba.ops.reference import PAIRS
 from famba.ops.types import Scanned
 
 
@@ -178,8 +179,12 @@ def most_similar(x: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Ten
     """
     with torch.autocast(x.device.type, enabled=False):
         unit = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
-        cosine = rows_at(unit, source) @ rows_at(unit, target).mT  # (B, s, t)
-    strength, index = cosine.where(cosine.isfinite(), -torch.inf).max(dim=-1)
+        targets = rows_at(unit, target).mT
+        blocks = []
+        for part in source.split(max(1, PAIRS // max(1, target.shape[1])), dim=1):  # memory stays linear in tokens
+            cosine = rows_at(unit, part) @ targets  # (B, s, t)
+            blocks.append(cosine.where(cosine.isfinite(), -torch.inf).max(dim=-1))
+    strength, index = (torch.cat(parts, dim=1) for parts in zip(*blocks, strict=True))
     return target.gather(1, index), strength
 
 

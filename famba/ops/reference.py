@@ -14,6 +14,9 @@ from famba.ops.precision import without_autocast
 from famba.ops.types import ScanTensors
 
 passes = None
+# pairs of tokens that `match` compares at once, per image: their similarities take 64 MiB in float64, however many
+# tokens there are; all pairs of 5,793 tokens
+PAIRS = 1 << 23
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -162,12 +165,15 @@ def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, T
     """
     batch, tokens, _ = metric.shape
     position = torch.arange(tokens, device=metric.device).expand(batch, -1)  # (B, T)
-    similarity = links(metric, cls)
     if tokens > 1:
-        nearest = similarity.argmax(dim=-1)  # (B, evens): the first of tied values
-        strength = similarity.gather(-1, nearest[..., None])[..., 0]
+        blocks, size = [], max(1, PAIRS // (tokens // 2))  # evens of a block
+        for first in range(0, tokens, 2 * size):
+            similarity = links(metric, cls, slice(first, first + 2 * size, 2))
+            best = similarity.argmax(dim=-1)  # (B, size): the first of tied values
+            blocks.append((best, similarity.gather(-1, best[..., None])[..., 0]))
+        nearest, strength = (torch.cat(parts, dim=1) for parts in zip(*blocks, strict=True))  # (B, evens)
     else:
-        nearest = strength = similarity.new_zeros(batch, 1)
+        nearest = strength = metric.new_zeros(batch, 1)
     edges = strength.argsort(dim=-1, descending=True, stable=True)  # (B, evens)
     fused, unfused = edges[:, :r], edges[:, r:]
     source = fused * 2
@@ -179,20 +185,20 @@ def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, T
     return source, target, kept, torch.cat([evens * 2, position[:, 1::2]], dim=1)
 
 
-def links(metric: Tensor, cls: Tensor | None) -> Tensor:
+def links(metric: Tensor, cls: Tensor | None, evens: slice = slice(0, None, 2)) -> Tensor:
     """(B, T, C) -> (B, evens, odds) similarity as in `match`: the least number where there is none, -inf of cls."""
     position = torch.arange(metric.shape[1], device=metric.device).expand(len(metric), -1)  # (B, T)
     with without_autocast(metric.device.type):
         squares = _rounded_sum(metric, lambda x: x.square().sum(dim=-1))
         # a token that is not finite gets the norm NaN, hence only similarities that are NaN
         inverse_norm = 1 / squares.sqrt().clamp_min(torch.finfo(metric.dtype).tiny).where(squares.isfinite(), torch.nan)
-        products = _rounded_sum(metric, lambda x: x[:, ::2] @ x[:, 1::2].transpose(1, 2))
-        similarity = products * inverse_norm[:, ::2, None] * inverse_norm[:, None, 1::2]  # (B, evens, odds)
+        products = _rounded_sum(metric, lambda x: x[:, evens] @ x[:, 1::2].transpose(1, 2))
+        similarity = products * inverse_norm[:, evens, None] * inverse_norm[:, None, 1::2]  # (B, evens, odds)
     unknown = torch.finfo(metric.dtype).min  # below every real similarity, above the class token's -inf
     similarity = similarity.where(similarity == similarity, unknown)  # noqa: PLR0124 (false for NaN)
     if cls is not None:
         is_cls = position == cls[:, None]  # (B, T)
-        similarity.masked_fill_(is_cls[:, ::2, None] | is_cls[:, None, 1::2], -torch.inf)
+        similarity.masked_fill_(is_cls[:, evens, None] | is_cls[:, None, 1::2], -torch.inf)
     return similarity
 
 

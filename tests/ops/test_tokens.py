@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from famba.methods import interface
+from famba.methods.interface import most_similar
 from famba.ops import chunked, mamba_ssm, reference
 from famba.ops.dispatch import BY_NAME
 from tests.helpers.backends import CPP, TRITON, Compared, compared, run_triton_under_its_interpreter
@@ -122,6 +124,21 @@ def test_matching_as_far_as_it_goes(backend: Compared, seed: int) -> None:
     cls = torch.randint(tokens, (3,), generator=torch.Generator().manual_seed(seed))
     matches_the_reference(backend, tokens, 5, (tokens - 1) // 2, cls)
     matches_the_reference(backend, tokens, 5, 0, cls)
+
+
+@pytest.mark.parametrize("pairs", [1, 60, 250])
+@pytest.mark.parametrize("tokens", [2, 41, 66])
+def test_long_sequences_are_matched_block_by_block(monkeypatch: pytest.MonkeyPatch, tokens: int, pairs: int) -> None:
+    """Four signs, whose norm is two: similarities are exact, and many of them tie."""
+    metric = torch.randint(2, (3, tokens, 4), generator=torch.Generator().manual_seed(tokens)).float() * 2 - 1
+    cls, r = torch.tensor([0, tokens - 1, tokens // 2]), (tokens - 1) // 2
+    source, target = torch.arange(tokens)[None, ::2].expand(3, -1), torch.arange(tokens)[None, 1::2].expand(3, -1)
+    whole = (*reference.match(metric, r, cls), *most_similar(metric, source, target))
+    monkeypatch.setattr(reference, "PAIRS", pairs)
+    monkeypatch.setattr(interface, "PAIRS", pairs)
+    in_blocks = (*reference.match(metric, r, cls), *most_similar(metric, source, target))
+    for got, want in zip(in_blocks, whole, strict=True):
+        assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize("tokens", [101, 201])
