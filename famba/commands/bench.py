@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from famba import ops
-from famba.config import ARCHITECTURES
+from famba.config import ARCHITECTURES, Architecture
 from famba.cost.bench import CPU_BATCH, CUDA_BATCH, StepPart, bench, cell_of
+from famba.cost.growth import PATCHES, growth
 from famba.cost.roofline import Rates
 from famba.files import write_text
+from famba.ops.dispatch import Selection
 from famba.ops.precision import DTYPES
 from famba.results import tables
 from famba.results.tables import Column
+from famba.strategies import STRATEGIES
 from famba.system.device import environment, pick_device
+from famba.text import count
 
 
 def table(rates: Rates, parts: Sequence[StepPart], what: str) -> str:
@@ -61,6 +69,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=_count, default=5, metavar="N", help="repetitions, of which the median counts [5]"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    parser.add_argument(
+        "--growth", type=Path, metavar="FILE.svg",
+        help="measure time and memory against the number of tokens instead, at --batch [1], and draw them there",
+    )  # fmt: skip
+    parser.add_argument(
+        "--patches", type=_squares, default=PATCHES, metavar="N,N,N",
+        help=f"patches per image for --growth, square numbers [{','.join(map(str, PATCHES))}]",
+    )  # fmt: skip
+    parser.add_argument("--patch-size", type=_count, default=16, metavar="PIXELS", help="[16]")
+    parser.add_argument(
+        "--strategy", choices=STRATEGIES[1:], default="upper", help="that --growth compares with no fusion [upper]"
+    )
 
 
 def _count(text: str) -> int:
@@ -70,14 +90,26 @@ def _count(text: str) -> int:
     return number
 
 
+def _squares(text: str) -> tuple[int, ...]:
+    numbers = sorted({_count(number) for number in text.split(",")})
+    if len(numbers) < 3 or any(math.isqrt(number) ** 2 != number for number in numbers):
+        raise ValueError
+    return tuple(numbers)
+
+
 _count.__name__ = "positive integer"  # what argparse calls it in its message
+_squares.__name__ = "list of three or more square numbers"
 
 
 def main(args: argparse.Namespace) -> None:
     device = pick_device(args.device)
     choice = ops.choose(device, DTYPES[args.precision], args.scan)
+    sizes = {"depth": args.depth, "img_size": args.img_size, "patch_size": args.patch_size}
+    shape: Architecture = ARCHITECTURES[args.model].model_copy(update=sizes)
+    if args.growth:
+        _growth(args, shape, device, choice)
+        return
     batch = args.batch or (CUDA_BATCH if device.type == "cuda" else CPU_BATCH)
-    shape = ARCHITECTURES[args.model].model_copy(update={"depth": args.depth, "img_size": args.img_size})
     cell = cell_of(shape, (0,) * args.depth, batch, precision=args.precision, cuda_graphs=device.type == "cuda")
     rates, parts = bench(cell, device, choice.name, args.rounds)
     what = f"{args.model}, batch {batch}, {args.precision}, {args.depth} layers, scan {choice.name}: {choice.reason}"
@@ -89,5 +121,39 @@ def main(args: argparse.Namespace) -> None:
             "rates": asdict(rates),
             "parts": [asdict(part) for part in parts],
             "environment": environment(device, 1).model_dump(),
+        }
+        write_text(args.json, json.dumps(found, indent=1))
+
+
+def _growth(args: argparse.Namespace, shape: Architecture, device: torch.device, choice: Selection) -> None:
+    from famba.figures import growth as figure  # noqa: PLC0415 (matplotlib)
+
+    batch = args.batch or 1
+    series = growth(shape, args.strategy, args.patches, device, choice.name, batch, args.rounds, args.precision)
+    here = environment(device, 1)
+    # what the C library's allocator was told: a large block that it gives back costs a page fault for every 4 KiB
+    allocator = {key: value for key, value in os.environ.items() if key.startswith("MALLOC_")}
+    clock = "GPU time" if device.type == "cuda" else "CPU seconds"
+    what = (
+        f"{args.model} of {count(shape.depth, 'layer')}, batch {batch}, {args.precision}, patches of "
+        f"{shape.patch_size} pixels, scan {choice.name}; {here.device}, {count(here.threads, 'thread')}, "
+        f"torch {here.packages['torch']}; {clock}, medians of {args.rounds}."
+    )
+    what += "".join(f" {key}={value}." for key, value in allocator.items())
+    columns = [Column("tokens", "r"), *(Column(one.name, "r") for one in series)]
+    body = [(f"{tokens:,}", *(f"{one.values[i]:.4g}" for one in series)) for i, tokens in enumerate(series[0].tokens)]
+    print("\n".join([what, "", tables.table(columns, body).plain, "", *map(figure.fit_words, series)]))
+    figure.draw(series, args.growth, what)
+    if args.json:
+        found = {
+            "architecture": shape.model_dump(exclude={"img_size"}),
+            "batch": batch,
+            "precision": args.precision,
+            "clock": clock,
+            "rounds": args.rounds,
+            "scan": asdict(choice),
+            "allocator": allocator,
+            "series": [asdict(one) for one in series],
+            "environment": here.model_dump(),
         }
         write_text(args.json, json.dumps(found, indent=1))

@@ -41,19 +41,24 @@ class Speed:
 def peak(forward: Forward, batch: int, device: torch.device, some: Tensor | None = None) -> Peak:
     """Peak memory in a forward pass of `batch` images: of `some`, again from the first if too few; None: random."""
     images = random_images(forward.model, batch, device) if some is None else next(_batches(some, batch))
-    forward(images)  # what is allocated once, is allocated now
+    return peak_of(partial(forward, images), device)
+
+
+def peak_of(run: Callable[[], Any], device: torch.device) -> Peak:
+    """Peak memory in a run."""
+    run()  # what is allocated once, is allocated now
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        forward(images)
+        run()
         total = torch.cuda.max_memory_allocated(device)
         return Peak(total, total - before)
     if not reset_host_peak():
         return Peak(None, None)
     before = host_peak_bytes()
-    forward(images)
+    run()
     total = host_peak_bytes()
     return Peak(total, total - before)
 

@@ -135,3 +135,19 @@ def described(captions: Mapping[str, Caption], protocol: str = "") -> dict[str, 
     """The captions' texts by name, for Snakemake's report, where a figure stands without the others around it."""
     smoke = f" {SMOKE_NOTE}." if protocol == "smoke" else ""
     return {name: caption.text + smoke for name, caption in captions.items()}
+
+
+GROWTH = Caption(
+    "Growth with the tokens",
+    "Time and memory against the length of the token sequence, with fusion and without: measured values, the straight "
+    "lines fixed + per token * tokens that come nearest to them, and the distance from these; grey: a tenth. Step: a "
+    "training step and the peak memory that it adds. Saved: what a forward pass saves for the backward pass. Matching: "
+    "all of Famba-V's of a forward pass, quadratic in tokens.",
+)
+
+SEARCH = Caption(
+    "Schedules that were found",
+    "Predicted cost against accuracy of schedules that a search found for a trained model, without training, and of "
+    "the paper's. Above: points of top-1 lost on training images, predicted by the sum over layers and measured on "
+    "others. Below: top-1 on test images; lines join a found schedule to the paper's of the same cost.",
+)

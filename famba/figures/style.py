@@ -118,8 +118,11 @@ def footer(figure: Figure, results: Results, *notes: str) -> None:
     from famba.results import summary  # noqa: PLC0415 (imports scipy)
 
     text = f"Run: {summary.described(results.rows)}. {' '.join(notes)}"
-    if results.smoke:
-        text += f" {SMOKE_NOTE}."
+    note(figure, f"{text} {SMOKE_NOTE}." if results.smoke else text)
+
+
+def note(figure: Figure, text: str) -> None:
+    """Small print below the panels."""
     lines = textwrap.wrap(text, int(width() * 72 / (0.56 * FOOTER_SIZE)))
     figure.set_figheight(figure.get_figheight() + 0.1 * max(len(lines) - 3, 0))
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=FOOTER_SIZE, color=palette.FAINT, linespacing=1.3)
