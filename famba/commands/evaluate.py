@@ -27,6 +27,7 @@ from famba.results.epochs import write_csv
 from famba.results.pairs import compare_settings
 from famba.results.predictions import NAME as PREDICTIONS
 from famba.results.predictions import Predictions, write_predictions
+from famba.results.summary import chance_note
 from famba.results.tables import Column, table
 from famba.strategies import STRATEGIES
 from famba.system import float32
@@ -134,6 +135,8 @@ def main(args: argparse.Namespace) -> None:
             compared.update({"against": there.get(setting_name)} | found)
     _write(lines, args)
     print(_shown(lines))
+    if known := [line["top1"] for line in lines if line["top1"] is not None]:
+        print(chance_note(known, len(images)))
     print(f"{args.out}: {count(len(lines), 'setting')}, {count(len(images), 'image')} of {name}")
 
 

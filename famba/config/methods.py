@@ -57,7 +57,13 @@ def code_of(method: str) -> str | None:
     points = installed()
     if method not in points:
         known = [*PLACEMENTS, *points]
-        hint = "; name the class, too: FILE.py:CLASS" if method.endswith(".py") else nearest(method, known)
+        file, _, named = method.partition(":")
+        if method.endswith(".py"):
+            hint = "; name the class, too: FILE.py:CLASS"
+        elif named and Path(f"{file}.py").is_file():
+            hint = f"; did you mean '{file}.py:{named}'?"
+        else:
+            hint = nearest(method, known)
         raise InputError(f"unknown method {method!r}{hint}")
     package = points[method].dist
     return points[method].value if package is None else f"{package.name} {package.version}"

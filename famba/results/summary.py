@@ -134,8 +134,12 @@ def shared_note(lines: Sequence[Mapping[str, Any]]) -> str | None:
 
 def accuracy_note(lines: Sequence[Mapping[str, Any]]) -> str:
     """What the size of the test set leaves open of every accuracy, in two sentences."""
-    images = lines[0]["test_images"]
-    error = max(accuracy_error(line["top1_last_percent"], images) for line in lines)
+    return chance_note((line["top1_last_percent"] for line in lines), lines[0]["test_images"])
+
+
+def chance_note(top1: Iterable[float], images: int) -> str:
+    """The same of accuracies in percent on so many images."""
+    error = max(accuracy_error(percent, images) for percent in top1)
     apart = error * math.sqrt(2)
     return (
         f"One of the {images:,} test images is {100 / images:.2g} points. Which images they are leaves a top-1 "

@@ -77,6 +77,10 @@ def read(path: Path, which: Which = "model") -> Stored:
     if path.suffix == ".json":
         read_row(path)
         path = path.with_name(checkpoint.WEIGHTS)
+    if path.is_dir():
+        there = [name for name in ("row.json", checkpoint.NAME) if (path / name).is_file()]
+        hint = f"name a file in it, such as {path / there[0]}" if there else "name a file"
+        raise InputError(f"{path}: a folder; {hint}")
     try:
         with files.open_regular(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()

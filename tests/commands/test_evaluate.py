@@ -80,6 +80,7 @@ def test_a_sweep_has_a_line_for_each_setting_and_says_what_it_leaves_out(trained
     assert all(len(predicted(out, line)) == int(line["images"]) == 50 for line in lines)
     said = capsys.readouterr()
     assert "left out: all-rmeeto-prune=True: method rmeeto acts on what the mixer before has put out" in said.err
+    assert "One of the 50 test images is 2 points. Which images they are leaves a top-1 uncertain by ±" in said.out
     assert said.out.endswith(f"{out}: 6 settings, 50 images of digits\n")
 
 
@@ -159,6 +160,7 @@ def test_an_official_file_of_a_thousand_classes_is_measured_and_its_new_head_is_
     ("arguments", "message"),
     [
         (["gone.pt"], "gone.pt: cannot read the weights"),
+        (["{folder}"], "a folder; name a file in it, such as /"),
         (["{weights}", "--strategies", "uper"], "--strategies: unknown strategy 'uper'; did you mean 'upper'?"),
         (["{weights}", "--method", "utrr"], "unknown method 'utrr'"),
         (["{weights}", "--method", "utr:p=1"], "method utr: unknown setting 'p'"),
@@ -176,7 +178,7 @@ def test_an_official_file_of_a_thousand_classes_is_measured_and_its_new_head_is_
 )
 def test_bad_input_is_one_line(trained, tmp_path, capsys, arguments, message):
     torch.save(torch.load(trained / "weights.pt", weights_only=True)["model"], tmp_path / "bare.pt")
-    places = {"weights": trained / "weights.pt", "bare": tmp_path / "bare.pt"}
+    places = {"weights": trained / "weights.pt", "bare": tmp_path / "bare.pt", "folder": trained}
     words = ["evaluate", *(word.format(**places) for word in arguments), "--out", str(tmp_path / "out.csv")]
     assert main(words) == 2
     said = capsys.readouterr()

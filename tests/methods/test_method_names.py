@@ -181,6 +181,13 @@ def test_built_in_methods_take_what_they_say(name: str, settings: dict, said: st
     assert "\n" not in str(wrong.value)
 
 
+def test_a_file_without_its_suffix_is_suggested(tmp_path, monkeypatch) -> None:
+    (tmp_path / "mine.py").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"unknown method 'mine:Mine'; did you mean 'mine.py:Mine'\?"):
+        build("mine:Mine", {})
+
+
 def test_an_installed_package_s_method(monkeypatch, capsys) -> None:
     points = [
         EntryPoint("theirs", "famba.methods.random_controls:RandomPrune", methods.GROUP),
