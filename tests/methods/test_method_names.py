@@ -65,7 +65,7 @@ def test_every_method_is_listed_with_its_settings(capsys) -> None:
     told = dict(zip(METHODS, lines, strict=True))
     assert told["utr"].split()[1] == "after"
     assert told["utr"].endswith("most similar one of the other half. [q=0.5]")
-    assert told["rmeeto"].endswith("[feature='X', prune=False]")
+    assert told["rmeeto"].endswith("[feature='X', prune=False, threshold=None]")
     assert told["random_prune"].endswith("r random patches are dropped. [no settings]")
 
 
