@@ -70,7 +70,7 @@ def is_whole(history: Any, epochs: int, steps: int) -> bool:
     if history["energy_joules"] is None:
         numbers.remove(None)
     return (
-        0 <= so_far["steps"] < steps
+        0 <= so_far["steps"] <= steps  # all of them: evaluation comes next
         and 0 < losses == done * steps + so_far["steps"] <= epochs * steps
         and len(history["step_ms"]) == len(history["step_cpu_ms"]) <= losses
         and all(_is_epoch(epoch, number) for number, epoch in enumerate(history["epochs"]))
