@@ -83,26 +83,22 @@ def test_a_training_that_is_killed_has_died_and_the_next_one_finishes(started, t
     assert cell_state(folder).kind == "done"
 
 
-@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_training_that_is_stopped_names_the_signal(by, started, tmp_path):
+def test_a_training_that_is_interrupted_names_the_signal(started, tmp_path):
+    """So does one that is asked in kind: test_stop.py."""
     process = started(tmp_path, epochs=LONG)
     until(tmp_path, lambda status: status.checkpoint_epochs > 0)
-    process.send_signal(by)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 128 + by
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGINT
     status = read_status(tmp_path)
-    assert (status.state, status.signal, status.error) == ("stopped", by, None)
+    assert (status.state, status.signal, status.error) == ("stopped", signal.SIGINT, None)
     state = cell_state(tmp_path)
-    assert (state.kind, state.note) == ("stopped", f"by {by.name}")
-    if by != signal.SIGINT:  # asked in kind, it has saved a checkpoint, and says of what
-        done = status.checkpoint_epochs + bool(status.checkpoint_steps)
-        assert f"at epoch {done} of {LONG}" in said
-        assert (f"step {status.checkpoint_steps} of" in said) == bool(status.checkpoint_steps)
+    assert (state.kind, state.note) == ("stopped", "by SIGINT")
 
 
 def test_a_training_that_fails_leaves_its_line(tmp_path, capsys):
     log = tmp_path / "log"
-    assert main([*arguments(tmp_path, lr=1e30), "--log", str(log)]) == 1
+    assert main([*arguments(tmp_path, lr=1e4), "--log", str(log)]) == 1
     line = capsys.readouterr().err.splitlines()[-1].removeprefix("famba: error: ")
     assert ": the loss is " in line
     assert (read_status(tmp_path).state, read_status(tmp_path).error) == ("failed", line)
@@ -121,8 +117,8 @@ def test_a_defect_leaves_its_name(tmp_path, monkeypatch):
 
 
 def test_a_line_that_is_not_unicode_is_escaped(tmp_path):
-    """Python's error messages hold a path that is not UTF-8 with surrogates."""
-    with pytest.raises(InputError, match="caf\udce9"), Progress("a-cell", epochs=1, folder=tmp_path).recorded():
+    """Python's error messages hold a path that is not UTF-8 with surrogates; famba's own escape them."""
+    with pytest.raises(InputError, match=r"caf\\udce9"), Progress("a-cell", epochs=1, folder=tmp_path).recorded():
         raise InputError("caf\udce9: cannot be read")
     assert (read_status(tmp_path).state, read_status(tmp_path).error) == ("failed", "caf\\udce9: cannot be read")
 

@@ -22,6 +22,7 @@ from tests.helpers.trainings import ends_as
 
 DATA = Path("data")
 STEPS = 1437 // 256  # of an epoch of the small cell
+SAVED = (checkpoint.NAME, checkpoint.PREVIOUS, status.NAME)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,13 @@ def test_a_process_that_is_asked_to_stop_says_where_and_what_the_signal_was(by, 
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + by, said
     assert f"famba: vim_micro-upper-s0: stopped by {by.name} at epoch " in said.splitlines()[-1]
-    assert {path.name for path in tmp_path.iterdir()} <= {checkpoint.NAME, checkpoint.PREVIOUS, status.NAME}
+    assert {path.name for path in tmp_path.iterdir()} <= {*SAVED, "epochs.csv"}
+    left = status.read_status(tmp_path)
+    assert (left.state, left.signal, left.error) == ("stopped", by, None)
+    state = status.cell_state(tmp_path)
+    assert (state.kind, state.note) == ("stopped", f"by {by.name}")
+    assert f"at epoch {left.checkpoint_epochs + bool(left.checkpoint_steps)} of 3" in said
+    assert (f"step {left.checkpoint_steps} of" in said) == bool(left.checkpoint_steps)
     assert main(command(tmp_path)[3:]) == 0
     ends_as(tmp_path, undisturbed_process)
 
