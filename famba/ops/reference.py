@@ -187,7 +187,8 @@ def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, T
 
 def links(metric: Tensor, cls: Tensor | None, evens: slice = slice(0, None, 2)) -> Tensor:
     """(B, T, C) -> (B, evens, odds) similarity as in `match`: the least number where there is none, -inf of cls."""
-    position = torch.arange(metric.shape[1], device=metric.device).expand(len(metric), -1)  # (B, T)
+    batch, tokens, _ = metric.shape  # not len(metric): torch.export would take it for a constant
+    position = torch.arange(tokens, device=metric.device).expand(batch, -1)  # (B, T)
     with without_autocast(metric.device.type):
         squares = _rounded_sum(metric, lambda x: x.square().sum(dim=-1))
         # a token that is not finite gets the norm NaN, hence only similarities that are NaN
