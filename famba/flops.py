@@ -187,17 +187,17 @@ def forward_flops(
     that reduces tokens, and the head. Not counted: norms, activations, additions.
     """
     layers, ends = _layers(architecture, schedule, "fp32", "cpu", "cpu"), _ends(architecture, classes, _FP32, channels)
-    asked = DIRECTIONS if method is not None and method.placement == "inside" else 1
-    compared = [
-        layer.fusion.forward
-        if method is None
-        else Work(gemm_flops=method.flops(layer.entering, layer.entering - layer.tokens, architecture)) * asked
-        for layer in layers
-        if layer.tokens < layer.entering
-    ]
-    counted = [ends.forward, *compared, *(layer.gemms.forward for layer in layers)]
-    others = (layer.conv.forward.other_flops + layer.scan.forward.other_flops for layer in layers)
-    return round(total(counted).gemm_flops + sum(others))
+    return round(ends.forward.gemm_flops + sum(layer_flops(layer, architecture, method) for layer in layers))
+
+
+def layer_flops(layer: LayerCost, architecture: Architecture, method: Method | None = None) -> float:
+    """One layer's part of `forward_flops`."""
+    compared = layer.fusion.forward.gemm_flops
+    if method is not None:
+        asked = DIRECTIONS if method.placement == "inside" else 1
+        gone = layer.entering - layer.tokens
+        compared = asked * method.flops(layer.entering, gone, architecture) if gone else 0
+    return compared + (layer.gemms.forward.gemm_flops + layer.conv.forward.other_flops + layer.scan.forward.other_flops)
 
 
 def parameter_count(architecture: Architecture, classes: int, channels: int = 3) -> int:
@@ -265,10 +265,15 @@ def _width(precision: str) -> int:
 def _layers(a: Architecture, schedule: Sequence[int], precision: str, device: str, scan: str) -> list[LayerCost]:
     trace = scheduled_tokens(a, schedule)
     entering = (a.tokens, *trace[:-2])
-    return [_layer(a, before, after, precision, device, scan) for before, after in zip(entering, trace, strict=False)]
+    return [
+        layer_cost(a, before, after, precision, device, scan) for before, after in zip(entering, trace, strict=False)
+    ]
 
 
-def _layer(a: Architecture, entering: int, tokens: int, precision: str, device: str, scan: str) -> LayerCost:
+def layer_cost(
+    a: Architecture, entering: int, tokens: int, precision: str = "fp32", device: str = "cpu", scan: str = "cpu"
+) -> LayerCost:
+    """One layer, which `entering` tokens come to and whose mixer sees `tokens` of them, and one image."""
     e, d, n, k = _width(precision), a.embed_dim, a.d_state, DIRECTIONS
     inner, rank = _widths(a)
     read = k * (rank + 2 * n)  # features of delta's low rank, B and C, both directions

@@ -44,7 +44,7 @@ class Setting:
         """The model. Raises InputError where the method cannot act in one of the layers."""
         by: dict[str, Any] = {}
         if self.method != NONE:
-            own, placement = _apart(self.settings)
+            own, placement = apart(self.settings)
             by = {"method": self.method, "settings": own, "placement": placement}
         return VisionMamba(**architecture.model_dump(), num_classes=classes, fusion=self.schedule, scan=scan, **by)
 
@@ -175,7 +175,7 @@ def settings_of(
             known = {*names.settings_of(names.method_class(method)), _PLACEMENT}
             taken = {key: value for key, value in pairs if key in known}
             used |= taken.keys()
-            own, placement = _apart(settings | taken)
+            own, placement = apart(settings | taken)
             names.build(method, own, placement)
             found.append(Setting(name, schedule, method, settings | taken))
     for key, _ in pairs:
@@ -191,7 +191,7 @@ def _of(fusion: Fusion) -> tuple[str, dict[str, Any]]:
     return fusion.method, settings | ({} if fusion.placement is None else {_PLACEMENT: fusion.placement})
 
 
-def _apart(settings: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+def apart(settings: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     """A method's own settings, and its placement."""
     return {key: value for key, value in settings.items() if key != _PLACEMENT}, settings.get(_PLACEMENT)
 

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from famba import __version__, data, ops
-from famba.commands import chosen
+from famba import __version__, data
+from famba.commands import chosen, loaded
 from famba.commands.chosen import Chosen, Setting
-from famba.config.datasets import DATA_HELP, data_folder
-from famba.config.image_folder import ImageFolder, ListedFolder, listed
+from famba.commands.loaded import Loaded, Some
 from famba.cost.inference import Speed, peak, speeds
 from famba.data.loader import EvalLoader
-from famba.errors import CheckFailed, InputError
+from famba.errors import InputError
 from famba.flops import forward_flops
 from famba.model import VisionMamba
-from famba.ops.dispatch import Selection
 from famba.results.epochs import write_csv
 from famba.results.pairs import compare_settings
 from famba.results.predictions import NAME as PREDICTIONS
@@ -30,10 +27,9 @@ from famba.results.predictions import Predictions, write_predictions
 from famba.results.summary import chance_note
 from famba.results.tables import Column, table
 from famba.strategies import STRATEGIES
-from famba.system import float32
-from famba.system.device import environment, pick_device
+from famba.system.device import environment
 from famba.text import count
-from famba.training import checks, weights
+from famba.training import checks
 from famba.training.evaluate import Forward, lengths, predict
 from famba.training.result import image_tokens
 
@@ -48,17 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "memory and tokens, a CSV line for each. Example: famba evaluate vim.pth --model vim_tiny --dataset cifar100 "
         "--strategies baseline,upper --method famba_v,rmeeto:prune=true --out evaluation.csv"
     )
-    chosen.add_arguments(parser)
-    parser.add_argument(
-        "--dataset",
-        metavar="NAME",
-        help=f"{', '.join(data.NAMES)}, or the manifest of an image folder [the training's]",
-    )
-    parser.add_argument("--root", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
-    parser.add_argument("--strategies", type=_names, metavar="A,B", help=f"[{','.join(STRATEGIES)}]")
+    loaded.add_arguments(parser)
+    parser.add_argument("--strategies", type=loaded.names, metavar="A,B", help=f"[{','.join(STRATEGIES)}]")
     parser.add_argument(
         "--method",
-        type=_names,
+        type=loaded.names,
         default=[],
         metavar="M,M2",
         help="a name, FILE.py:Class, or one of these with settings behind it, rmeeto:prune=true [the training's]",
@@ -69,86 +59,80 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one of these methods, or `none` for no reduction: every other setting is compared with it on the same "
         "images (exact McNemar test)",
     )
-    parser.add_argument("--limit", type=_count, metavar="N", help="N images alone, evenly spaced in the test set")
+    add_measurement(parser)
+
+
+def add_measurement(parser: argparse.ArgumentParser) -> None:
+    """How many images and passes a setting is measured with, and where the lines go."""
+    parser.add_argument(
+        "--limit", type=loaded.positive, metavar="N", help="N images alone, evenly spaced in the test set"
+    )
     parser.add_argument(
         "--batch", type=_counts, default=[1, 32], metavar="N,N", help="images of a pass whose speed is measured [1,32]"
     )
     parser.add_argument(
-        "--rounds", type=_count, default=5, metavar="N", help="passes that a speed is the median of [5]"
+        "--rounds", type=loaded.positive, default=5, metavar="N", help="passes that a speed is the median of [5]"
     )
-    parser.add_argument("--precision", choices=["fp32", "bf16"], help="[the training's, else fp32]")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--threads", type=_count, metavar="N", help="CPU threads [all cores]")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE.csv", help="predictions go into a folder beside"
     )
 
 
 def main(args: argparse.Namespace) -> None:
-    stored = weights.read(args.checkpoint, args.weights)
-    model = chosen.model_of(args, stored)
-    settings = chosen.settings_of(model, args.strategies or STRATEGIES, args.method, args.set)
-    references = _references(args, model, settings)
-    name, folder = _dataset(args, model)
-    device = pick_device(args.device)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    float32.fix()
-    scan = ops.choose(device, requested=args.scan)
-    dataset = data.load(name, args.root, folder)
-    recipe = model.recipe.model_copy(update={"precision": args.precision or model.recipe.precision})
-    some = _Some(dataset, args.limit)
-    images = EvalLoader(some, recipe, model.architecture.img_size, device)
+    here = Loaded(args)
+    settings = chosen.settings_of(here.chosen, args.strategies or STRATEGIES, args.method, args.set)
+    references = _references(args, here.chosen, settings)
+    lines, correct = sweep(here, settings, args)
+    if args.against:
+        there = {name: of for name, of in references.items() if name in correct and of in correct}
+        for compared, (setting_name, found) in zip(lines, compare_settings(correct, there).items(), strict=True):
+            compared.update({"against": there.get(setting_name)} | found)
+        _write(lines, args)
+    print(_shown(lines))
+    images = lines[0]["images"]
+    if known := [line["top1"] for line in lines if line["top1"] is not None]:
+        print(chance_note(known, images))
+    print(f"{args.out}: {count(len(lines), 'setting')}, {count(images, 'image')} of {here.dataset.name}")
 
-    built = _built(settings, model, len(dataset.classes), scan)
-    first = built[0][1]
-    fitted = weights.fit(stored, first, args.stored_cls_position)
-    for note in fitted.notes:
-        print(f"{stored.path}: {note}")
-    if fitted.new_head and args.against:
-        raise InputError(f"--against {args.against}: {stored.path} has no head for {name}, so there is no accuracy")
-    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
-    own = first.to(device).state_dict()
-    forwards = []
-    for _, other in built:
-        other.to(device).load_state_dict(own, assign=True)  # the weights are in memory once
-        forwards.append(_FiniteForward(other, autocast))
 
-    common = _common(args, model, dataset, stored, images, device, scan, recipe.precision)
+def sweep(
+    here: Loaded,
+    settings: Sequence[Setting],
+    args: argparse.Namespace,
+    about: Callable[[Line, Mapping[str, np.ndarray]], Line] = lambda *_: {},
+) -> tuple[list[Line], dict[str, np.ndarray]]:
+    """Measure settings as `add_measurement` says, and write a line for each to --out as soon as its accuracy is known.
+
+    `about`: what else a line is to say, from what it says so far and from the images that are right so far.
+
+    Returns the lines, and by the name of each setting which images are right (N,).
+    """
+    some = here.tested(args.limit)
+    images = here.images(some)
+    built = _built(settings, here)
+    forwards = [here.of_model(model) for _, model in built]
+    new_head, against = here.fitted.new_head, getattr(args, "against", None)
+    if new_head and against:
+        data_set = here.dataset.name
+        raise InputError(f"--against {against}: {here.stored.path} has no head for {data_set}, so there is no accuracy")
+    common = _common(args, here, images)
     timed = _first(images, max(*args.batch, _TIMED)) if any(one.model.varies for one in forwards) else None
     lines: list[Line] = []
     correct: dict[str, np.ndarray] = {}
     for (setting, _), forward in zip(built, forwards, strict=True):
         line = {"strategy": setting.strategy, "method": setting.method, "settings": _joined(setting.settings)}
-        made = None if fitted.new_head else _predicted(forward, images, some, dataset)
-        line |= _accuracy(made, dataset, args.out, setting)
+        made = None if new_head else _predicted(forward, images, some, here.dataset)
+        line |= _accuracy(made, here.dataset, args.out, setting)
         if made:
             correct[setting.name] = made.correct
-        line |= _size(forward, model, len(dataset.classes), max(args.batch), images, timed)
-        lines.append(line | {"head": "new" if fitted.new_head else "stored"} | common)
-        _write(lines, args)
-    for line, speed in zip(lines, speeds(forwards, args.batch, device, args.rounds, timed), strict=True):
+        more = about(line, correct)
+        line |= _size(forward, here.chosen, here.classes, max(args.batch), images, timed)
+        lines.append(line | {"head": "new" if new_head else "stored"} | common | more)
+        _write(lines, args, tuple(more))
+    for line, speed in zip(lines, speeds(forwards, args.batch, here.device, args.rounds, timed), strict=True):
         line.update(_speed(speed))
-    if args.against:
-        there = {name: of for name, of in references.items() if name in correct and of in correct}
-        for compared, (setting_name, found) in zip(lines, compare_settings(correct, there).items(), strict=True):
-            compared.update({"against": there.get(setting_name)} | found)
-    _write(lines, args)
-    print(_shown(lines))
-    if known := [line["top1"] for line in lines if line["top1"] is not None]:
-        print(chance_note(known, len(images)))
-    print(f"{args.out}: {count(len(lines), 'setting')}, {count(len(images), 'image')} of {name}")
-
-
-def _dataset(args: argparse.Namespace, model: Chosen) -> tuple[str, ListedFolder | None]:
-    """The data set that --dataset names, else the training's; an image folder's name is that of its manifest's file."""
-    if args.dataset is None:
-        if model.dataset is None:
-            raise InputError(f"{args.checkpoint}: does not say of which data set it is; name one: --dataset")
-        return model.dataset, model.folder
-    if args.dataset in data.NAMES or not Path(args.dataset).is_file():
-        return args.dataset, model.folder if args.dataset == model.dataset else None
-    return Path(args.dataset).stem, listed(ImageFolder(manifest=args.dataset))
+    _write(lines, args, tuple(more))
+    return lines, correct
 
 
 def _references(args: argparse.Namespace, model: Chosen, settings: Sequence[Setting]) -> dict[str, str]:
@@ -167,60 +151,20 @@ def _references(args: argparse.Namespace, model: Chosen, settings: Sequence[Sett
     return found
 
 
-def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
-
-
-def _count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
-
-
 def _counts(text: str) -> list[int]:
-    return [_count(number) for number in text.split(",")]
+    return [loaded.positive(number) for number in text.split(",")]
 
 
-_count.__name__ = "positive integer"  # what argparse calls it in its message
-_counts.__name__ = "list of positive integers"
+_counts.__name__ = "list of positive integers"  # what argparse calls it in its message
 
 
-class _Some:
-    """Evenly spaced images of a test set, as `EvalLoader` takes them: a set may be sorted by class.
-
-    `places`: where they are in it.
-    """
-
-    def __init__(self, dataset: data.Dataset, limit: int | None) -> None:
-        self.train_images, self.train_labels, self.classes = dataset.train_images, dataset.train_labels, dataset.classes
-        every = len(dataset.test_images)
-        wanted = min(limit or every, every)
-        self.places = np.arange(wanted) * every // wanted
-        self.test_images = dataset.test_images[self.places]
-        self.test_labels: np.ndarray = dataset.test_labels[self.places]
-
-
-class _FiniteForward(Forward):
-    """Raises CheckFailed where a logit is not finite."""
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """See `Forward`."""
-        logits = super().__call__(images)
-        if not logits.isfinite().all():
-            first = checks.first_not_finite(self.model, [images], self.autocast)
-            raise CheckFailed(f"logits are not finite; first not finite: {first}")
-        return logits
-
-
-def _built(
-    settings: Sequence[Setting], model: Chosen, classes: int, scan: Selection
-) -> list[tuple[Setting, VisionMamba]]:
+def _built(settings: Sequence[Setting], here: Loaded) -> list[tuple[Setting, VisionMamba]]:
     """A model for each setting. Of several, one whose method cannot act in a layer is left out, and said to be."""
     built: list[tuple[Setting, VisionMamba]] = []
     problems: list[str] = []
     for setting in settings:
         try:
-            built.append((setting, setting.build(model.architecture, classes, scan.name)))
+            built.append((setting, setting.build(here.chosen.architecture, here.classes, here.scan.name)))
         except InputError as error:
             problems.append(f"{setting.name}: {error}")
     if not built:
@@ -230,7 +174,7 @@ def _built(
     return built
 
 
-def _predicted(forward: Forward, images: EvalLoader, some: _Some, dataset: data.Dataset) -> Predictions:
+def _predicted(forward: Forward, images: EvalLoader, some: Some, dataset: data.Dataset) -> Predictions:
     top5 = predict(forward, images, len(dataset.classes), lambda: None).cpu().numpy()
     return Predictions(top5, some.test_labels, some.places)
 
@@ -287,44 +231,35 @@ def _speed(speed: Speed) -> Line:
     return {"images_per_s": max(speed.images_per_s.items())[1], "latency_ms": speed.latency_ms} | by_batch
 
 
-def _common(
-    args: argparse.Namespace,
-    model: Chosen,
-    dataset: data.Dataset,
-    stored: weights.Stored,
-    images: EvalLoader,
-    device: torch.device,
-    scan: Selection,
-    precision: str,
-) -> Line:
+def _common(args: argparse.Namespace, here: Loaded, images: EvalLoader) -> Line:
     """What all settings have in common: which model and images, where and with what they were evaluated."""
-    here = environment(device, 1)
+    machine, identity = environment(here.device, 1), here.dataset.identity
     return {
-        "model": model.name,
-        "img_size": model.architecture.img_size,
-        "cls_position": model.architecture.cls_position,
-        "checkpoint": stored.path.name,
-        "checkpoint_sha256": stored.sha256,
+        "model": here.chosen.name,
+        "img_size": here.chosen.architecture.img_size,
+        "cls_position": here.chosen.architecture.cls_position,
+        "checkpoint": here.stored.path.name,
+        "checkpoint_sha256": here.stored.sha256,
         "weights": args.weights,
-        "dataset": dataset.name,
+        "dataset": here.dataset.name,
         "images": len(images),
-        "test_digest": dataset.identity.test_digest,
-        "order_digest": dataset.identity.order_digest,
-        "precision": precision,
-        "scan": scan.name,
-        "device": here.device,
-        "threads": here.threads,
-        "python": here.python,
-        "torch": here.packages["torch"],
+        "test_digest": identity.test_digest,
+        "order_digest": identity.order_digest,
+        "precision": here.recipe.precision,
+        "scan": here.scan.name,
+        "device": machine.device,
+        "threads": machine.threads,
+        "python": machine.python,
+        "torch": machine.packages["torch"],
         "famba": __version__,
-        "git_commit": here.git_commit,
+        "git_commit": machine.git_commit,
     }
 
 
-def _write(lines: Sequence[Line], args: argparse.Namespace) -> None:
+def _write(lines: Sequence[Line], args: argparse.Namespace, more: Sequence[str] = ()) -> None:
     """All lines so far, so that a sweep that is stopped has lost none. The speeds come last."""
     speed = ["images_per_s", "latency_ms", *(f"images_per_s_{batch}" for batch in args.batch)]
-    head = ["strategy", "method", "settings", "top1", "top5", *speed]
+    head = ["strategy", "method", "settings", "top1", "top5", *more, *speed]
     write_csv([*head, *(key for key in lines[0] if key not in head)], lines, args.out)
 
 

@@ -20,7 +20,7 @@ from famba.cost.roofline import Probe, Rates, interleaved_s
 from famba.data import mixup
 from famba.data.augment import batched, timm
 from famba.errors import InputError
-from famba.flops import StepCost, total
+from famba.flops import LayerCost, StepCost, total
 from famba.training.timing import running
 
 # both deep enough that most activations leave the caches, as a whole model's do; they differ by layers alone
@@ -55,6 +55,12 @@ class Calibration:
         """Seconds of an optimiser step without its data."""
         factors = (self.layers, self.per_layer_s, self.fusion, self.fixed)
         return max(float(np.dot(_terms(step, self.rates), factors)), self.launch_s * step.launches)
+
+    def layer_s(self, layer: LayerCost, images: int, passes: float) -> float:
+        """Seconds of a step's share in one layer: of so many images, in so many passes."""
+        fusion = self.rates.bound_s(layer.fusion.both * images)
+        mixing = self.rates.bound_s(layer.work * images) - fusion
+        return self.layers * mixing + self.per_layer_s * passes + self.fusion * fusion
 
     def evaluation_s(self, step: StepCost, images: int) -> float:
         """Seconds of a forward pass over so many images."""
