@@ -15,7 +15,7 @@ def available_bytes() -> int | None:
 
     The least of what is free, the limits of its control groups (a SLURM job, a container) and `ulimit -v`.
     """
-    own, machine = _kilobytes("/proc/self/status"), _kilobytes("/proc/meminfo")
+    own, machine = process_memory(), _kilobytes("/proc/meminfo")
     if "VmRSS" not in own or "MemAvailable" not in machine:
         return None
     resident = own["VmRSS"]
@@ -24,6 +24,11 @@ def available_bytes() -> int | None:
     if addresses != resource.RLIM_INFINITY:  # libraries are mapped, and hardly resident
         limits.append(addresses - (own["VmSize"] - resident))
     return max(0, min(limits))
+
+
+def process_memory() -> dict[str, int]:
+    """What Linux says of this process's memory, in bytes: VmRSS is resident, VmSize mapped (proc_pid_status(5))."""
+    return _kilobytes("/proc/self/status")
 
 
 def oom_kills() -> int | None:

@@ -29,6 +29,7 @@ from tests.helpers import ROOT
 from tests.helpers.cells import MICRO, small_cell
 from tests.helpers.disks import fill, mounted, remount
 from tests.helpers.trainings import ends_as
+from tests.stress.soak import soak
 
 
 def arguments(folder: Path, made: Cell | None = None) -> list[str]:
@@ -201,6 +202,13 @@ def test_killed_at_random_moments_and_file_operations(how):
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
+def test_nothing_of_a_step_is_kept(tmp_path):
+    """A short form of the soak, whose bound is for thousands of steps: the images of one alone are 64 KiB."""
+    growth, files = soak(100, tmp_path)
+    assert growth < 32 * 1024
+    assert files <= 0
+
+
 def large_cell() -> Cell:
     """A step of 256 images that needs some 950 MiB, and computes for seconds if it gets them."""
     model = {"vim_micro": MICRO["models"]["vim_micro"] | {"embed_dim": 64, "img_size": 32, "patch_size": 2}}
@@ -213,8 +221,8 @@ LIMITED = """
 import resource, sys
 from famba.cli import main
 import famba.commands.train
-from famba.system.memory import _kilobytes
-limit = _kilobytes("/proc/self/status")["VmSize"] + (600 << 20)
+from famba.system.memory import process_memory
+limit = process_memory()["VmSize"] + (600 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 sys.exit(main(sys.argv[1:]))
 """

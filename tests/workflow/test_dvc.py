@@ -101,3 +101,36 @@ def test_another_machine_finds_nothing_to_do_and_revisions_can_be_compared(recor
     changed = {line.split()[1] for line in said.splitlines()[1:]}
     metrics = ("top1_last_percent", "train_s", "step_ratio", "saved_activations_ratio")
     assert changed == {f"{name}.vim_{size}_mini.mine" for name in metrics for size in ("tiny", "small")}
+
+
+@pytest.mark.slow  # a dozen DVC commands
+@pytest.mark.parametrize("link", ["hardlink", "symlink"])
+def test_outputs_are_replaced_and_the_cache_is_never_written(recorded: Path, link: str) -> None:
+    """Where results are links into DVC's cache, writing in place would change the results of an older revision."""
+    run(recorded, "dvc", "config", "cache.type", link)
+    run(recorded, "dvc", "checkout", "--relink", "smoke")
+    results, cache = recorded / "results" / "smoke", recorded / ".dvc" / "cache" / "files" / "md5"
+    row = next(results.glob("cells/*/row.json"))
+    assert row.is_symlink() if link == "symlink" else row.stat().st_nlink == 2
+    before = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
+    settings = yaml.safe_load((recorded / "config/smoke.yaml").read_text())
+    other = Experiment.from_config(settings | {"recipe": settings["recipe"] | {"weight_decay": 0.2}})
+    rows = write_grid(results, other)
+    for command in (["judge", "--out", str(results)], ["figures", "--out", str(results / "figures")]):
+        assert main([*command, *map(str, rows)]) == 0
+    assert not row.is_symlink()
+    assert row.stat().st_nlink == 1
+    assert {path: path.read_bytes() for path in before} == before
+    assert "modified" in run(recorded, "dvc", "status", "smoke")
+
+
+def test_dvc_sees_no_half_written_file_and_no_lock(checkout: Path) -> None:
+    git(checkout, "init", "--quiet")
+    cell = "results/smoke/cells/vim-upper-s0"
+    unseen = [f"{cell}/.checkpoint.pt.77.part", f"{cell}/.lock", f"{cell}/status.json", f"{cell}/checkpoint.pt",
+              "results/smoke/.summary.csv.77.part", f"{cell}/train.log"]  # fmt: skip
+    said = subprocess.run(
+        [sys.executable, "-m", "dvc", "check-ignore", *unseen, f"{cell}/row.json"],
+        cwd=checkout, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert said.stdout.splitlines() == unseen, said.stderr
