@@ -117,3 +117,19 @@ def test_the_frozen_baseline_is_of_these_rows(tmp_path):
     rows = sorted(map(str, (ROOT / "results" / "evidence" / "smoke").glob("cells/*/row.json")))
     assert main(["check", "--freeze", str(tmp_path / "smoke.json"), *rows]) == 0
     assert (tmp_path / "smoke.json").read_text() == (ROOT / "results" / "baselines" / "smoke.json").read_text()
+
+
+def test_the_search_s_pairs_are_those_of_its_predictions():
+    with (EVIDENCE / "search" / "search.csv").open(newline="") as file:
+        lines = {line["strategy"]: line for line in csv.DictReader(file)}
+    right = {}
+    for name, line in lines.items():
+        with np.load(EVIDENCE / "search" / line["predictions"]) as made:
+            right[name] = made["top5"][:, 0] == made["labels"]
+        assert float(line["top1"]) == pytest.approx(100 * right[name].mean(), rel=1e-5)
+    rivals = {name: line["rival"] for name, line in lines.items() if line["rival"]}
+    assert len(rivals) == 4
+    for name, rival in rivals.items():
+        assert int(lines[name]["only_this"]) == (right[name] & ~right[rival]).sum()
+        assert int(lines[name]["only_rival"]) == (right[rival] & ~right[name]).sum()
+        assert float(lines[name]["predicted_cost"]) <= float(lines[rival]["predicted_cost"])
