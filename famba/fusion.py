@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -138,8 +139,13 @@ def match(metric: Tensor, r: int, protected: int | Tensor | None = None) -> Matc
         ValueError: metric is not (B, T, C), r is negative, or a protected index lies outside the sequence (indices on
             a GPU are not checked).
     """
+    if not isinstance(metric, Tensor):
+        raise ValueError(f"metric must be a tensor (B, T, C), got {type(metric).__name__}")
     if metric.ndim != 3 or metric.is_complex():
         raise ValueError(f"metric must be (B, T, C) of real numbers, got {metric.dtype} {tuple(metric.shape)}")
+    for what, number in (("r", r), ("protected", 0 if protected is None else protected)):
+        if not isinstance(number, Integral | torch.SymInt | Tensor) or (what == "r" and isinstance(number, Tensor)):
+            raise ValueError(f"{what} must be a whole number, got {number!r}")
     if r < 0:
         raise ValueError(f"r must not be negative, got {r}")
     batch, tokens, _ = metric.shape

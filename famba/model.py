@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any, cast
 
 import torch
@@ -22,6 +23,7 @@ from famba.methods.interface import History, Method, Seen, Tokens
 from famba.methods.lengths import Part, joined, split
 from famba.methods.names import build
 from famba.mixer import Mixer
+from famba.ops import dispatch
 from famba.ops.norm import rms_norm
 from famba.ops.precision import autocast_dtype, without_autocast
 from famba.strategies import capped, cls_index
@@ -127,6 +129,8 @@ class Block(nn.Module):
     def _seen(self, hidden: Tensor, residual: Tensor, tokens: Tokens, keys: Tensor | None, direction: int = 0) -> Seen:
         """What the method sees, with as many tokens to remove as the schedule says."""
         assert keys is not None
+        if torch.jit.is_tracing():
+            raise InputError("torch.jit.trace and torch's older ONNX export cannot follow a fusion; use torch.export")
         batch, length = hidden.shape[:2]
         cls = tokens.cls
         if not isinstance(cls, Tensor):  # filled on the device: a copy from the host cannot be captured in a CUDA graph
@@ -147,8 +151,19 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, channels, img_size, img_size) -> (B, patches, embed_dim)."""
+        weight = self.proj.weight
+        if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+            found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(f"the model takes images (B, {weight.shape[1]}, S, S) of real numbers, got {found}")
         if images.shape[-2:] != (self.img_size, self.img_size):
             raise ValueError(f"the model takes {self.img_size} x {self.img_size} images, got {tuple(images.shape)}")
+        if images.shape[1] != weight.shape[1] or images.device != weight.device:
+            raise ValueError(
+                f"the model takes images of {weight.shape[1]} channels on {weight.device}, got {images.shape[1]} on "
+                f"{images.device}"
+            )
+        if images.dtype != weight.dtype and autocast_dtype(weight) is None:
+            raise ValueError(f"the model takes {weight.dtype} images outside of autocast, got {images.dtype}")
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
@@ -200,8 +215,10 @@ class VisionMamba(nn.Module):
         sizes = {"embed_dim": embed_dim, "depth": depth, "num_classes": num_classes, "patch_size": patch_size}
         sizes |= {"channels": channels, "d_state": d_state, "d_conv": d_conv, "expand": expand}
         stride, given = (patch_size, {}) if stride is None else (stride, {"stride": stride})
-        for name, size in (sizes | given).items():
-            if size < 1:
+        for name, size in (sizes | given | {"img_size": img_size}).items():
+            if not isinstance(size, Integral):
+                raise InputError(f"{name} must be a whole number, found {size!r}")
+            if name != "img_size" and size < 1:
                 raise InputError(f"{name} must be at least 1, found {size}")
         if img_size < patch_size or (not given and img_size % patch_size):
             raise InputError(f"img_size {img_size} is not a multiple of patch_size {patch_size}")
@@ -209,9 +226,14 @@ class VisionMamba(nn.Module):
             raise InputError(f"cls_position must be 'middle' or 'head', found {cls_position!r}")
         if order not in ("sequence", "tome"):
             raise InputError(f"order must be 'sequence' or 'tome', found {order!r}")
+        if not isinstance(settings, Mapping | None):
+            raise InputError(f"settings are a mapping of names to values, found {settings!r}")
+        dispatch.require_known(scan)
         settings = dict(settings or {}) | ({"order": order} if order != "sequence" else {})
+        if not isinstance(fusion, Iterable):
+            raise InputError(f"fusion is the name of a strategy or one whole number per layer, found {fusion!r}")
         self.schedule = strategy(fusion, depth) if isinstance(fusion, str) else tuple(fusion)
-        if len(self.schedule) != depth or any(r != int(r) or r < 0 for r in self.schedule):
+        if len(self.schedule) != depth or any(not isinstance(r, Integral) or r < 0 for r in self.schedule):
             raise InputError(f"fusion needs {depth} whole numbers, one per layer, none below 0; found {self.schedule}")
         patches = ((img_size - patch_size) // stride + 1) ** 2
         self.cls_index = cls_index(patches, cls_position)

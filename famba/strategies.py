@@ -38,7 +38,9 @@ def strategy(name: str, depth: int = _PAPER_DEPTH, tokens: int | None = None) ->
         InputError: unknown name, or a depth or token count below 1.
     """
     if name not in NAMED:
-        raise InputError(f"unknown fusion strategy {name!r}{nearest(name, NAMED)}")
+        raise InputError(f"unknown fusion strategy {name!r}{nearest(str(name), NAMED)}")
+    if not isinstance(depth, int) or not isinstance(tokens, int | None):
+        raise InputError(f"a fusion strategy needs whole numbers for depth and tokens, found {depth!r} and {tokens!r}")
     if depth < 1 or (tokens is not None and tokens < 1):
         raise InputError(f"a fusion strategy needs depth and tokens of at least 1, found {depth} and {tokens}")
     number = round(depth * _PAPER_LAYERS[name] / _PAPER_DEPTH)

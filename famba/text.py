@@ -1,6 +1,7 @@
 """Text that several commands and tables write alike: counts, names of models, durations, LaTeX, SMOKE_NOTE."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -35,6 +36,15 @@ def one_line(text: str) -> str:
     """The text on one line of a terminal: no line breaks or control characters, and none that cannot be printed."""
     encodable = " ".join(text.split()).encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in encodable)
+
+
+# what would be formatting, a link, HTML or another column
+_MARKDOWN = re.compile(r"[\\`*|~$]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|!(?=\[)|\](?=\()|(?<!\w)_|_(?!\w)")
+
+
+def markdown(text: str) -> str:
+    """Text as Markdown shows it, character by character, on one line: names and quotes come from files of anybody."""
+    return _MARKDOWN.sub(lambda found: {"<": "&lt;", "&": "&amp;"}.get(found[0], f"\\{found[0]}"), one_line(text))
 
 
 _COMPARED, _LISTED = 1000, 40  # names: comparing takes time, and a line is to be read

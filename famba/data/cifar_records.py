@@ -10,7 +10,8 @@ from __future__ import annotations
 import gzip
 import os
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -28,6 +29,7 @@ SIZE = 32
 RECORD = 2 + 3 * SIZE * SIZE  # bytes
 BINARY_FOLDER, PYTHON_FOLDER = "cifar-100-binary", "cifar-100-python"
 _NAME_FILES = ("fine_label_names.txt", "coarse_label_names.txt")
+_READS_AT_END = 16  # more than tarfile asks for once an archive is over
 _BLOCK = 4096  # records decoded at a time: 12 MiB beside the array they go into
 
 Members = Iterator[tuple[str, IO[bytes], int]]  # (name, stream, size) of each file
@@ -62,11 +64,15 @@ class _Bounded:
 
     def __init__(self, file: gzip.GzipFile, most: int, path: Path) -> None:
         self._file, self._most, self._left, self._path = file, most, most, path
+        self._empty = 0
 
     def read(self, size: int) -> bytes:
         """At most `size` bytes. Raises IntegrityError beyond those that the archive may have."""
         data = self._file.read(size)
         self._left -= len(data)
+        self._empty = 0 if data else self._empty + 1
+        if self._empty > _READS_AT_END:  # tarfile would go on to the end of a member, wherever its header puts that
+            raise IntegrityError(f"{self._path}: it ends before a file that is in it: truncated or altered")
         if self._left < 0:
             raise IntegrityError(f"{self._path}: it holds more than {self._most:,} bytes, which its images do not take")
         return data
@@ -79,7 +85,8 @@ def read_folder(path: Path, form: str, records: Mapping[str, int]) -> Contents:
     """
     names, read = _FORMATS[form]
     most = 4 * max(records.values()) * RECORD + (1 << 24)
-    return read(_folder_members(path, names, most), path, None)
+    with closing(_folder_members(path, names, most)) as members:  # also the file that is open when one is refused
+        return read(members, path, None)
 
 
 def _read_binary(members: Members, path: Path, records: Mapping[str, int] | None) -> Contents:
@@ -170,7 +177,7 @@ def _tar_members(tar: tarfile.TarFile, path: Path, folder: str, names: Sequence[
         raise IntegrityError(f"{path}: {', '.join(f'{folder}/{name}' for name in wanted)} missing from the archive")
 
 
-def _folder_members(folder: Path, names: Sequence[str], most: int) -> Members:
+def _folder_members(folder: Path, names: Sequence[str], most: int) -> Generator[tuple[str, IO[bytes], int], None, None]:
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise IntegrityError(f"{folder}: {', '.join(missing)} missing from the folder")
     for name in names:

@@ -88,10 +88,17 @@ def _choose(device: torch.device, dtype: torch.dtype, requested: str) -> Selecti
     raise InputError(f"scan: no backend runs {_short(dtype)} on {device.type}{_because(passed_over)}")
 
 
+def require_known(name: str) -> None:
+    """Raises InputError for a name that is neither `auto` nor a backend's, whether or not that can run here."""
+    known = ("auto", *BACKENDS)
+    if name not in known:
+        raise InputError(
+            f"scan backend {name!r} is unknown: expected {', '.join(known)}{nearest(str(name), known, '')}"
+        )
+
+
 def _requested(device: torch.device, dtype: torch.dtype, name: str) -> Selection:
-    if name not in BY_NAME:
-        known = ("auto", *BACKENDS)
-        raise InputError(f"scan backend {name!r} is unknown: expected {', '.join(known)}{nearest(name, known, '')}")
+    require_known(name)
     reason = BY_NAME[name].unavailable(device, dtype)
     if reason is not None:
         runs = ", ".join(other for other, ok, _ in available(device, dtype) if ok)

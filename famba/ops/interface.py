@@ -29,6 +29,13 @@ def selective_scan(
 
     Raises ValueError for shapes that do not fit, InputError for a backend that is unknown or cannot run here.
     """
+    given = {"u": u, "delta": delta, "A": A, "B": B, "C": C}
+    given |= {name: x for name, x in (("D", D), ("z", z), ("delta_bias", delta_bias)) if x is not None}
+    for name, x in given.items():
+        if not isinstance(x, Tensor):
+            raise ValueError(f"selective_scan: {name} is a {type(x).__name__}, expected a tensor")
+        if x.device != u.device:
+            raise ValueError(f"selective_scan: {name} is on {x.device}, and u on {u.device}")
     if u.dim() != 3:
         raise ValueError(f"selective_scan: u has shape {tuple(u.shape)}, expected (batch, dim, length)")
     batch, dim, length = u.shape

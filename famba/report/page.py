@@ -24,6 +24,7 @@ from famba.results.row import Row, by_line
 from famba.results.tables import Table
 from famba.results.targets_table import targets_table
 from famba.text import SMOKE_NOTE, tex
+from famba.text import markdown as escaped
 from famba.training.status import cell_state
 
 PAPER = "Famba-V: Fast Vision Mamba with Cross-Layer Token Fusion"
@@ -178,11 +179,15 @@ def markdown(report: Report) -> str:
         f"{report.dates}. All of it, with every number linked to its row: `report.html`.",
         *(["\n".join(["Cells without a row:", "", "```", *report.unfinished, "```"])] if report.unfinished else []),
         "## Results",
-        *(part for t in report.printed for part in (f"### {t.caption}", t.markdown, t.note)),
+        *(part for t in report.printed for part in (f"### {escaped(t.caption)}", t.markdown, t.note)),
         *(["### Summary"] if report.printed else []),
         files["tables/summary.md"].strip(),
         *(["## Figures", *shown] if shown else []),
-        *(["## The paper's own tables", "\n".join(f"* {line}" for line in report.audit)] if report.audit else []),
+        *(
+            ["## The paper's own tables", "\n".join(f"* {escaped(line)}" for line in report.audit)]
+            if report.audit
+            else []
+        ),
         "## Verdicts",
         files["tables/verdicts.md"].strip(),
         "## On the same images",
@@ -192,7 +197,7 @@ def markdown(report: Report) -> str:
         "## Cost",
         cost.device_hours(report.rows),
         "## Run it again",
-        provenance.revision(report.rows),
+        escaped(provenance.revision(report.rows)),
         "\n".join(["```", *provenance.commands(report.rows), "```"]),
     ]
     return "\n\n".join(parts) + "\n"

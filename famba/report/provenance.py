@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def commands(rows: Sequence[Row]) -> list[str]:
     contained = " --use-singularity" if any(row.environment.container_sha256 for row in rows) else ""
     again = f"{name}-again"
     return [
-        *([f"git checkout {commit}"] if commit else []),
+        *([f"git checkout {commit}"] if re.fullmatch("[0-9a-f]{7,64}", commit or "") else []),  # it is to be pasted
         f"cp results/{name}/workflow/experiment.yaml {again}.yaml",
         f"snakemake --cores all{contained} --configfile {again}.yaml --config experiment={again}",
         f"famba reproduce results/{name}/cells/*/row.json --with results/{again}/cells/*/row.json",

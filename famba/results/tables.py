@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from famba.text import SMOKE_NOTE, tex
+from famba.text import SMOKE_NOTE, markdown, tex
 
 SMALL = r"\scriptsize\setlength{\tabcolsep}{3pt}"  # for many columns
 DASH = "–"  # stands for a number that there is none of
@@ -117,7 +117,7 @@ class Table:
     @property
     def markdown(self) -> str:
         """The lines as a Markdown table, aligned where no column wraps. No newline at its end."""
-        texts = [[" ".join(text.split()).replace("|", r"\|") for text in line] for line in self.texts]
+        texts = [[markdown(text) for text in line] for line in self.texts]
         wraps = any(column.wide for column in self.columns)
         widths = [0 if wraps else max(3, *map(len, column)) for column in zip(*texts, strict=True)]
         marks = ["-:" if column.align == "r" else "--" for column in self.columns]
@@ -130,9 +130,9 @@ class Table:
         """The Markdown table with all that is said about it. Ends in a newline."""
         parts = [
             [f"**{SMOKE_NOTE}.**"] if self.smoke else [],
-            [f"Run: {self.run}."] if self.run else [],
+            [f"Run: {markdown(self.run)}."] if self.run else [],
             [self.markdown] if self.lines else [],
-            [f"* {text}" for text in self.sentences],
+            [f"* {markdown(text)}" for text in self.sentences],
             [self.note] if self.note else [],
         ]
         return "\n\n".join("\n".join(part) for part in parts if part) + "\n"

@@ -75,6 +75,8 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
         raise Damaged(f"cannot be read: {type(error).__name__}") from None
     if not isinstance(state, dict) or not {"cell", "data", "model", "ema", "optimizer", "history"} <= state.keys():
         raise Damaged("is no checkpoint")
+    if not isinstance(state["cell"], str) or not isinstance(state["data"], str):
+        raise Damaged("is no checkpoint")
     return state
 
 
@@ -165,12 +167,20 @@ def _alike(state: Mapping[str, Any], own: Mapping[str, Any], optimizer: torch.op
     if not isinstance(groups, list) or not isinstance(moments, dict):
         return False
     settings = [{**group, "lr": None} for group in own["optimizer"]["param_groups"]]  # the rate changes as it trains
-    found = [{**g, "lr": None} if isinstance(g, dict) and isinstance(g.get("lr"), float) else None for g in groups]
+    found = [{**g, "lr": None} if _is_group(g) else None for g in groups]
     forms = {}
     for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
         form = (parameter.dtype, parameter.shape)
         forms[index] = {"step": (torch.float32, torch.Size()), "exp_avg": form, "exp_avg_sq": form}
     return found == settings and {index: _forms(moment) for index, moment in moments.items()} == forms
+
+
+def _is_group(found: Any) -> bool:
+    """Whether it has a rate, and no value that a comparison could stumble over, as it does over a tensor."""
+    if not isinstance(found, dict) or not isinstance(found.get("lr"), float):
+        return False
+    parts = [part for value in found.values() for part in (value if isinstance(value, list | tuple) else [value])]
+    return all(isinstance(part, int | float | str | None) for part in parts)
 
 
 def _forms(tensors: Any) -> Any:

@@ -65,6 +65,8 @@ def is_whole(history: Any, epochs: int, steps: int) -> bool:
     empty = asdict(History())
     if not _is_like(history, empty) or not _is_like(history["epoch_so_far"], empty["epoch_so_far"]):
         return False
+    if not all(isinstance(value, str | None) for value in history["init"].values()):
+        return False
     done, so_far, losses = len(history["epochs"]), history["epoch_so_far"], len(history["losses"])
     numbers = [value for name, value in history.items() if isinstance(empty[name], int | float)]
     if history["energy_joules"] is None:

@@ -54,6 +54,26 @@ FOUR = {"m": {"embed_dim": 8, "depth": 4, "img_size": 32, "patch_size": 4}}  # 6
         ),
         ({"models": FOUR, "schedules": {"mine": [1, 1, 1]}}, "schedules.mine has 3 layers and the model 4 (m)"),
         ({"schedules": {"upper": [0] * 24}}, "schedules: upper is a published strategy"),
+        *(
+            ({"recipe": {key: 1e308}}, f"recipe.{key}: 1e+308 is more than")
+            for key in ("lr", "warmup_lr", "min_lr", "weight_decay", "eps", "mixup", "cutmix")
+        ),
+        ({"recipe": {"epochs": 1e30}}, "recipe.epochs: Input should be a valid integer, found 1e+30"),
+        ({"recipe": {"eval_resize": 10**6}}, "recipe.eval_resize: 1,000,000 is more than 4,096"),
+        ({"threads": 2**40}, "threads: 1,099,511,627,776 is more than 1,024"),
+        ({"models": {"m": FOUR["m"] | {"depth": 1025}}}, "models.m.depth: Input should be less than or equal to 1024"),
+        ({"container": ""}, "container: String should have at least 1 character"),
+        ({"container": "a\nb"}, "container: is no line of text without control characters, found 'a\\nb'"),
+        ({"experiment": "x" * 101}, "experiment: String should have at most 100 characters"),
+        ({"schedules": {f"s{i}": {"like": "upper"} for i in range(10_001)}}, "a grid of 10,001 cells"),
+        (
+            {"schedules": {"s": {"like": "upper", "method": "/dev/zero.py:C"}}},
+            "schedules.s: method /dev/zero.py: no such",
+        ),
+        (
+            {"schedules": {"s": {"like": "upper", "method": "hsa", "settings": {"x": float("nan")}}}},
+            "schedules.s.settings.x: a method's setting is a number, a text, true or false; found nan",
+        ),
     ],
 )
 def test_what_cannot_be_trained_as_written_is_one_line(change, message):

@@ -341,3 +341,52 @@ def test_a_failing_stage_leaves_no_archive(repository: Path, pinned: bytes, serv
     assert "HTTP 404" in said
     assert "Traceback" not in said
     assert files(repository / "data") == []
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://[::1/x", "Invalid IPv6 URL"),
+        (f"http://{'a' * 70}.example/x", "label (empty or )?too long"),
+        ("http://127.0.0.1:x/x", "it, or the URL that it leads to, is not one"),
+        ("http://127.0.0.1:9/a b", "it, or the URL that it leads to, is not one"),
+        ("file:///dev/zero", r"cannot be read \(a device or pipe, not a regular file\)"),
+        ("http://", "no host given"),
+    ],
+)
+def test_a_url_that_is_none_is_one_line_at_once(url: str, message: str, root: Path, capsys) -> None:
+    with pytest.raises(InputError, match=message):
+        data.fetch("cifar100", root, url=url)
+    assert capsys.readouterr().err == ""  # no second attempt
+    assert files(root) == []
+
+
+def test_a_redirect_to_no_url_is_one_line(server: Server, served: bytes, root: Path) -> None:
+    server.location = "http://[bad/x"
+    with pytest.raises(InputError, match="it, or the URL that it leads to, is not one"):
+        fetch(root)
+
+
+def test_a_server_that_is_silent_is_named_while_it_is(server: Server, served: bytes, root: Path, monkeypatch, capsys):
+    monkeypatch.setattr("famba.data.download.QUIET_S", 0.02)
+    server.silent = 0.2
+    assert fetch(root).read_bytes() == served
+    lines = capsys.readouterr().err.splitlines()
+    assert set(lines) == {f"waiting for {server.url}{ARCHIVE}: 0 bytes so far"}
+
+
+def test_another_attempt_is_announced_with_its_reason(server: Server, served: bytes, root: Path, capsys) -> None:
+    server.cut = [1000]
+    fetch(root)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"the connection closed after 1,000 of {len(served):,} bytes; attempt 2 of 3")
+
+
+def test_without_a_size_no_more_is_taken_than_the_images_need(server: Server, tmp_path: Path, root: Path, monkeypatch):
+    (server.folder).mkdir(exist_ok=True)
+    (server.folder / ARCHIVE).write_bytes(bytes(1 << 25))
+    row = {"url": f"{server.url}{ARCHIVE}", "sha256": "a" * 64, "records": {"train": 3, "test": 2}}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({ARCHIVE: row}))
+    monkeypatch.setenv("FAMBA_SOURCES", str(tmp_path / "s.yaml"))
+    with pytest.raises(InputError, match="offers 33,554,432 bytes, and 16,797,696 are taken at most"):
+        fetch(root)

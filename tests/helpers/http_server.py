@@ -1,5 +1,6 @@
 """A real HTTP server on the loopback interface, which can be made to misbehave."""
 
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,6 +15,8 @@ class Server(ThreadingHTTPServer):
         self.cut: list[int] = []  # bytes after which the next transfers break off
         self.statuses: list[int] = []  # answers to the next requests
         self.length = True  # send a Content-Length
+        self.location = ""  # redirect there
+        self.silent = 0.0  # seconds before the next answer
         super().__init__(("127.0.0.1", 0), _Handler)
 
     @property
@@ -32,6 +35,12 @@ class _Handler(BaseHTTPRequestHandler):
         if status != 200:
             self.send_error(status)
             return
+        if self.server.location:
+            self.send_response(302)
+            self.send_header("Location", self.server.location)
+            self.end_headers()
+            return
+        time.sleep(self.server.silent)
         content = path.read_bytes()
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.server.ranges else 0
         if start and start >= len(content):

@@ -58,3 +58,13 @@ def test_a_table_without_a_number_is_empty():
     assert table(COLUMNS, []).empty
     assert not TABLE.empty
     assert not table((Column("word"),), [(Entry("x"),)]).empty
+
+
+def test_nothing_that_a_row_or_a_ledger_says_is_formatting():
+    hostile = "<script>x</script> ![a](b) **c** `d` | _e_ &lt; ~~f~~ $g$ \\ vim_tiny 1 < 2\n# h \x1b[31m [95 %]"
+    shown = (
+        r"&lt;script>x&lt;/script> \![a\](b) \*\*c\*\* \`d\` \| \_e\_ &amp;lt; \~\~f\~\~ \$g\$ \\ vim_tiny 1 < 2 # h "
+        r"\\x1b[31m [95 %]"
+    )
+    written = table((Column("why", wide=0.5),), [[hostile]], run=hostile, sentences=[hostile]).markdown_page
+    assert written.splitlines() == [f"Run: {shown}.", "", "| why |", "| --- |", f"| {shown} |", "", f"* {shown}"]

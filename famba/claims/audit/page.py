@@ -7,6 +7,7 @@ from famba.claims.audit.epoch_time import EpochTime
 from famba.claims.audit.memory import Memory, MemoryReading
 from famba.claims.audit.statements import Statement
 from famba.results.tables import Column, table
+from famba.text import markdown as escaped
 from famba.text import model_name
 
 SHIFTS = {-1: "one layer earlier", 0: "as printed", 1: "one layer later"}
@@ -42,11 +43,11 @@ def markdown(document: Document) -> str:
     memory, small = document.memory, document.memory_vim_small
     parts = [
         "# What the paper's own tables say",
-        f"Source: {document.source.strip().removeprefix('the paper: ')}. Nothing was trained for this page: it only "
-        "compares published numbers with each other. The paper gives one training per row and no spread, so a "
+        f"Source: {escaped(document.source.strip().removeprefix('the paper: '))}. Nothing was trained for this page: "
+        "it only compares published numbers with each other. The paper gives one training per row and no spread, so a "
         "difference between two rows includes the unknown scatter between seeds.",
         "## In short",
-        "\n".join(f"* {line.strip()}" for line in findings(document).splitlines()),
+        "\n".join(f"* {escaped(line)}" for line in findings(document).splitlines()),
         "## Memory: where the tokens were fused",
         "Peak memory of a training is well described by a constant, a part in proportion to the tokens that the "
         "mixers see, summed over layers, and a small part for tokens that enter a fusion. The text, the figures and "
