@@ -12,6 +12,7 @@ from typing import Any
 from famba.commands.options import setting
 from famba.config import ARCHITECTURES, Architecture, Experiment, Recipe
 from famba.config.image_folder import ListedFolder
+from famba.config.methods import code_of
 from famba.config.settings import Fusion
 from famba.config.validation import validated
 from famba.errors import InputError
@@ -37,8 +38,8 @@ class Setting:
     @property
     def name(self) -> str:
         """As a file is called: `upper-rmeeto-prune=True`."""
-        method = re.sub(r"[^\w.=+]+", "_", Path(self.method).name)
-        return "-".join([self.strategy, method, *(f"{key}={value}" for key, value in self.settings.items())])
+        words = [self.strategy, Path(self.method).name, *(f"{key}={value}" for key, value in self.settings.items())]
+        return "-".join(re.sub(r"[^\w.=+-]+", "_", word) for word in words)
 
     def build(self, architecture: Architecture, classes: int, scan: str) -> VisionMamba:
         """The model. Raises InputError where the method cannot act in one of the layers."""
@@ -172,6 +173,8 @@ def settings_of(
             found.append(Setting(name, schedule))
             continue
         for method, settings in [_method(method) for method in methods] or [_of(fusion)]:
+            if not methods:
+                _require_code(fusion)
             known = {*names.settings_of(names.method_class(method)), _PLACEMENT}
             taken = {key: value for key, value in pairs if key in known}
             used |= taken.keys()
@@ -181,7 +184,27 @@ def settings_of(
     for key, _ in pairs:
         if key not in used:
             raise InputError(f"--set {key}: no method here has such a setting; see famba methods")
+    by_name: dict[str, Setting] = {}
+    for one in found:
+        if by_name.setdefault(one.name, one) is not one:
+            raise InputError(f"{one.name}: two settings of this name, and predictions of one file; name it once")
     return found
+
+
+def is_meant(one: Setting, method: str, given: Sequence[str]) -> bool:
+    """Whether a setting is of this method, written as one of `settings_of`, whose `given` it has taken."""
+    name, settings = _method(method)
+    taken = {key: value for key, value in map(setting, given) if key in one.settings}
+    return (one.method, one.settings) == (name, settings | taken)
+
+
+def _require_code(fusion: Fusion) -> None:
+    """Raises InputError if the method of a training is no longer the code that it was trained with."""
+    if fusion.code is not None and (found := code_of(fusion.method)) != fusion.code:
+        raise InputError(
+            f"method {fusion.method}: the training was one of {fusion.code}, and here is {found}; --method "
+            f"{fusion.method} takes what is here"
+        )
 
 
 def _of(fusion: Fusion) -> tuple[str, dict[str, Any]]:

@@ -81,7 +81,7 @@ def add_measurement(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     here = Loaded(args)
     settings = chosen.settings_of(here.chosen, args.strategies or STRATEGIES, args.method, args.set)
-    references = _references(args, here.chosen, settings)
+    references = _references(args, settings)
     lines, correct = sweep(here, settings, args)
     if args.against:
         there = {name: of for name, of in references.items() if name in correct and of in correct}
@@ -135,17 +135,15 @@ def sweep(
     return lines, correct
 
 
-def _references(args: argparse.Namespace, model: Chosen, settings: Sequence[Setting]) -> dict[str, str]:
+def _references(args: argparse.Namespace, settings: Sequence[Setting]) -> dict[str, str]:
     """The name of what each setting is compared with: `--against` under the same strategy. Raises InputError."""
     if not args.against:
         return {}
-    strategies = list(dict.fromkeys(one.strategy for one in settings))
     if args.against == "none":
         of = {one.strategy: other.name for other in settings if not any(other.schedule) for one in settings}
     else:
-        of = {one.strategy: one.name for one in chosen.settings_of(model, strategies, [args.against], args.set)}
-    names = {one.name for one in settings}
-    found = {one.name: of[one.strategy] for one in settings if of.get(one.strategy) in names - {one.name}}
+        of = {one.strategy: one.name for one in settings if chosen.is_meant(one, args.against, args.set)}
+    found = {one.name: of[one.strategy] for one in settings if of.get(one.strategy, one.name) != one.name}
     if not found:
         raise InputError(f"--against {args.against}: nothing to compare with it; it and others must be evaluated, too")
     return found

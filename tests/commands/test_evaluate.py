@@ -13,6 +13,10 @@ from scipy import stats
 
 import famba
 from famba.cli import main
+from famba.commands.chosen import Chosen, settings_of
+from famba.config.methods import code_of
+from famba.config.settings import Fusion
+from famba.errors import InputError
 from famba.results.row import read_row
 from famba.results.statistics import holm
 from famba.training.train import Training
@@ -87,7 +91,8 @@ def test_a_sweep_has_a_line_for_each_setting_and_says_what_it_leaves_out(trained
 def test_settings_are_compared_on_the_same_images(trained, tmp_path, capsys):
     """From the predictions beside the file: McNemar, Holm over all."""
     out = tmp_path / "out.csv"
-    given = (trained / "weights.pt", "--strategies", "upper", "--method", "random_prune,famba_v,hsa", "--against")
+    given = (trained / "weights.pt", "--strategies", "upper", "--method", "random_prune,famba_v,hsa")
+    given += ("--set", "score=code", "--against")  # hsa's own
     reference, *others = evaluated(out, *given, "random_prune")
     assert [reference[name] for name in ("against", "difference", "p", "p_holm")] == [""] * 4
     theirs, p = right(out, reference), []
@@ -164,6 +169,7 @@ def test_an_official_file_of_a_thousand_classes_is_measured_and_its_new_head_is_
         (["{weights}", "--strategies", "uper"], "--strategies: unknown strategy 'uper'; did you mean 'upper'?"),
         (["{weights}", "--method", "utrr"], "unknown method 'utrr'"),
         (["{weights}", "--method", "utr:p=1"], "method utr: unknown setting 'p'"),
+        (["{weights}", "--method", "hsa,hsa"], "hsa: two settings of this name"),
         (["{weights}", "--set", "q=0.2"], "--set q: no method here has such a setting"),
         (["{weights}", "--set", "q"], "--set q: write KEY=VALUE"),
         (["{weights}", "--set", "order=sideways"], "method famba_v: order"),
@@ -185,6 +191,19 @@ def test_bad_input_is_one_line(trained, tmp_path, capsys, arguments, message):
     assert message in said.err
     assert said.err.count("\n") == 1
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_changed_file_is_not_taken_for_the_method_of_the_training(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from famba.methods.random_controls import RandomPrune\n\n\nclass Mine(RandomPrune):\n    pass\n")
+    method, of = f"{file}:Mine", cell()
+    fusion = Fusion(method=method, code=code_of(method))
+    trained = Chosen("mine", of.architecture, of.recipe, "digits", Fusion(), {"mine": (of.schedule, fusion)})
+    (setting,) = settings_of(trained, ["mine"], [], [])
+    file.write_text(file.read_text() + "# changed\n")
+    with pytest.raises(InputError, match=r"the training was one of sha256 .*, and here is sha256 "):
+        settings_of(trained, ["mine"], [], [])
+    assert settings_of(trained, ["mine"], [method], []) == [setting]
 
 
 def test_logits_that_are_not_finite_fail(trained, tmp_path, capsys):
