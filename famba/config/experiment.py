@@ -236,6 +236,10 @@ class Experiment(Strict):
     @model_validator(mode="after")
     def _can_be_trained(self) -> Experiment:
         """Schedules that no strategy here names are checked too: another run may name them."""
+        try:
+            _ = self.listed  # here, as each strategy's cell asks for it
+        except InputError as error:
+            raise ValueError(f"data: {error}") from None
         for name in dict.fromkeys([*self.strategies, *self.schedules]):
             for model in self.models:
                 try:

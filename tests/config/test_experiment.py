@@ -366,7 +366,10 @@ def test_an_image_folder_is_one_block_and_its_cells_know_what_its_manifest_says(
         ({"name": None}, "data.name: Field required"),
         ({"size": 0}, "data.size: Input should be greater than or equal to 1"),
         ({"manifest": None}, "data.manifest: Field required"),
-        ({"manifest": "gone.jsonl"}, "manifest gone.jsonl: cannot be read (No such file or directory), seen from "),
+        (
+            {"manifest": "gone.jsonl"},
+            "data: manifest gone.jsonl: cannot be read (No such file or directory)",
+        ),
         ({"folders": "x"}, "data.folders: unknown key; did you mean 'folder'?"),
     ],
 )
