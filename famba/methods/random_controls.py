@@ -15,7 +15,7 @@ class RandomMerge(Method):
         """The patches take turns in the two sets, as they do in R-MeeTo: the class token is in neither."""
         patches = seen.patches
         evens, odds = patches[:, ::2], patches[:, 1::2]
-        order = seen.uniform().gather(1, evens).argsort(dim=1)[:, : seen.r]
+        order = seen.uniform().gather(1, evens).argsort(dim=1, stable=True)[:, : seen.r]
         partner = (seen.uniform()[:, : seen.r] * odds.shape[1]).long()
         return merge(seen, evens.gather(1, order), odds.gather(1, partner))
 
@@ -28,4 +28,4 @@ class RandomPrune(Method):
     def reduce(self, seen: Seen) -> Reduction:
         """See the class."""
         patches = seen.patches
-        return drop(seen, patches.gather(1, seen.uniform().gather(1, patches).argsort(dim=1)[:, : seen.r]))
+        return drop(seen, patches.gather(1, seen.uniform().gather(1, patches).argsort(dim=1, stable=True)[:, : seen.r]))
