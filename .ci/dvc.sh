@@ -118,7 +118,7 @@ second_machine() { # push, clone, make pull: neither engine has anything to do
 crate_validates() { # the public validator on the pulled crate; the one context it asks for comes from a package
   cd "$WORK/elsewhere"
   python3 -m venv "$WORK/validator"
-  "$WORK/validator/bin/pip" install -qq --disable-pip-version-check roc-validator==0.13.0 rocrate==0.15.0
+  "$WORK/validator/bin/pip" install -qq --disable-pip-version-check --require-hashes -r "$CHECKOUT/.ci/roc-validator.txt"
   "$WORK/validator/bin/python" - "$WORK/contexts" <<'EOF'
 import io, json, sys
 from importlib.resources import files
