@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from famba.config import Cell
-from famba.config.datasets import DATASETS
 from famba.flops import step_cost
 from famba.system import memory
 
@@ -22,7 +21,7 @@ def remedy(cell: Cell, device: torch.device, evaluating: bool) -> str:
     `evaluating`: the evaluation's batch did not fit, not a micro-batch of the training.
     """
     backend = ("triton" if device.type == "cuda" else "cpu") if cell.scan == "auto" else cell.scan
-    step = step_cost(cell, DATASETS[cell.dataset].classes, device.type, backend)
+    step = step_cost(cell, cell.sizes.classes, device.type, backend)
     process = 0 if device.type == "cuda" else PROCESS_BYTES
     if evaluating:
         name, batch, divided = "eval_batch", cell.recipe.eval_batch, 0

@@ -17,6 +17,8 @@ import torch
 
 from famba.cli import main
 from famba.config import Cell, Experiment
+from famba.config.image_folder import ListedFolder
+from famba.cost.memory import remedy
 from famba.files import write_text
 from famba.training import checkpoint, result
 from famba.training.evaluate import Forward
@@ -271,6 +273,13 @@ def test_an_evaluation_that_does_not_fit_names_its_own_batch(tmp_path, capsys, m
     monkeypatch.setattr(Forward, "__call__", full)
     assert main(arguments(tmp_path)) == 2
     assert re.search(r"memory: recipe\.eval_batch 256 needs about .*; 255 needs about", last_line(capsys))
+
+
+def test_a_batch_of_an_image_folder_needs_what_one_of_a_known_data_set_does():
+    folder = ListedFolder(manifest="f.jsonl", sha256="a" * 64, train=40, test=14, classes=10, pixels=(8, 8))
+    of_folder = small_cell().model_copy(update={"dataset": "flowers", "data": folder})
+    asked = [remedy(made, torch.device("cpu"), False).partition(" of the ")[0] for made in (of_folder, small_cell())]
+    assert asked[0] == asked[1]
 
 
 @pytest.fixture
