@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from famba import fusion
+from famba.config import Experiment
 from famba.errors import InputError
 from famba.methods import Method, Reduction, Seen
 from famba.model import VisionMamba
@@ -16,6 +17,7 @@ from famba.results.arrays import write_arrays
 from famba.results.tokens import TokenRecord, read_tokens, write_tokens
 from famba.similarity import EXAMPLES, MAPS, best_match, cosines, token_record
 from famba.training.train import Training
+from tests.helpers.cells import MICRO
 from tests.helpers.cells import cell as micro_cell
 from tests.helpers.rows import experiment, make_row
 
@@ -224,6 +226,18 @@ def test_a_record_is_read_as_it_was_written(tmp_path, paper_record, paper_row):
     again = tmp_path / "again.npz"
     write_tokens(paper_record, again)
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_model_that_ends_with_three_tokens_has_a_record_that_can_be_read(tmp_path):
+    """Of the middle one of three, the class token, nothing is compared."""
+    models = {"micro": MICRO["models"]["vim_micro"] | {"depth": 2, "patch_size": 8}}
+    own = {"schedules": {"mine": {"layers": [0], "r": 2}}, "strategies": ["mine"]}
+    grid = Experiment.from_config({**MICRO, **own, "models": models, "recipe": MICRO["recipe"] | {"epochs": 1}})
+    row = Training(grid.cell("micro", "mine", 0), tmp_path, Path("data")).run()
+    assert row.tokens.measured == (3, 3, 3)
+    first, last = read_tokens(tmp_path / "tokens.npz", row).best_match
+    assert 0 < first <= 1
+    assert math.isnan(last)
 
 
 def test_maps_that_are_all_one_survive(tmp_path, paper_record, paper_row):

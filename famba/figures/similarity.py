@@ -79,7 +79,7 @@ def best_match(results: Results, records: Records) -> Figure:
             markeredgewidth=0, errorbar=style.mean_interval if results.several_seeds else None, legend=False,
             err_kws={"alpha": 0.25, "linewidth": 0},
         )  # fmt: skip
-        for layer, value in table.groupby("layer")["best"].mean().items():
+        for layer, value in table.groupby("layer")["best"].mean().dropna().items():
             lines = [f"{results.model_label(model)}, {results.label(name)}, layer {layer}", f"mean {value:.4g}"]
             svg.column_tooltip(axes, float(str(layer)), 1, lines)
         axes.set(xlabel="layer", ylabel="best-match cosine similarity")

@@ -39,7 +39,7 @@ class TokenRecord:
 
     Attributes:
         best_match: (depth,) mean over images and over the tokens at even positions (but not the class token) of the
-            largest similarity to a token at an odd position.
+            largest similarity to a token at an odd position; NaN where so few are left that no image has both.
         layers: (k,) the layers that have a map.
         similarity: (k, P, P) float32, the similarity of any two patches, mean over the images that have both still;
             NaN where none has.
@@ -106,7 +106,7 @@ def read_tokens(path: Path, row: Row) -> TokenRecord:
             f"{path}: its arrays are not of {depth} layers and {patches} patches, as row {row.id} has; "
             "train the cell again"
         )
-    cosines = np.append(stored["best_match"], stored["lowest"])
+    cosines = np.append(stored["best_match"][~np.isnan(stored["best_match"])], stored["lowest"])
     kinds = all(stored[name].dtype.kind == kind for name, kind in _FIELDS.items())
     if not (examples and side and layers.size and kinds and np.isfinite(cosines).all()):
         raise InputError(f"{path}: it has no example, or values that are no finite numbers; train the cell again")
