@@ -114,7 +114,8 @@ def wall_to_cpu(row: Row) -> float | None:
     recipe, time, environment = row.cell.recipe, row.time, row.environment
     if environment.device_kind != "cpu" or environment.world_size > 1:
         return None
-    waits = time.data_wait if recipe.augmentation == "timm" and recipe.workers else 0.0
+    loads = recipe.augmentation == "timm" or row.cell.data is not None  # in processes of its own, if there are any
+    waits = time.data_wait if loads and recipe.workers else 0.0
     return max(time.train - time.warmup - waits, 0.0) / time.thread_cpu
 
 

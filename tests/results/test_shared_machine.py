@@ -4,6 +4,7 @@ import pytest
 
 from famba.claims.decide import decide, grid_of
 from famba.claims.ledger import Ledger
+from famba.config.image_folder import ListedFolder
 from famba.results.row import write_row
 from famba.results.summary import SHARED, accuracy_note, read_rows, shared_note, summarise, wall_to_cpu
 from famba.results.summary_table import NOTE, summary_table
@@ -13,9 +14,11 @@ from tests.helpers.rows import experiment, make_row, paper_experiment, timed
 def test_wall_clock_to_cpu_time_leaves_out_waits_for_loading_processes():
     row = timed(make_row(experiment().cells()[0]), train=22.0, warmup=2.0, thread_cpu=10.0, data_wait=9.0)
     assert wall_to_cpu(row) == 2.0  # this experiment loads in the process itself: waiting for images is work
-    recipe = row.cell.recipe.model_copy(update={"augmentation": "timm", "workers": 2})
-    loading = row.model_copy(update={"cell": row.cell.model_copy(update={"recipe": recipe})})
-    assert wall_to_cpu(loading) == pytest.approx(1.1)
+    folder = ListedFolder(manifest="f.jsonl", sha256="a" * 64, train=40, test=14, classes=10, pixels=(8, 8), size=8)
+    for augmentation, data in (("timm", None), ("tensor", folder)):  # files are decoded in these processes, too
+        recipe = row.cell.recipe.model_copy(update={"augmentation": augmentation, "workers": 2})
+        cell = row.cell.model_copy(update={"recipe": recipe, "data": data})
+        assert wall_to_cpu(row.model_copy(update={"cell": cell})) == pytest.approx(1.1)
     several = row.environment.model_copy(update={"world_size": 2})
     assert wall_to_cpu(row.model_copy(update={"environment": several})) is None  # it waits for the others
     assert wall_to_cpu(make_row(paper_experiment(seeds=[0]).cells()[0])) is None  # it waits for the GPU
