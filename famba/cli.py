@@ -21,7 +21,7 @@ from famba.errors import CheckFailed, InputError, Stopped
 COMMANDS = {
     "train": "train one cell of an experiment and write its result row",
     "evaluate": "evaluate any checkpoint under any strategies and methods, without training",
-    "search": "find the schedules that cost least for what they do to a trained model, without training",
+    "search": "find cheaper schedules for a trained model, without training",
     "export": "write a checkpoint under a strategy as safetensors or as a torch.export program",
     "judge": "summarise result rows and judge the published claims on them",
     "audit": "compare the paper's published numbers with each other, without any training",

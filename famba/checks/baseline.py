@@ -84,7 +84,7 @@ def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
             )
         if group[0].tokens.range is not None:
             raise InputError(
-                f"{model} {strategy}: its tokens follow the weights, by a threshold; freeze the other strategies"
+                f"{model} {strategy}: its threshold makes tokens depend on the weights; freeze the other strategies"
             )
         missing = [row.cell.seed for row in group if unfused(row, rows) is None]
         if missing:

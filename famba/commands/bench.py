@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     parser.add_argument(
         "--growth", type=Path, metavar="FILE.svg",
-        help="measure time and memory against the number of tokens instead, at --batch [1], and draw them there",
+        help="instead, measure time and memory against the number of tokens, at --batch [1], and draw them",
     )  # fmt: skip
     parser.add_argument(
         "--patches", type=_squares, default=PATCHES, metavar="N,N,N",
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--patch-size", type=_count, default=16, metavar="PIXELS", help="[16]")
     parser.add_argument(
-        "--strategy", choices=STRATEGIES[1:], default="upper", help="that --growth compares with no fusion [upper]"
+        "--strategy", choices=STRATEGIES[1:], default="upper", help="what --growth compares with no fusion [upper]"
     )
 
 

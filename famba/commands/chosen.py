@@ -72,18 +72,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights.pt or row.json of a training here, an official Vim file, a state dict, safetensors",
     )
     parser.add_argument(
-        "--model", metavar="NAME", help=f"{', '.join(ARCHITECTURES)}, or of --config [what the checkpoint says]"
+        "--model", metavar="NAME", help=f"{', '.join(ARCHITECTURES)}, or one of --config [the checkpoint's]"
     )
     parser.add_argument("--config", type=Path, metavar="EXPERIMENT", help="experiment file with models and schedules")
-    parser.add_argument("--weights", choices=["model", "ema"], default="model", help="or their moving average [model]")
-    parser.add_argument("--img-size", type=int, metavar="PIXELS", help="another size than the model's")
     parser.add_argument(
-        "--cls-position", choices=["middle", "head"], help="of the class token in the model, if another"
+        "--weights", choices=["model", "ema"], default="model", help="the weights, or their moving average [model]"
+    )
+    parser.add_argument("--img-size", type=int, metavar="PIXELS", help="image size, if not the model's")
+    parser.add_argument(
+        "--cls-position", choices=["middle", "head"], help="position of the class token, if not the model's"
     )
     parser.add_argument(
         "--stored-cls-position",
         choices=["middle", "head"],
-        help="of the class token in the checkpoint, where that does not say it [as in the model]",
+        help="position of the class token in the checkpoint, if that does not say [as in the model]",
     )
     parser.add_argument(
         "--budget",
@@ -95,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a setting of the method, of each that has it; may be given several times",
+        help="a setting for every method that has it; may be given several times",
     )
     parser.add_argument("--scan", default="auto", metavar="BACKEND", help="backend of the selective scan [auto]")
 
@@ -183,7 +185,7 @@ def settings_of(
             found.append(Setting(name, schedule, method, settings | taken))
     for key, _ in pairs:
         if key not in used:
-            raise InputError(f"--set {key}: no method here has such a setting; see famba methods")
+            raise InputError(f"--set {key}: none of these methods has this setting; see famba methods")
     by_name: dict[str, Setting] = {}
     for one in found:
         if by_name.setdefault(one.name, one) is not one:

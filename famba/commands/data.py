@@ -74,13 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="FILE", help="PNG, SVG or PDF (default: NAME.png in the data folder)"
     )
 
-    text = "list, hash and decode every image of a folder, and write that down"
+    text = "list, hash and decode every image of a folder, and write the manifest"
     command = commands.add_parser("manifest", help=text, description=text[0].upper() + text[1:] + ".")
     command.add_argument("folder", type=Path, metavar="FOLDER", help="with train/<class>/<image>, and val or test")
     command.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="the manifest")
-    command.add_argument(
-        "--evaluated", choices=["val", "test"], help="the split that models are evaluated on, where both are there"
-    )
+    command.add_argument("--evaluated", choices=["val", "test"], help="the evaluation split, if the folder has both")
     command.set_defaults(run=_manifest)
 
 

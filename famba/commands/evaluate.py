@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=loaded.names,
         default=[],
         metavar="M,M2",
-        help="a name, FILE.py:Class, or one of these with settings behind it, rmeeto:prune=true [the training's]",
+        help="a name or FILE.py:Class, with settings after it: rmeeto:prune=true [the training's]",
     )
     parser.add_argument(
         "--against",
@@ -65,16 +65,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_measurement(parser: argparse.ArgumentParser) -> None:
     """How many images and passes a setting is measured with, and where the lines go."""
     parser.add_argument(
-        "--limit", type=loaded.positive, metavar="N", help="N images alone, evenly spaced in the test set"
+        "--limit", type=loaded.positive, metavar="N", help="only N images, evenly spaced in the test set"
     )
     parser.add_argument(
-        "--batch", type=_counts, default=[1, 32], metavar="N,N", help="images of a pass whose speed is measured [1,32]"
+        "--batch", type=_counts, default=[1, 32], metavar="N,N", help="batch sizes whose speed is measured [1,32]"
     )
     parser.add_argument(
-        "--rounds", type=loaded.positive, default=5, metavar="N", help="passes that a speed is the median of [5]"
+        "--rounds", type=loaded.positive, default=5, metavar="N", help="timed passes; their median is reported [5]"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE.csv", help="predictions go into a folder beside"
+        "--out", type=Path, required=True, metavar="FILE.csv", help="predictions go to a folder beside it"
     )
 
 
@@ -145,7 +145,7 @@ def _references(args: argparse.Namespace, settings: Sequence[Setting]) -> dict[s
         of = {one.strategy: one.name for one in settings if chosen.is_meant(one, args.against, args.set)}
     found = {one.name: of[one.strategy] for one in settings if of.get(one.strategy, one.name) != one.name}
     if not found:
-        raise InputError(f"--against {args.against}: nothing to compare with it; it and others must be evaluated, too")
+        raise InputError(f"--against {args.against}: nothing to compare; evaluate it and at least one other setting")
     return found
 
 

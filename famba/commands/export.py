@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strategy", default="baseline", metavar="NAME", help="[baseline]")
     parser.add_argument("--method", metavar="M", help="see famba evaluate [the training's]")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="its ending says which: .safetensors, .pt2"
+        "--out", type=Path, required=True, metavar="FILE", help="the suffix sets the format: .safetensors or .pt2"
     )
 
 
@@ -44,14 +44,14 @@ def main(args: argparse.Namespace) -> None:
     stored = weights.read(args.checkpoint, args.weights)
     head = stored.weights.get("head.weight")
     if head is None or not head.ndim:
-        raise InputError(f"{stored.path}: has no head, so that its model has no output to export")
+        raise InputError(f"{stored.path}: has no classifier head, so there is no output to export")
     model = chosen.model_of(args, stored)
     (setting,) = chosen.settings_of(model, [args.strategy], [args.method] if args.method else [], args.set)
     network = setting.build(model.architecture, len(head), "auto")
     for note in weights.fit(stored, network, args.stored_cls_position).notes:
         print(f"{stored.path}: {note}")
     if network.varies and args.out.suffix == ".pt2":
-        raise InputError(f"--strategy {args.strategy}: a threshold decides how many tokens go, and a program cannot")
+        raise InputError(f"--strategy {args.strategy}: has a threshold, so its token counts are not fixed")
     network.eval()
     tokens = checks.checked_tokens(network, torch.device("cpu"))
     if args.out.suffix == ".safetensors":

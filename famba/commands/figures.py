@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the figures")
     add_ledger(parser, "published numbers")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="NAME", help="draw this figure alone; may be given several times"
+        "--only", action="append", default=[], metavar="NAME", help="draw only this figure; may be given several times"
     )
     parser.add_argument("--width", type=_inches, metavar="IN", help="inches, 2 to 20 [3.4, a column of a paper]")
     parser.add_argument(

@@ -15,12 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Add the rows of folders or zip archives to a published set, each once and with its origin, and write its "
         "page. A row that is damaged, of the smoke protocol or breaks its protocol's rules is left out, with a line "
-        "that says why, and the exit status is then 1. Without a FOLDER the page is written anew. "
+        "that says why, and the exit status is then 1. Without a FOLDER the page is rewritten. "
         "Example: famba publish results/mine --source 'Jane Doe, Example Lab' --out site"
     )
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="results, an RO-Crate, a zip of either")
     parser.add_argument("--source", type=_source, metavar="NAME", help="who trained the rows, and where; is published")
-    parser.add_argument("--out", required=True, type=Path, metavar="SITE", help="the set: a new folder or an old one")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="SITE", help="the published set: a new or an existing folder"
+    )
 
 
 def main(args: argparse.Namespace) -> None:

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", metavar="M", help="as `famba evaluate` takes one [the training's]")
     parser.add_argument(
         "--cost", choices=list(COSTS), default="flops",
-        help=f"what is to be small: {'; '.join(f'{name}: {words}' for name, words in COSTS.items())} [flops]",
+        help=f"the cost to minimise: {'; '.join(f'{name}: {words}' for name, words in COSTS.items())} [flops]",
     )  # fmt: skip
     parser.add_argument(
         "--shares", type=_shares, default=[0.9, 0.8, 0.7, 0.6, 0.5], metavar="S,S",

@@ -140,8 +140,8 @@ class Report:
         """What has to be known of all of it."""
         tested = count(lines[0]["images"], "test image")
         return (
-            f"chosen without retraining on {self.chosen_on}; measured on {tested}, none of which chose anything. "
-            "Accuracy after a training under these schedules may differ."
+            f"chosen without retraining, on {self.chosen_on}; evaluated on {tested} that took no part in the choice. "
+            "Accuracy after training with these schedules may differ."
         )
 
     def _point(self, line: Line) -> Point:

@@ -109,7 +109,7 @@ def _note(found: PaperTable, rows: Sequence[Row], accuracy: str, shared: bool) -
     epoch = "best epoch on the test set, as the paper's" if accuracy == "best" else "last epoch"
     notes = [f"Accuracy: {epoch}. Time: the released training loop, which evaluates no moving average."]
     if shared:
-        notes.append("Others used the machine, too: these wall-clock times are not the training's own.")
+        notes.append("Other work ran on the machine and is part of these wall-clock times.")
     if row.memory.device_peak is None:
         notes.append("Memory: the resident set of the process, interpreter and libraries included.")
     if found.table > 1 and any(line.r is not None and line.r % 1 for line in found.lines):

@@ -95,7 +95,7 @@ def revision(rows: Sequence[Row]) -> str:
         short = ", ".join(sorted(commit[:10] if commit else "unknown" for commit in found))
         said = f"The rows were made at several commits ({short}); each row has its own"
     if dirty:
-        return f"{said}, {dirty} of them with uncommitted changes, which no commit gives back."
+        return f"{said}, {dirty} of them with uncommitted changes, which no commit contains."
     return f"{said}."
 
 

@@ -143,7 +143,7 @@ def chance_note(top1: Iterable[float], images: int) -> str:
     error = max(accuracy_error(percent, images) for percent in top1)
     apart = error * math.sqrt(2)
     return (
-        f"One of the {images:,} test images is {100 / images:.2g} points. Which images they are leaves a top-1 "
+        f"One of the {images:,} test images is {100 / images:.2g} points. The choice of images alone leaves a top-1 "
         f"uncertain by ± {error:.1f} points at most (binomial, 95 %), and the difference of two lines by ± {apart:.1f} "
         f"({apart * images / 100:.0f} images), unless they are compared image by image."
     )

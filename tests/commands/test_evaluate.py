@@ -84,7 +84,7 @@ def test_a_sweep_has_a_line_for_each_setting_and_says_what_it_leaves_out(trained
     assert all(len(predicted(out, line)) == int(line["images"]) == 50 for line in lines)
     said = capsys.readouterr()
     assert "left out: all-rmeeto-prune=True: method rmeeto acts on what the mixer before has put out" in said.err
-    assert "One of the 50 test images is 2 points. Which images they are leaves a top-1 uncertain by ±" in said.out
+    assert "One of the 50 test images is 2 points. The choice of images alone leaves a top-1 uncertain by ±" in said.out
     assert said.out.endswith(f"{out}: 6 settings, 50 images of digits\n")
 
 
@@ -107,7 +107,7 @@ def test_settings_are_compared_on_the_same_images(trained, tmp_path, capsys):
     assert "difference (points)  p (Holm)" in capsys.readouterr().out
     for other in ("utr", "none"):
         assert main(["evaluate", *map(str, given), other, *QUICK, "--out", str(out)]) == 2
-        assert f"--against {other}: nothing to compare with it" in capsys.readouterr().err
+        assert f"--against {other}: nothing to compare" in capsys.readouterr().err
 
 
 def right(out: Path, line: dict[str, str]) -> np.ndarray:
@@ -170,7 +170,7 @@ def test_an_official_file_of_a_thousand_classes_is_measured_and_its_new_head_is_
         (["{weights}", "--method", "utrr"], "unknown method 'utrr'"),
         (["{weights}", "--method", "utr:p=1"], "method utr: unknown setting 'p'"),
         (["{weights}", "--method", "hsa,hsa"], "hsa: two settings of this name"),
-        (["{weights}", "--set", "q=0.2"], "--set q: no method here has such a setting"),
+        (["{weights}", "--set", "q=0.2"], "--set q: none of these methods has this setting"),
         (["{weights}", "--set", "q"], "--set q: write KEY=VALUE"),
         (["{weights}", "--set", "order=sideways"], "method famba_v: order"),
         (["{weights}", "--model", "vim_tinny"], "--model: unknown model 'vim_tinny'"),

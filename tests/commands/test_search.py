@@ -72,7 +72,7 @@ def test_schedules_are_found_checked_and_compared_with_the_papers(checkpoint, tm
     assert float(lines["found_loss_2"]["predicted_loss"]) <= 2
     assert float(lines["found_loss_100"]["predicted_cost"]) <= float(lines["found_loss_2"]["predicted_cost"])
     said = capsys.readouterr().out
-    assert "chosen without retraining on 48 training images of digits, by famba_v" in said
+    assert "chosen without retraining, on 48 training images of digits, by famba_v" in said
     assert "additivity: on other training images" in said
     with (tmp_path / "search-layers.csv").open(newline="") as file:
         layers = list(csv.DictReader(file))

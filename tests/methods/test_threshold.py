@@ -204,7 +204,7 @@ def test_an_evaluation_measures_the_same_tokens(
     capsys.readouterr()
     program = ["export", str(trained / "row.json"), "--strategy", "similar", "--out", str(tmp_path / "x.pt2")]
     assert main(program) == 2
-    assert "a threshold decides how many tokens go, and a program cannot" in capsys.readouterr().err
+    assert "has a threshold, so its token counts are not fixed" in capsys.readouterr().err
 
 
 def test_the_contract_has_a_check_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
