@@ -149,6 +149,7 @@ def _reached(row: Row, epochs: Epochs, top1: float) -> Reached:
     at = next((i for i, epoch in enumerate(epochs) if epoch["top1"] >= top1), None)
     if at is None:
         return Reached(seed=row.cell.seed, epoch=None, train_s=None, compared_s=None)
+    # of a training that was resumed later the first steps of those runs, too: the row does not tell them apart
     train_s = max(sum(epoch["train_s"] for epoch in epochs[: at + 1]) - row.time.warmup, 0.0)
     # the row's CPU time leaves the first steps out, that of the epochs does not
     warmup = max(sum(epoch["cpu_s"] for epoch in epochs) - row.time.cpu, 0.0)
