@@ -13,6 +13,12 @@ def by_place(key: Tensor, batch: int) -> Tensor:
     return (torch.arange(batch, device=key.device) << 20) * _GOLDEN + key
 
 
+def later(key: int, images: int) -> int:
+    """The key of the batch that begins so many images later: `by_place` goes on where the one before has ended."""
+    shifted = (key + (images << 20) * _GOLDEN) % 2**64
+    return shifted - 2**64 if shifted >= 2**63 else shifted
+
+
 def by_pixels(images: Tensor) -> Tensor:
     """(B,) int64, a key for each image (B, ...) from its bits alone: an evaluation draws the same in any batch."""
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[images.element_size()]

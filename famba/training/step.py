@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from famba.config import Recipe
+from famba.methods import draws
 from famba.model import VisionMamba
 from famba.ops.types import Autocast
 from famba.system.malloc import keep_freed_memory
@@ -56,11 +57,12 @@ class Step:
     def gradients(self, batches: Sequence[Batch], key: int = 0) -> Tensor:
         """Leave the global batch's gradient in the parameters; returns its mean loss.
 
-        key: of this step's random draws (`Seen.uniform`); each micro-batch has its own, counted from it.
+        key: of this step's random draws (`Seen.uniform`), which do not depend on the size of micro-batches.
         """
         loss = torch.zeros((), device=batches[0][0].device)
-        for micro, (images, targets) in enumerate(batches):
-            self.model.key.fill_(key + micro)
+        for images, targets in batches:
+            self.model.key.fill_(key)
+            key = draws.later(key, len(images))
             loss += self.backward(images, targets)
         self.world.all_sum_([loss, *(p.grad for p in self.parameters if p.grad is not None)])
         return loss
@@ -93,12 +95,13 @@ class CapturedStep(Step):
         if not self._ready:
             self._capture(batches[0])
         self._loss.zero_()
-        for micro, (images, targets) in enumerate(batches):
+        for images, targets in batches:
             if images.shape != self._images.shape:
                 raise ValueError(f"captured for {tuple(self._images.shape)}, got a batch of {tuple(images.shape)}")
             self._images.copy_(images)
             self._targets.copy_(targets)
-            self.model.key.fill_(key + micro)
+            self.model.key.fill_(key)
+            key = draws.later(key, len(images))
             self._backward_graph.replay()
         self.world.all_sum_([self._loss, *self._grads])
         return self._loss.clone()

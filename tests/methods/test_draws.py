@@ -54,6 +54,14 @@ def test_draws_are_uniform() -> None:
         assert abs(torch.corrcoef(pair)[0, 1]) < 0.07  # 4.5 standard deviations
 
 
+@pytest.mark.parametrize("key", [0, 9, 2**63 - 1, -(2**63)])
+def test_the_next_micro_batch_goes_on_where_the_last_has_ended(key: int) -> None:
+    whole = draws.by_place(torch.tensor(key), 7)
+    second = draws.later(key, 3)
+    assert torch.equal(draws.by_place(torch.tensor(second), 2), whole[3:5])
+    assert torch.equal(draws.by_place(torch.tensor(draws.later(second, 2)), 2), whole[5:])
+
+
 def test_the_same_image_draws_the_same_in_a_smaller_batch() -> None:
     whole = draws.uniform(draws.by_place(torch.tensor(9), 8), 5, 17)
     assert torch.equal(draws.uniform(draws.by_place(torch.tensor(9), 3), 5, 17), whole[:3])
