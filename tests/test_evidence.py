@@ -119,8 +119,9 @@ def test_the_frozen_baseline_is_of_these_rows(tmp_path):
     assert (tmp_path / "smoke.json").read_text() == (ROOT / "results" / "baselines" / "smoke.json").read_text()
 
 
-def test_the_search_s_pairs_are_those_of_its_predictions():
-    with (EVIDENCE / "search" / "search.csv").open(newline="") as file:
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_search_s_pairs_are_those_of_its_predictions(seed):
+    with (EVIDENCE / "search" / f"seed{seed}.csv").open(newline="") as file:
         lines = {line["strategy"]: line for line in csv.DictReader(file)}
     right = {}
     for name, line in lines.items():
