@@ -110,9 +110,14 @@ def _read(rows: Mapping[Path, Row]) -> tuple[dict[Path, Epochs], list[str]]:
     for path, row in rows.items():
         file = path.with_name("epochs.csv")
         try:
-            epochs[path] = read_epochs(file, row.cell.recipe.epochs)
+            found = read_epochs(file, row.cell.recipe.epochs)
         except InputError as error:
             unread.append((f"{file.name}: {str(error).removeprefix(f'{file}: ')}", row.id))
+            continue
+        if math.isclose(found[-1]["top1"], row.metrics.last.top1, rel_tol=1e-4):  # six digits are written
+            epochs[path] = found
+        else:
+            unread.append((f"{file.name}: ends in another accuracy than the row: it is of another training", row.id))
     return epochs, left_out(unread, "row")
 
 

@@ -30,6 +30,14 @@ def paths(tmp_path: Path) -> list[Path]:
         cpu, curve = [share * s for s in SECONDS], CURVES[cell.strategy, cell.seed]
         time = {"train": 2 * sum(cpu), "warmup": WARMUP, "cpu": sum(cpu) - share, "total": 3 * sum(cpu)}
         changed(path, time=time | {"evaluation": 1.0, "ema_evaluation": 1.0})
+        best = curve.index(max(curve))
+        changed(
+            path,
+            metrics={
+                "last": {"top1": curve[-1], "top5": 95.0},
+                "best": {"epoch": best, "top1": max(curve), "top5": 95.0},
+            },
+        )
         lines = [
             dict.fromkeys(EPOCH_FIELDS, 1.0) | {"epoch": e, "top1": curve[e], "train_s": 2 * cpu[e], "cpu_s": cpu[e]}
             for e in range(4)
@@ -117,3 +125,11 @@ def test_a_row_without_its_epochs_is_left_out_with_the_reason(paths):
     assert [line.split(":")[0] for line in found.left_out] == ["1 row left out", "1 row left out"]
     assert "epochs.csv: cannot read the metrics per epoch" in found.left_out[0]
     assert str(paths[0].parent) not in " ".join(found.left_out)
+
+
+def test_the_epochs_of_another_training_are_left_out(paths):
+    paths[0].with_name("epochs.csv").write_text(paths[1].with_name("epochs.csv").read_text())
+    found = timed(paths)
+    assert [line.n for line in found.lines] == [2, 3]
+    (line,) = found.left_out
+    assert line.startswith("1 row left out: epochs.csv: ends in another accuracy than the row")
