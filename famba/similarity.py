@@ -123,9 +123,8 @@ class _Watch:
         """The block's norm has returned (B, T, C): what is matched, and then fused."""
         cosine = cosines(hidden)
         cls = torch.as_tensor(self._cls, device=hidden.device).expand(len(hidden))
-        of_images = best_match(
-            cosine, cls
-        )  # of three tokens, in some images the class token is the only one that is odd
+        # of three tokens, in some images the class token is the only one that is odd
+        of_images = best_match(cosine, cls)
         self.best_match.append((of_images.nanmean() if of_images.isnan().any() else of_images.mean()).item())
         if layer in self.layers:
             batch = torch.arange(len(hidden), device=hidden.device)[:, None, None]

@@ -26,6 +26,7 @@ _FIELDS = {
     "seen": "i",
 }
 _LARGEST_COSINE = 1.01  # rounded
+_UNMATCHED = 3  # tokens or fewer, of which an image may have none at an even or none at an odd position
 _MAPS, _EXAMPLES, _SIDE = 16, 16, 256  # layers, images and their pixels per side: more than any record has
 
 
@@ -106,7 +107,10 @@ def read_tokens(path: Path, row: Row) -> TokenRecord:
             f"{path}: its arrays are not of {depth} layers and {patches} patches, as row {row.id} has; "
             "train the cell again"
         )
-    cosines = np.append(stored["best_match"][~np.isnan(stored["best_match"])], stored["lowest"])
+    best, ends = stored["best_match"], row.tokens.range
+    fewest = np.array(row.tokens.measured[:depth] if ends is None else [least for least, _ in ends[:depth]])
+    unmatched = np.zeros(depth, bool) if best.dtype.kind != "f" else np.isnan(best) & (fewest <= _UNMATCHED)
+    cosines = np.append(best[~unmatched], stored["lowest"])
     kinds = all(stored[name].dtype.kind == kind for name, kind in _FIELDS.items())
     if not (examples and side and layers.size and kinds and np.isfinite(cosines).all()):
         raise InputError(f"{path}: it has no example, or values that are no finite numbers; train the cell again")
@@ -130,7 +134,6 @@ def read_tokens(path: Path, row: Row) -> TokenRecord:
     record = TokenRecord(stored["best_match"], layers, maps, stored["images"], stored["groups"], int(stored["seen"]))
     # what a mixer sees is what its layer leaves, unless the method acts after it
     expected = row.tokens.measured[1:] if row.cell.fusion.late else row.tokens.measured[:-1]
-    ends = row.tokens.range
     for example in range(examples):
         left = tuple(record.tokens(example, layer) for layer in range(depth))
         if ends is not None and all(least <= n <= most for n, (least, most) in zip(left, ends, strict=False)):

@@ -147,6 +147,7 @@ def rewrite(path: Path, **changes: Callable[[np.ndarray], np.ndarray]) -> None:
         ("fused", {"groups": np.zeros_like}, "tokens per layer"),
         ("fused", {"groups": lambda groups: groups[:0], "images": lambda images: images[:0]}, "it has no example"),
         ("fused", {"best_match": lambda best: best * np.nan}, "no finite numbers"),
+        ("fused", {"best_match": lambda best: best.astype(str)}, "no finite numbers"),
         ("fused", {"lowest": lambda lowest: np.full(2, lowest)}, "its arrays are not of"),
         ("fused", {"seen": lambda seen: seen.astype(str)}, "no finite numbers"),
     ],
