@@ -133,13 +133,15 @@ def write_grid(folder: Path, grid: Experiment, **of_row: Any) -> list[Path]:
 
 
 def write_predictions(path: Path, correct: np.ndarray, labels: np.ndarray) -> None:
-    """Predictions beside a row, right where `correct` is, and the row's accuracies after them."""
+    """Predictions beside a row, right where `correct` is, and the row's accuracies and epochs after them."""
     classes = read_row(path).data.classes
     top5 = (labels[:, None] + np.where(correct, 0, 1)[:, None] + np.arange(5)) % classes
     predictions = Predictions(top5, labels)
     last = dict(zip(("top1", "top5"), predictions.accuracies, strict=True))
     changed(path, metrics={"last": last, "best": last}, data={"test": len(labels)})
-    of_predictions.write_predictions(predictions, read_row(path).data, path.with_name(of_predictions.NAME))
+    row = read_row(path)
+    of_predictions.write_predictions(predictions, row.data, path.with_name(of_predictions.NAME))
+    write_epochs(epochs_of(row), path.with_name("epochs.csv"))
 
 
 def changed(path: Path, **of: dict) -> None:
