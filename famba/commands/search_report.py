@@ -20,6 +20,7 @@ from famba.figures.search import Point
 from famba.files import write_text
 from famba.results.epochs import write_csv
 from famba.results.same_images import difference_interval, mcnemar
+from famba.results.statistics import holm
 from famba.results.tables import DASH, Column, table
 from famba.strategies import NAMED
 from famba.text import count
@@ -154,12 +155,15 @@ class Report:
         columns = (
             Column("strategy"), Column("cost", "r"), Column("damage", "r"), Column("checked", "r"),
             Column("predicted loss", "r"), Column("checked loss", "r"), Column("top-1 (%)", "r"),
-            Column("against"), Column("difference"), Column("p", "r"), Column("schedule"),
+            Column("against"), Column("difference"), Column("p (Holm)", "r"), Column("schedule"),
         )  # fmt: skip
-        return table(columns, (tuple(_texts(line)) for line in lines)).plain
+        paired = [line["strategy"] for line in lines if line["mcnemar_p"] is not None]
+        adjusted = holm(np.array([line["mcnemar_p"] for line in lines if line["mcnemar_p"] is not None]))
+        p = dict(zip(paired, adjusted.tolist(), strict=True))
+        return table(columns, (tuple(_texts(line, p.get(line["strategy"]))) for line in lines)).plain
 
 
-def _texts(line: Line) -> Iterator[str]:
+def _texts(line: Line, p: float | None) -> Iterator[str]:
     yield line["strategy"]
     yield f"{line['cost_share']:.1%}"
     yield f"{line['predicted_damage']:.4f}"
@@ -167,10 +171,9 @@ def _texts(line: Line) -> Iterator[str]:
     yield f"{line['predicted_loss']:.2f}"
     yield f"{line['checked_loss']:.2f}"
     yield DASH if line["top1"] is None else f"{line['top1']:.2f}"
-    paired = line["mcnemar_p"] is not None
     yield line["rival"] or ""
-    yield f"{line['difference_low']:+.1f} to {line['difference_high']:+.1f}" if paired else ""
-    yield f"{line['mcnemar_p']:.2g}" if paired else ""
+    yield "" if p is None else f"{line['difference_low']:+.1f} to {line['difference_high']:+.1f}"
+    yield "" if p is None else f"{p:.2g}"
     yield line["schedule"]
 
 

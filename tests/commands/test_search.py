@@ -1,6 +1,7 @@
 """`famba search`: schedules for a trained model, without training."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from famba.config import Experiment
 from famba.flops import forward_flops
 from famba.model import VisionMamba
 from famba.results.same_images import mcnemar
+from famba.results.statistics import holm
 from tests.helpers.cells import MICRO, cell
 
 SHAPE = cell().architecture  # 4 layers, 17 tokens
@@ -72,6 +74,9 @@ def test_schedules_are_found_checked_and_compared_with_the_papers(checkpoint, tm
     assert float(lines["found_loss_2"]["predicted_loss"]) <= 2
     assert float(lines["found_loss_100"]["predicted_cost"]) <= float(lines["found_loss_2"]["predicted_cost"])
     said = capsys.readouterr().out
+    adjusted = holm(np.array([float(lines[f"found_{name}"]["mcnemar_p"]) for name in paper]))
+    for name, p in zip(paper, adjusted, strict=True):  # shown with its interval, before the schedule
+        assert re.search(rf"^found_{name} .* {name} .* {re.escape(f'{p:.2g}')}  +\d+( \d+){{3}}$", said, re.MULTILINE)
     assert "chosen without retraining, on 48 training images of digits, by famba_v" in said
     assert "additivity: on other training images" in said
     with (tmp_path / "search-layers.csv").open(newline="") as file:
