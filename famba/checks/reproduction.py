@@ -43,7 +43,7 @@ CURVES = tuple(f"epochs.{name}" for name in ("train_loss", "top1", "top5", "ema_
 # settings that say where to run and not what; what they came to is in the row's environment and scan
 _WHERE = ("experiment", "device", "threads", "scan", "processes", "nodes")
 # the same wherever the training ran
-_ALWAYS = ("version", "id", "watermark", "cell.", "method", "init.", "arithmetic.", "tokens.",
+_ALWAYS = ("version", "id", "watermark", "cell.", "init.", "arithmetic.", "tokens.",
            "cost.parameters", "cost.forward_flops", "data.", "metrics.images_seen", "epochs.")  # fmt: skip
 # the form that the data came in: a package of another version, an archive or a folder, the order of the records; what
 # made pixels of an image folder's files, and where it is

@@ -282,7 +282,6 @@ def _must_agree(row: Row) -> Iterator[tuple[tuple[str, ...], Any]]:
     yield ("device",), environment.device
     yield ("number of processes",), environment.world_size
     yield ("scan backend",), row.scan.backend
-    yield ("method",), row.method
     yield ("float32 arithmetic",), row.arithmetic
     yield ("training from scratch",), row.init.sha256 is None
     each = (f"seed {cell.seed}",) if "{seed}" in (cell.recipe.init or "") else ()

@@ -23,8 +23,6 @@ from famba.training.paired import step_ratio
 if TYPE_CHECKING:
     from famba.training.train import Training
 
-METHOD = "famba-v"  # of token fusion
-
 
 def row_of(training: Training) -> Row:
     """The row of a training after its last epoch."""
@@ -45,7 +43,6 @@ def row_of(training: Training) -> Row:
         id=cell.id,
         watermark="SMOKE" if cell.protocol == "smoke" else None,
         cell=cell,
-        method=METHOD,
         init=training.init,
         arithmetic=float32.arithmetic(),
         metrics=Metrics(

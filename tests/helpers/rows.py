@@ -66,7 +66,6 @@ def make_row(cell: Cell, device: str | None = None, digest: str = "a" * 64) -> R
         id=cell.id,
         watermark="SMOKE" if cell.protocol == "smoke" else None,
         cell=cell,
-        method="famba-v",
         init=Initial(weights="scratch", sha256=None),
         arithmetic=Arithmetic(float32_matmul="highest", tf32=False),
         metrics=Metrics(

@@ -80,7 +80,7 @@ def last(**changes: float) -> dict[str, float]:
         ("started", "2026-01-01T00:00:00", "started: '2026-01-01T00:00:00' has no time zone"),
         ("init.sha256", "f" * 64, "init: a checkpoint, and no training from scratch, has a sha256"),
         ("init.weights", "x.pt", "init: a checkpoint, and no training from scratch, has a sha256"),
-        ("method", "", "method: String should match pattern"),
+        ("method", "rmeeto", "method: unknown key; known: version"),
     ],
 )
 def test_a_row_that_no_training_can_have_made_is_refused_in_one_line(tmp_path, where, value, message):
@@ -106,7 +106,11 @@ def test_a_schedule_beyond_what_can_be_fused_is_refused():
         Row.model_validate(tree)
 
 
-@pytest.mark.parametrize("field", ["init", "method", "arithmetic"])
+def test_a_row_from_before_methods_could_be_chosen_is_read():
+    assert Row.model_validate(ROW.model_dump() | {"method": "famba-v"}) == ROW
+
+
+@pytest.mark.parametrize("field", ["init", "arithmetic"])
 def test_how_it_was_trained_belongs_into_every_row(field):
     tree = ROW.model_dump()
     del tree[field]
