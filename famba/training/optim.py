@@ -6,7 +6,9 @@ They are the released Famba-V scripts' (paper-facts §4), which run DeiT's main.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,6 +116,20 @@ def set_learning_rate(optimizer: torch.optim.AdamW, lr: float) -> None:
             group["lr"].fill_(lr)
         else:
             group["lr"] = lr
+
+
+def state_dict(optimizer: torch.optim.AdamW) -> dict[str, Any]:
+    """What a checkpoint holds of it: `optimizer.state_dict()` with the rate as a number, captured or not."""
+    state = optimizer.state_dict()
+    groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
+    return {**state, "param_groups": groups}
+
+
+def load_state_dict(optimizer: torch.optim.AdamW, state: Mapping[str, Any]) -> None:
+    """Take over moments and rate. All else stays its own: a rate that is a tensor is filled, and stays one."""
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+    set_learning_rate(optimizer, state["param_groups"][0]["lr"])
 
 
 def loss(logits: Tensor, targets: Tensor) -> Tensor:

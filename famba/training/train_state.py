@@ -48,14 +48,14 @@ class TrainState:
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optim.state_dict(self.optimizer),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        optim.load_state_dict(self.optimizer, state["optimizer"])
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of `state_dict`, by what they are."""

@@ -10,12 +10,13 @@ import torch
 
 from famba import files
 from famba.cli import main
+from famba.config import Recipe
 from famba.errors import CheckFailed, InputError
 from famba.results.epochs import write_epochs
 from famba.results.predictions import read_predictions
 from famba.results.row import read_row
 from famba.results.tokens import read_tokens
-from famba.training import checkpoint
+from famba.training import checkpoint, optim
 from famba.training.train import Training
 from tests.helpers.cells import cell, small_cell
 from tests.helpers.trainings import ends_as
@@ -147,6 +148,25 @@ def test_killed_between_two_checkpoints(halfway, undisturbed, tmp_path):
     assert main(["train", "--cell", small_cell().model_dump_json(), "--out", str(tmp_path / "row.json")]) == 0
     assert not list(tmp_path.glob(".*.part"))
     ends_as(tmp_path, undisturbed)
+
+
+def test_a_training_of_captured_graphs_resumes(tmp_path, monkeypatch, capsys):
+    """Its optimiser's rate is a tensor, in the memory that the graph reads: a number would stay as it was captured."""
+
+    def captured(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+        groups = optim.parameter_groups(model, recipe.weight_decay)
+        return torch.optim.AdamW(groups, lr=torch.tensor(0.0), betas=recipe.betas, eps=recipe.eps, fused=True)
+
+    monkeypatch.setattr(optim, "optimizer", captured)
+    stopped = Training(small_cell(), tmp_path, DATA)
+    stop_after(stopped, 2)
+    resumed = Training(small_cell(), tmp_path, DATA)
+    rates = [group["lr"] for group in resumed.state.optimizer.param_groups]
+    assert all(isinstance(rate, torch.Tensor) for rate in rates)
+    resumed._resume()
+    assert "resuming after epoch 2 of 3" in capsys.readouterr().err
+    assert all(isinstance(group["lr"], torch.Tensor) for group in resumed.state.optimizer.param_groups)
+    assert resumed.state.lr == stopped.state.lr > 0
 
 
 def planted(halfway: dict[str, bytes], folder: Path, change) -> None:
