@@ -12,6 +12,7 @@ import glob
 import hashlib
 import io
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,7 +38,7 @@ def atomic_file(path: Path, binary: bool = False, durable: bool = True) -> Itera
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
         try:
             text = {} if binary else {"encoding": "utf-8", "newline": ""}
             with open(partial, "wb" if binary else "w", **text) as file:  # type: ignore[call-overload]
@@ -58,8 +59,11 @@ def atomic_file(path: Path, binary: bool = False, durable: bool = True) -> Itera
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Delete the file's partial copies whose process, named in them, has ended on this machine."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+    """Delete the file's partial copies by processes of this host that have ended; both are named in them.
+
+    On a shared file system another host's process may still write its own.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(socket.gethostname())}.*.part"):
         with suppress(ValueError, OverflowError, PermissionError):
             try:
                 os.kill(int(left.name.split(".")[-2]), 0)

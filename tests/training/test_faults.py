@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -179,9 +180,11 @@ def test_a_killed_process_leaves_no_half_written_file_for_long(tmp_path):
     """Beside a training, too: what a killed `famba judge` left goes with the next one that writes the same file."""
     ended = subprocess.Popen(["true"])
     ended.wait()
-    left, others = tmp_path / f".summary.csv.{ended.pid}.part", tmp_path / f".summary.csv.{os.getppid()}.part"
-    unlike = tmp_path / f".other.csv.{ended.pid}.part"
-    for path in (left, others, unlike, tmp_path / ".summary.csv.x.part"):
+    here = socket.gethostname()
+    left, others = (tmp_path / f".summary.csv.{here}.{pid}.part" for pid in (ended.pid, os.getppid()))
+    unlike = tmp_path / f".other.csv.{here}.{ended.pid}.part"
+    elsewhere = tmp_path / f".summary.csv.{here}2.{ended.pid}.part"  # of a process that this host cannot ask about
+    for path in (left, others, unlike, elsewhere, tmp_path / f".summary.csv.{here}.x.part"):
         path.touch()
     write_text(tmp_path / "summary.csv", "")
     assert not left.exists()
@@ -189,7 +192,8 @@ def test_a_killed_process_leaves_no_half_written_file_for_long(tmp_path):
         "summary.csv",
         others.name,
         unlike.name,
-        ".summary.csv.x.part",
+        elsewhere.name,
+        f".summary.csv.{here}.x.part",
     }
 
 
