@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    path = args.claims or _ledger()
+    path = args.claims or (ledger.PUBLISHED if ledger.PUBLISHED.exists() else _CHECKOUT / ledger.PUBLISHED)
     rows = ledger.published_rows(path)
     found = document.audit(rows, ledger.load(path).sources.get("paper", str(path)))
     if args.out:
@@ -46,11 +46,6 @@ def main(args: argparse.Namespace) -> None:
             write_text(args.out / name, text)
         audit.draw(rows, args.out)
     print(page.findings(found), end="")
-
-
-def _ledger() -> Path:
-    """The paper's ledger: of the working directory, else of the checkout that this package is in."""
-    return ledger.PUBLISHED if ledger.PUBLISHED.exists() else _CHECKOUT / ledger.PUBLISHED
 
 
 def write_published(rows: Sequence[PublishedRow], path: Path) -> None:

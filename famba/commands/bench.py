@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from famba import ops
+from famba.commands.options import positive
 from famba.config import ARCHITECTURES, Architecture
 from famba.cost.bench import CPU_BATCH, CUDA_BATCH, StepPart, bench, cell_of
 from famba.cost.growth import PATCHES, growth
@@ -59,14 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=list(ARCHITECTURES), default="vim_tiny")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument(
-        "--batch", type=_count, metavar="N", help=f"images [{CPU_BATCH} on a CPU, {CUDA_BATCH} on a GPU]"
+        "--batch", type=positive, metavar="N", help=f"images [{CPU_BATCH} on a CPU, {CUDA_BATCH} on a GPU]"
     )
-    parser.add_argument("--depth", type=_count, default=24, metavar="N", help="layers of the whole step [24]")
-    parser.add_argument("--img-size", type=_count, default=224, metavar="PIXELS", help="[224]")
+    parser.add_argument("--depth", type=positive, default=24, metavar="N", help="layers of the whole step [24]")
+    parser.add_argument("--img-size", type=positive, default=224, metavar="PIXELS", help="[224]")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--scan", default="auto", metavar="BACKEND", help="[auto]")
     parser.add_argument(
-        "--rounds", type=_count, default=5, metavar="N", help="repetitions, of which the median counts [5]"
+        "--rounds", type=positive, default=5, metavar="N", help="repetitions, of which the median counts [5]"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     parser.add_argument(
@@ -77,28 +78,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--patches", type=_squares, default=PATCHES, metavar="N,N,N",
         help=f"patches per image for --growth, square numbers [{','.join(map(str, PATCHES))}]",
     )  # fmt: skip
-    parser.add_argument("--patch-size", type=_count, default=16, metavar="PIXELS", help="[16]")
+    parser.add_argument("--patch-size", type=positive, default=16, metavar="PIXELS", help="[16]")
     parser.add_argument(
         "--strategy", choices=STRATEGIES[1:], default="upper", help="what --growth compares with no fusion [upper]"
     )
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
 def _squares(text: str) -> tuple[int, ...]:
-    numbers = sorted({_count(number) for number in text.split(",")})
+    numbers = sorted({positive(number) for number in text.split(",")})
     if len(numbers) < 3 or any(math.isqrt(number) ** 2 != number for number in numbers):
         raise ValueError
     return tuple(numbers)
 
 
-_count.__name__ = "positive integer"  # what argparse calls it in its message
-_squares.__name__ = "list of three or more square numbers"
+_squares.__name__ = "list of three or more square numbers"  # what argparse calls it in its message
 
 
 def main(args: argparse.Namespace) -> None:

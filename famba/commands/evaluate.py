@@ -15,7 +15,8 @@ from famba import __version__, data
 from famba.commands import chosen, loaded
 from famba.commands.chosen import Chosen, Setting
 from famba.commands.loaded import Loaded, Some
-from famba.cost.inference import Speed, peak, speeds
+from famba.commands.options import positive
+from famba.cost.inference import peak, speeds
 from famba.data.loader import EvalLoader
 from famba.errors import InputError
 from famba.flops import forward_flops
@@ -64,14 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_measurement(parser: argparse.ArgumentParser) -> None:
     """How many images and passes a setting is measured with, and where the lines go."""
-    parser.add_argument(
-        "--limit", type=loaded.positive, metavar="N", help="only N images, evenly spaced in the test set"
-    )
+    parser.add_argument("--limit", type=positive, metavar="N", help="only N images, evenly spaced in the test set")
     parser.add_argument(
         "--batch", type=_counts, default=[1, 32], metavar="N,N", help="batch sizes whose speed is measured [1,32]"
     )
     parser.add_argument(
-        "--rounds", type=loaded.positive, default=5, metavar="N", help="timed passes; their median is reported [5]"
+        "--rounds", type=positive, default=5, metavar="N", help="timed passes; their median is reported [5]"
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE.csv", help="predictions go to a folder beside it"
@@ -120,7 +119,8 @@ def sweep(
     lines: list[Line] = []
     correct: dict[str, np.ndarray] = {}
     for (setting, _), forward in zip(built, forwards, strict=True):
-        line = {"strategy": setting.strategy, "method": setting.method, "settings": _joined(setting.settings)}
+        given = " ".join(f"{key}={value}" for key, value in setting.settings.items())
+        line: Line = {"strategy": setting.strategy, "method": setting.method, "settings": given}
         made = None if new_head else _predicted(forward, images, some, here.dataset)
         line |= _accuracy(made, here.dataset, args.out, setting)
         if made:
@@ -130,7 +130,8 @@ def sweep(
         lines.append(line | {"head": "new" if new_head else "stored"} | common | more)
         _write(lines, args, tuple(more))
     for line, speed in zip(lines, speeds(forwards, args.batch, here.device, args.rounds, timed), strict=True):
-        line.update(_speed(speed))
+        line.update({"images_per_s": max(speed.images_per_s.items())[1], "latency_ms": speed.latency_ms})
+        line.update({f"images_per_s_{batch}": value for batch, value in speed.images_per_s.items()})
     _write(lines, args, tuple(more))
     return lines, correct
 
@@ -150,7 +151,7 @@ def _references(args: argparse.Namespace, settings: Sequence[Setting]) -> dict[s
 
 
 def _counts(text: str) -> list[int]:
-    return [loaded.positive(number) for number in text.split(",")]
+    return [positive(number) for number in text.split(",")]
 
 
 _counts.__name__ = "list of positive integers"  # what argparse calls it in its message
@@ -224,11 +225,6 @@ def _size(
     }
 
 
-def _speed(speed: Speed) -> Line:
-    by_batch = {f"images_per_s_{batch}": value for batch, value in speed.images_per_s.items()}
-    return {"images_per_s": max(speed.images_per_s.items())[1], "latency_ms": speed.latency_ms} | by_batch
-
-
 def _common(args: argparse.Namespace, here: Loaded, images: EvalLoader) -> Line:
     """What all settings have in common: which model and images, where and with what they were evaluated."""
     machine, identity = environment(here.device, 1), here.dataset.identity
@@ -259,10 +255,6 @@ def _write(lines: Sequence[Line], args: argparse.Namespace, more: Sequence[str] 
     speed = ["images_per_s", "latency_ms", *(f"images_per_s_{batch}" for batch in args.batch)]
     head = ["strategy", "method", "settings", "top1", "top5", *more, *speed]
     write_csv([*head, *(key for key in lines[0] if key not in head)], lines, args.out)
-
-
-def _joined(settings: Any) -> str:
-    return " ".join(f"{key}={value}" for key, value in settings.items())
 
 
 def _shown(lines: Sequence[Line]) -> str:

@@ -12,6 +12,7 @@ import torch
 from famba import data, ops
 from famba.commands import chosen
 from famba.commands.chosen import Chosen, Setting
+from famba.commands.options import positive
 from famba.config.datasets import DATA_HELP, data_folder
 from famba.config.image_folder import ImageFolder, ListedFolder, listed
 from famba.data.loader import EvalLoader
@@ -37,19 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads [all cores]")
 
 
-def positive(text: str) -> int:
-    """For argparse."""
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
-
-
 def names(text: str) -> list[str]:
     """For argparse: A,B."""
     return [name for name in text.split(",") if name]
-
-
-positive.__name__ = "positive integer"  # what argparse calls it in its message
 
 
 class Some:

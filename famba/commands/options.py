@@ -34,6 +34,16 @@ def add_repeats(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def positive(text: str) -> int:
+    """For argparse."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+positive.__name__ = "positive integer"  # what argparse calls it in its message
+
+
 def setting(text: str) -> tuple[str, Any]:
     """KEY=VALUE of `--set`, the value as an experiment file has it. Raises InputError."""
     key, equals, value = text.partition("=")

@@ -44,10 +44,11 @@ def table(predictions: Sequence[Prediction], notes: Sequence[str], experiment: E
     cells = tables.table([Column("model"), Column("strategy"), *(Column(head, "r") for head in heads)], body)
     together, long = sum(p.hours for p in predictions) * 3600, {"h": "hours", "min": "minutes", "s": "seconds"}
     whole, of_whole = time_unit(together)
+    device = notes[0].removeprefix("device: ").partition(",")[0]
     waiting = sum(p.limit == "data" for p in predictions)
     return "\n".join(
         [
-            f"total: {together / of_whole:,.1f} {long[whole]} of one {_device_word(notes)}, one cell after the other"
+            f"total: {together / of_whole:,.1f} {long[whole]} of one {device}, one cell after the other"
             + (f"; cells that wait for their data: {waiting}" if waiting else ""),
             f"{experiment.experiment}: {count(len(predictions), 'cell')}, "
             + " and ".join(dict.fromkeys(f"{count(r.epochs, 'epoch')}, {r.precision}" for r in experiment.recipes)),
@@ -56,10 +57,6 @@ def table(predictions: Sequence[Prediction], notes: Sequence[str], experiment: E
             cells.plain,
         ]
     )
-
-
-def _device_word(notes: Sequence[str]) -> str:
-    return notes[0].removeprefix("device: ").partition(",")[0]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from famba.commands import chosen, evaluate, loaded
 from famba.commands.chosen import Setting
 from famba.commands.loaded import Loaded, Some
+from famba.commands.options import positive
 from famba.commands.search_report import Candidate, Checked, Report, told, words
 from famba.config.methods import LATE
 from famba.cost import damage
@@ -25,7 +27,7 @@ from famba.cost.roofline import interleaved_s
 from famba.cost.search import CostModel, Front, summed
 from famba.data.seeds import derived_seed
 from famba.errors import InputError
-from famba.flops import LayerCost, forward_flops, layer_cost, layer_flops, step_cost
+from famba.flops import forward_flops, layer_cost, layer_flops, step_cost
 from famba.methods import names
 from famba.methods.interface import Method
 from famba.strategies import STRATEGIES
@@ -63,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="points of top-1 that may be lost, to find the cheapest schedule for [1]",
     )  # fmt: skip
     parser.add_argument(
-        "--images", type=loaded.positive, default=512, metavar="N",
+        "--images", type=positive, default=512, metavar="N",
         help="training images that the layers are measured on; as many others check the prediction [512]",
     )  # fmt: skip
     evaluate.add_measurement(parser)
@@ -98,13 +100,13 @@ def main(args: argparse.Namespace) -> None:
         found += search.least_damage(f"found_{name}", one.cost, name)
     for share in args.shares:
         found += search.least_damage(f"found_cost_{words(100 * share)}", share * search.whole)
-    checks = _Checks(here, checking)
-    checked = [checks.of(one.setting) for one in found]
+    outputs = _Outputs(here, checking)
+    checked = [outputs.checked(one.setting) for one in found]
     # of the prediction, so that what the sum over layers misses is in it
     rate = damage.points_per_damage([one.damage for one in found], [one.points for one in checked])
     for points in args.loss:
         found.append(search.least_cost(f"found_loss_{words(points)}", points / rate if rate else 0.0))
-        checked.append(checks.of(found[-1].setting))
+        checked.append(outputs.checked(found[-1].setting))
     unreduced = Setting("baseline", (0,) * here.chosen.architecture.depth)
     found, checked = [search.candidate(unreduced), *found], [Checked(0.0, 0.0), *checked]
 
@@ -157,19 +159,11 @@ class _Outputs:
         forward = self.here.forward(setting)
         return torch.cat([forward(batch).float() for batch in self._batches])
 
-
-class _Checks:
-    """Predictions checked on images that they were not made from."""
-
-    def __init__(self, here: Loaded, images: Some) -> None:
-        self._outputs = _Outputs(here, images)
-
-    def of(self, setting: Setting) -> Checked:
-        """What a schedule really does there."""
-        outputs = self._outputs
-        logits = outputs.of(setting) if any(setting.schedule) else outputs.unreduced
-        right = [(x.argmax(dim=1) == outputs.labels).float().mean().item() for x in (outputs.unreduced, logits)]
-        return Checked(damage.divergence(logits, outputs.unreduced), 100 * (right[0] - right[1]))
+    def checked(self, setting: Setting) -> Checked:
+        """What a schedule really does, on images that it was not predicted from."""
+        logits = self.of(setting) if any(setting.schedule) else self.unreduced
+        right = [(x.argmax(dim=1) == self.labels).float().mean().item() for x in (self.unreduced, logits)]
+        return Checked(damage.divergence(logits, self.unreduced), 100 * (right[0] - right[1]))
 
 
 class _Search:
@@ -252,12 +246,8 @@ def _cost_model(here: Loaded, cost: Cost, method: Method) -> CostModel:
     cell = cell_of(shape, none, images, **sizes)
     counted = step_cost(cell, here.classes, device, here.scan.name)
     if cost == "memory":
-        return CostModel(shape, _saved, layer, float(counted.saved_per_image), late)
+        return CostModel(shape, attrgetter("saved"), layer, float(counted.saved_per_image), late)
     probes = Probes(cell, here.device, here.scan.name, here.classes)
     found = probes.calibration(interleaved_s(probes.runs, here.device, rounds=5))
     seconds = partial(found.layer_s, images=images, passes=counted.passes)
     return CostModel(shape, seconds, layer, found.step_s(counted), late)
-
-
-def _saved(layer: LayerCost) -> float:
-    return layer.saved

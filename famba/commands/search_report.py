@@ -105,7 +105,13 @@ class Report:
         ]
         write_csv(("layer", "removed", "damage"), layers, beside.with_name(f"{beside.name}-layers.csv"))
         write_text(beside.with_name(f"{beside.name}.yaml"), self.block())
-        points = [self._point(line) for line in lines]
+        points = [
+            Point(
+                line["strategy"], line["rival"] or "", line["cost_share"], line["predicted_loss"],
+                line["checked_loss"], line["top1"],
+            )
+            for line in lines
+        ]  # fmt: skip
         front = [(cost / self.whole, self.rate * value) for cost, value in self.front]
         figure.draw(points, front, beside.with_name(f"{beside.name}.svg"), self.cost, self.note(lines))
         print(self._table(lines))
@@ -144,12 +150,6 @@ class Report:
             f"chosen without retraining, on {self.chosen_on}; evaluated on {tested} that took no part in the choice. "
             "Accuracy after training with these schedules may differ."
         )
-
-    def _point(self, line: Line) -> Point:
-        return Point(
-            line["strategy"], line["rival"] or "", line["cost_share"], line["predicted_loss"], line["checked_loss"],
-            line["top1"],
-        )  # fmt: skip
 
     def _table(self, lines: Sequence[Line]) -> str:
         columns = (
