@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from famba.data.content import Content, content
 from famba.data.image_files import ImageFiles
-from famba.errors import InputError, IntegrityError
+from famba.errors import IntegrityError
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the recipe has it for every data set
 STD = (0.229, 0.224, 0.225)
@@ -116,18 +115,9 @@ def canonical_digest(arrays: Sequence[np.ndarray]) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def check_labels(labels: np.ndarray, classes: int, where: str, kind: str = "label", first: int = 0) -> None:
-    """Refuse a label outside [0, classes); `first` is the record number of labels[0], for the message."""
+def check_labels(labels: np.ndarray, classes: int, where: str, kind: str = "label") -> None:
+    """Refuse a label outside [0, classes)."""
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
         at = int(wrong[0])
-        raise IntegrityError(f"{where}: record {first + at}: {kind} {int(labels[at])}, expected 0 to {classes - 1}")
-
-
-def missing(path: Path, name: str) -> InputError:
-    """The error for a file that is not there: what, where, and the commands that bring it."""
-    also = {
-        "cifar100": " or `dvc repro cifar100`",
-        "fashion-mnist": " or `apt-get install dataset-fashion-mnist` on Debian",
-    }
-    return InputError(f"{path} is missing: run `famba data fetch {name}`{also[name]}")
+        raise IntegrityError(f"{where}: record {at}: {kind} {int(labels[at])}, expected 0 to {classes - 1}")

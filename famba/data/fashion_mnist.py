@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from famba.data import sources
-from famba.data.dataset import Dataset, canonical_digest, check_labels, describe, missing
+from famba.data.dataset import Dataset, canonical_digest, check_labels, describe
 from famba.errors import InputError, IntegrityError
 from famba.files import open_regular
 
@@ -30,7 +30,10 @@ def locate(root: str | Path) -> Path:
     for folder in (own, DEBIAN):
         if all((folder / name).exists() for name in FILES):
             return folder
-    raise missing(next(own / name for name in FILES if not (own / name).exists()), NAME)
+    absent = next(own / name for name in FILES if not (own / name).exists())
+    raise InputError(
+        f"{absent} is missing: run `famba data fetch {NAME}` or `apt-get install dataset-fashion-mnist` on Debian"
+    )
 
 
 def load(root: str | Path) -> Dataset:

@@ -306,7 +306,7 @@ class _InWorkers:
         self.loader = data.DataLoader(
             _Told(work),
             batch_size=None,  # a task is a batch already
-            sampler=_Tasks(self.tasks),
+            sampler=self.tasks,
             num_workers=workers,  # each runs torch with one thread
             prefetch_factor=PREFETCHED if workers else None,
             persistent_workers=persistent and workers > 0,
@@ -333,16 +333,3 @@ class _Told(data.Dataset):
             return self.work[task]
         except InputError as error:
             return error
-
-
-class _Tasks(data.Sampler):
-    """Hands the current tasks to the workers."""
-
-    def __init__(self, tasks: list[Any]) -> None:
-        self.tasks = tasks
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.tasks)
-
-    def __len__(self) -> int:
-        return len(self.tasks)

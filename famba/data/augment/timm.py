@@ -5,6 +5,7 @@ timm and torchvision are imported here only, and only when this augmentation is 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import random
 from collections.abc import Callable, Iterator
@@ -102,17 +103,14 @@ def timm_data() -> Any:
         ) from None
 
 
-_declared: list[torch.library.Library] = []  # an operator lives as long as the library that declares it
-
-
-def _declare_vision_operators() -> None:
+@functools.cache  # an operator lives as long as the library that declares it
+def _declare_vision_operators() -> torch.library.Library:
     """Let torchvision import beside a CPU build of torch.
 
     PyPI's torchvision is built for CUDA; its operators do not load there, and the import dies while it describes
     them ("operator torchvision::nms does not exist"). Declared, they need not exist: no transform calls them.
     """
-    if not _declared:
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _declared.append(library)
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
