@@ -172,7 +172,7 @@ def more_similar(metric: Tensor, threshold: float, protected: Tensor | None = No
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
     if metric.shape[1] < 2:
         return torch.zeros(len(metric), dtype=torch.long, device=metric.device)
-    return (reference.links(metric, protected).amax(dim=2) > threshold).sum(dim=1)
+    return (reference.nearest(metric, protected)[1] > threshold).sum(dim=1)
 
 
 def _class_tokens(protected: Tensor, batch: int, tokens: int) -> Tensor:

@@ -14,7 +14,7 @@ from famba.ops.precision import without_autocast
 from famba.ops.types import ScanTensors
 
 passes = None
-# pairs of tokens that `match` compares at once, per image: their similarities take 64 MiB in float64, however many
+# pairs of tokens that `nearest` compares at once, per image: their similarities take 64 MiB in float64, however many
 # tokens there are; all pairs of 5,793 tokens
 PAIRS = 1 << 23
 
@@ -165,19 +165,11 @@ def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, T
     """
     batch, tokens, _ = metric.shape
     position = torch.arange(tokens, device=metric.device).expand(batch, -1)  # (B, T)
-    if tokens > 1:
-        blocks, size = [], max(1, PAIRS // (tokens // 2))  # evens of a block
-        for first in range(0, tokens, 2 * size):
-            similarity = links(metric, cls, slice(first, first + 2 * size, 2))
-            best = similarity.argmax(dim=-1)  # (B, size): the first of tied values
-            blocks.append((best, similarity.gather(-1, best[..., None])[..., 0]))
-        nearest, strength = (torch.cat(parts, dim=1) for parts in zip(*blocks, strict=True))  # (B, evens)
-    else:
-        nearest = strength = metric.new_zeros(batch, 1)
+    target, strength = nearest(metric, cls) if tokens > 1 else (metric.new_zeros(batch, 1),) * 2  # (B, evens)
     edges = strength.argsort(dim=-1, descending=True, stable=True)  # (B, evens)
     fused, unfused = edges[:, :r], edges[:, r:]
     source = fused * 2
-    target = nearest.gather(-1, fused).long() * 2 + 1
+    target = target.gather(-1, fused).long() * 2 + 1
     # sort removed tokens to the end; a boolean mask would give a shape that depends on the data
     kept = position.scatter(1, source, tokens).sort(dim=1).values[:, : tokens - r]
     # ToMe keeps the unfused evens in descending similarity unless a class token must stay in front (merge.py:70)
@@ -185,8 +177,23 @@ def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, T
     return source, target, kept, torch.cat([evens * 2, position[:, 1::2]], dim=1)
 
 
-def links(metric: Tensor, cls: Tensor | None, evens: slice = slice(0, None, 2)) -> Tensor:
-    """(B, T, C) -> (B, evens, odds) similarity as in `match`: the least number where there is none, -inf of cls."""
+def nearest(metric: Tensor, cls: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(B, T, C), T of 2 or more -> of each even token the nearest odd one, counted among these, and the similarity.
+
+    (B, evens) each. The similarity as in `match`: the least number where there is none, -inf of cls.
+    """
+    tokens, blocks = metric.shape[1], []
+    size = max(1, PAIRS // (tokens // 2))  # evens of a block
+    for first in range(0, tokens, 2 * size):
+        similarity = _links(metric, cls, slice(first, first + 2 * size, 2))
+        best = similarity.argmax(dim=-1)  # (B, size): the first of tied values
+        blocks.append((best, similarity.gather(-1, best[..., None])[..., 0]))
+    target, strength = (torch.cat(parts, dim=1) for parts in zip(*blocks, strict=True))
+    return target, strength
+
+
+def _links(metric: Tensor, cls: Tensor | None, evens: slice) -> Tensor:
+    """(B, T, C) -> (B, evens, odds), all similarities of these even tokens."""
     batch, tokens, _ = metric.shape  # not len(metric): torch.export would take it for a constant
     position = torch.arange(tokens, device=metric.device).expand(batch, -1)  # (B, T)
     with without_autocast(metric.device.type):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from famba.fusion import more_similar
 from famba.methods import interface
 from famba.methods.interface import most_similar
 from famba.ops import chunked, mamba_ssm, reference
@@ -133,12 +134,19 @@ def test_long_sequences_are_matched_block_by_block(monkeypatch: pytest.MonkeyPat
     metric = torch.randint(2, (3, tokens, 4), generator=torch.Generator().manual_seed(tokens)).float() * 2 - 1
     cls, r = torch.tensor([0, tokens - 1, tokens // 2]), (tokens - 1) // 2
     source, target = torch.arange(tokens)[None, ::2].expand(3, -1), torch.arange(tokens)[None, 1::2].expand(3, -1)
-    whole = (*reference.match(metric, r, cls), *most_similar(metric, source, target))
+
+    def compared() -> tuple[torch.Tensor, ...]:
+        above = more_similar(metric, 0.4, cls)
+        return *reference.match(metric, r, cls), *most_similar(metric, source, target), above
+
+    whole, held = compared(), []
     monkeypatch.setattr(reference, "PAIRS", pairs)
     monkeypatch.setattr(interface, "PAIRS", pairs)
-    in_blocks = (*reference.match(metric, r, cls), *most_similar(metric, source, target))
-    for got, want in zip(in_blocks, whole, strict=True):
+    links = reference._links
+    monkeypatch.setattr(reference, "_links", lambda *given: held.append(made := links(*given)) or made)
+    for got, want in zip(compared(), whole, strict=True):
         assert torch.equal(got, want)
+    assert max(block[0].numel() for block in held) <= max(pairs, tokens // 2)
 
 
 @pytest.mark.parametrize("tokens", [101, 201])
