@@ -9,6 +9,7 @@ from famba.methods import interface
 from famba.methods.interface import most_similar
 from famba.ops import chunked, mamba_ssm, reference
 from famba.ops.dispatch import BY_NAME
+from famba.ops.triton.tokens import _ranking
 from tests.helpers.backends import CPP, TRITON, Compared, compared, run_triton_under_its_interpreter
 from tests.helpers.match_cases import matches_the_reference
 from tests.helpers.ties import not_finite, signs
@@ -191,6 +192,25 @@ def test_more_than_half_may_join_any_of_the_others(backend: Compared, tokens: in
     source, places = order[:, :r], order[:, r:]
     target = places.gather(1, order[:, :r] % (tokens - r))
     _merges_as_the_reference(backend, places, source, target, places[:, 0], dim)
+
+
+def test_long_sequences_are_ranked_and_grouped(backend: Compared) -> None:
+    tokens, r, cls = 1100, 140, torch.tensor([550], device=backend.device)
+    metric = backend.random(1, tokens, 3)
+    found, expected = backend.module.match(metric, r, cls), reference.match(metric.double(), r, cls)
+    source, target, kept, _ = expected
+    found += backend.module.groups(kept, source, target, cls, tokens)
+    expected += reference.groups(kept, source, target, cls, tokens)
+    for got, want in zip(found, expected, strict=True):
+        assert torch.equal(got, want)
+
+
+def test_a_lane_of_triton_compares_no_more_at_once_in_longer_sequences() -> None:
+    """At 4,097 tokens a program of fixed size spilled its registers 24,000 times, and compiled for minutes."""
+    for size in (1, 99, 190, 393, 2049, 4097, 8193, 16385):
+        made = _ranking(size)
+        assert made["BLOCK"] >= size
+        assert made["BLOCK"] * made["STEP"] <= max(32 * 32 * made["num_warps"], made["BLOCK"])
 
 
 def _merges_as_the_reference(

@@ -68,8 +68,9 @@ def merge_forward(
         token = tl.load(source + b * r + k)
         mine = row == tl.load(group + b * tokens + token)
         total += tl.load(x + token * channels + c, mask=ok & mine, other=0.0).to(tl.float32)
-    total /= tl.load(size + row, mask=i < remaining, other=1.0)
-    tl.store(out + row * channels + c, total, mask=ok)
+    # rounded as IEEE 754 says, which `/` is not: a token that no other joins is divided by 1, and stays as it is
+    mean = tl.div_rn(total, tl.load(size + row, mask=i < remaining, other=1.0))
+    tl.store(out + row * channels + c, mean, mask=ok)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -86,4 +87,5 @@ def merge_backward(
     r, c, ok = tile_of_rows(tl.program_id(0).to(tl.int64), rows, channels, BLOCK_R, BLOCK_C)
     row = tl.load(group + r, mask=r < rows, other=0)
     share = tl.load(dout + row * channels + c, mask=ok, other=0.0).to(tl.float32)
-    tl.store(dx + r * channels + c, share / tl.load(size + row, mask=r < rows, other=1.0), mask=ok)
+    share = tl.div_rn(share, tl.load(size + row, mask=r < rows, other=1.0))
+    tl.store(dx + r * channels + c, share, mask=ok)

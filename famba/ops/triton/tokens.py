@@ -16,7 +16,7 @@ from famba.ops.triton.launch import DTYPES, OPTIONS
 TILE = 2048  # elements that a program holds of each tensor
 NORM_TILES = 8  # tiles of rows per program of the norm's backward pass, which sums the weight's gradient over them
 NEAREST = (32, 64, 32)  # even tokens per program; odd tokens, channels at once
-RANKED = 32  # strengths that all others are compared with at once; pairs, that all groups are
+RANKED = 32  # pairs that a lane compares at once, of strengths or of groups: more would spill its registers
 
 
 def _power_of_two(size: int) -> int:
@@ -27,6 +27,13 @@ def _tile(channels: int) -> dict[str, int]:
     """Whole rows, padded to a power of two, and as many as fit."""
     block = _power_of_two(channels)
     return {"BLOCK_R": max(1, TILE // block), "BLOCK_C": block}
+
+
+def _ranking(size: int) -> dict[str, int]:
+    """One program compares all of them with all others, some at once; a longer sequence has more lanes, up to 512."""
+    block = _power_of_two(size)
+    warps = min(16, max(4, block // 128))
+    return {"BLOCK": block, "STEP": min(32, max(1, 32 * warps * RANKED // block)), "num_warps": warps}
 
 
 def norm(
@@ -110,8 +117,7 @@ def match(metric: Tensor, r: int, cls: Tensor | None) -> tuple[Tensor, Tensor, T
         matching_kernels.choose[(batch,)](
             *(target, strength, source, joined, kept, tome, tokens, r),
             CLS=cls is not None,
-            BLOCK=_power_of_two(evens),
-            STEP=RANKED,
+            **_ranking(evens),
             **OPTIONS,
         )
     return source, joined, kept, tome
@@ -136,8 +142,7 @@ def groups(
         merging_kernels.group[(batch,)](
             *(places, source, target, cls, group, size, after, tokens, tokens - remaining),
             CLS=cls is not None,
-            BLOCK=_power_of_two(remaining),
-            STEP=RANKED,
+            **_ranking(remaining),
             **OPTIONS,
         )
     return group, size, after
