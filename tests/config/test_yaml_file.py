@@ -14,7 +14,7 @@ from famba.claims import ledger
 from famba.cli import main
 from famba.config import Experiment, yaml_file
 from famba.errors import InputError
-from tests.helpers import ROOT
+from tests.helpers import ROOT, warm
 
 SMOKE = (ROOT / "config" / "smoke.yaml").read_text()
 
@@ -47,8 +47,7 @@ def test_a_key_twice_in_a_ledger(tmp_path, capsys):
 
 def snakemake(path: Path, *options: str) -> subprocess.CompletedProcess:
     """A dry run of an experiment."""
-    command = [sys.executable, "-m", "snakemake", "-n", "--cores", "1", "--configfile", str(path), *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return warm.run("snakemake", "-n", "--cores", "1", "--configfile", str(path), *options, folder=ROOT)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, warm
 
 MAX_SECONDS = "MAX_SECONDS = 60.0"
 
@@ -27,16 +27,21 @@ def copy_checkout(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Path, *command: str, path: str = "") -> subprocess.CompletedProcess:
-    """Run a command in a checkout, its output in `stdout`; this very Python and its tools come first on PATH."""
+def environment(path: str = "") -> dict[str, str]:
+    """For a command in a checkout: this very Python and its tools come first on PATH, after `path`."""
     tools = os.pathsep.join(filter(None, [path, str(Path(sys.executable).parent), os.environ["PATH"]]))
-    env = os.environ | {"PATH": tools, "DVC_NO_ANALYTICS": "1", "PYTHONWARNINGS": ""}
+    return os.environ | {"PATH": tools, "DVC_NO_ANALYTICS": "1", "PYTHONWARNINGS": ""}
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
+    """Run a command in a checkout, its output in `stdout`."""
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.run(command, cwd=folder, env=env, text=True, timeout=300, check=False, **output)
+    return subprocess.run(command, cwd=folder, env=environment(), text=True, timeout=300, check=False, **output)
 
 
 def snakemake(folder: Path, *options: str, path: str = "") -> subprocess.CompletedProcess:
-    return run(folder, sys.executable, "-m", "snakemake", *options, path=path)
+    """Run Snakemake in a checkout, its output in `stdout`."""
+    return warm.run("snakemake", *options, folder=folder, env=environment(path), together=True)
 
 
 def planned(folder: Path, *options: str) -> dict[str, int]:

@@ -1,7 +1,6 @@
 """What a training asks of a cluster. .ci/slurm.sh runs the pipeline on a real one; here sbatch refuses every job."""
 
 import math
-import os
 import subprocess
 import sys
 from functools import partial
@@ -15,6 +14,7 @@ from famba.cost.plan import plan
 from famba.errors import InputError
 from famba.workflow import cluster
 from tests.helpers import ROOT
+from tests.helpers.pipeline import snakemake
 from tests.helpers.rows import experiment, paper_experiment
 
 CELL = SimpleNamespace(model="vim_small", strategy="upper", seed=0)
@@ -104,17 +104,8 @@ def submit(checkout: Path, **changes: object) -> tuple[int, str]:
     grid.write_text(yaml.safe_dump(yaml.safe_load(grid.read_text()) | changes))
     options = ["--software-deployment-method", "env-modules", "--slurm-init-seconds-before-status-checks", "1"]
     row = "results/smoke/cells/vim_tiny_mini-upper-s0/row.json"
-    command = ["-m", "snakemake", row, "--workflow-profile", "slurm", "--configfile", str(grid)]
-    said = subprocess.run(
-        [sys.executable, *command, "--retries", "0", *options],
-        cwd=checkout,
-        env=os.environ | {"PATH": os.pathsep.join([str(tools), os.environ["PATH"]])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = [row, "--workflow-profile", "slurm", "--configfile", str(grid), "--retries", "0", *options]
+    said = snakemake(checkout, *command, path=str(tools))
     return said.returncode, said.stdout
 
 

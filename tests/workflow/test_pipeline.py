@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,9 @@ import yaml
 
 from famba.figures.captions import CAPTIONS
 from famba.figures.draw import FIGURES, TOKEN_FIGURES
-from tests.helpers.pipeline import copy_checkout, planned, run, snakemake
+from tests.helpers import warm
+from tests.helpers.pipeline import copy_checkout, environment, planned, run, snakemake
+from tests.helpers.warm import Warm
 
 SMOKE = "config/smoke.yaml"
 MICRO = {  # replaces the copy's smoke grid: two models, an epoch of six steps
@@ -53,18 +54,17 @@ def change(folder: Path, **settings: object) -> None:
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | settings))
 
 
-def begun(copy: Path) -> tuple[subprocess.Popen, Path, list[str]]:
+def begun(copy: Path) -> tuple[Warm, Path, list[str]]:
     """Snakemake under way in one cell's training, which has a checkpoint; the cell's folder, the command."""
     change(copy, recipe=MICRO["recipe"] | {"epochs": 20})
     folder = copy / "results/smoke/cells/vim_a-upper-s0"
     command = [str((folder / "row.json").relative_to(copy)), "--cores", "all", "--configfile", SMOKE]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    started = subprocess.Popen([sys.executable, "-m", "snakemake", *command], cwd=copy, start_new_session=True, **quiet)
+    started = Warm("snakemake", command, copy, environment(), new_session=True)
     wait_for(folder / "checkpoint.pt", started)
     return started, folder, command
 
 
-def wait_for(path: Path, process: subprocess.Popen | None = None) -> None:
+def wait_for(path: Path, process: Warm | None = None) -> None:
     deadline = time.monotonic() + 120
     while not path.exists():
         assert process is None or process.poll() is None
@@ -340,6 +340,6 @@ def test_a_cell_that_fails_beside_others_is_named_at_the_end_and_on_the_page(cop
         ["figures", "--out", "results/smoke/figures"],
         ["report", "--out", "results/smoke/report.html"],
     ):
-        assert run(copy, "famba", *command, *rows).returncode == 0
+        assert warm.run("famba", *command, *rows, folder=copy).returncode == 0
     for page in ("report.html", "report.md"):
         assert len(re.findall(r"vim_b-upper-s\d: failed, ", (results / page).read_text())) == 2
