@@ -19,15 +19,18 @@ from famba.results.statistics import ALPHA, Array, Evidence, Region, dominates, 
 
 _REDUCTIONS = {"time_reduction", "memory_reduction", "activations_reduction"}
 _EXACT = {"tokens_removed", "activations_reduction"}  # deterministic
+_ACCURACIES = {"top1", "top5", "top1_difference"}
+_MIN_SPREAD = 2  # seeds, for a spread
 _BOOTSTRAP_SHARE = 0.95
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Measurements of one cell: each quantity (..., n), a column per seed."""
+    """Measurements of one cell: each quantity (..., n), a column per seed. `images`: of the test set."""
 
     seeds: tuple[int, ...]
     quantities: Mapping[str, Array]
+    images: float = math.inf
 
 
 Grid = Mapping[tuple[str, str], Samples]  # by model and strategy
@@ -37,7 +40,8 @@ Grid = Mapping[tuple[str, str], Samples]  # by model and strategy
 class Comparison:
     """One comparison of a claim, not yet judged. `values`: (..., n) on the test's scale; None if a cell is missing.
 
-    `advantages`: trade-offs only, (..., objectives, n) over the rival `against`.
+    `advantages`: trade-offs only, (..., objectives, n) over the rival `against`. `step`: what one test image is of an
+    accuracy, in points, a number for each objective of a trade-off; 0 of other quantities.
     """
 
     model: str
@@ -46,6 +50,7 @@ class Comparison:
     test: Hypothesis | None
     values: Array | None
     advantages: Array | None = None
+    step: float | Array = 0.0
 
     @property
     def n(self) -> int:
@@ -70,7 +75,8 @@ def grid_of(rows: Sequence[Row], accuracy: Literal["best", "last"] = "best") -> 
             of["memory_mib"] = [peak / 2**20 for peak in peaks]
         if all(row.environment.device_kind == "cpu" for row in group):
             of["cpu_hours"] = [row.time.loop_cpu / 3600 for row in group]
-        grid[key] = Samples(tuple(row.cell.seed for row in group), {name: np.array(v) for name, v in of.items()})
+        seeds, quantities = tuple(row.cell.seed for row in group), {name: np.array(v) for name, v in of.items()}
+        grid[key] = Samples(seeds, quantities, group[0].data.test)
     return grid
 
 
@@ -96,12 +102,20 @@ def comparisons(claim: Claim, grid: Grid) -> Iterator[Comparison]:
         for model in test.models:
             for strategy in test.strategies:
                 values = _values(grid, test.quantity, model, strategy, test.against)
-                yield Comparison(model, strategy, test.against, test, values)
+                step = _image(grid, model, strategy) if test.quantity in _ACCURACIES else 0.0
+                yield Comparison(model, strategy, test.against, test, values, step=step)
     if claim.trade_off:
         for model in claim.trade_off.models:
             for rival in claim.trade_off.rivals:
-                advantages = _advantages(grid, claim.trade_off, model, rival)
-                yield Comparison(model, claim.trade_off.strategy, rival, None, None, advantages)
+                of = claim.trade_off
+                image = _image(grid, model, of.strategy)
+                steps = np.array([image if objective == "top1" else 0.0 for objective in of.objectives])
+                yield Comparison(model, of.strategy, rival, None, None, _advantages(grid, of, model, rival), steps)
+
+
+def _image(grid: Grid, model: str, strategy: str) -> float:
+    """What one test image is of an accuracy, in points; 0 without the cell."""
+    return 100 / grid[model, strategy].images if (model, strategy) in grid else 0.0
 
 
 def _values(grid: Grid, quantity: str, model: str, strategy: str, against: str | None) -> Array | None:
@@ -152,17 +166,24 @@ def _advantages(grid: Grid, trade_off: TradeOff, model: str, rival: str) -> Arra
 
 
 def _evidence(comparison: Comparison, claim: Claim, ledger: Ledger) -> Evidence:
-    if comparison.n < claim.needs.minimum_n:
+    if comparison.n < needed(comparison, claim):
         return Evidence(np.ones(()), np.ones(()))
     if comparison.advantages is not None:
-        (p, share), (p_rival, share_rival) = dominates(comparison.advantages), dominates(-comparison.advantages)
+        (p, share), (p_rival, share_rival) = (
+            dominates(sign * comparison.advantages, comparison.step) for sign in (1, -1)
+        )
         return Evidence(
             np.where(share >= _BOOTSTRAP_SHARE, p, 1), np.where(share_rival >= _BOOTSTRAP_SHARE, p_rival, 1)
         )
     assert comparison.test is not None
     assert comparison.values is not None
-    exact = comparison.test.quantity in _EXACT
-    return mean_in(comparison.values, region(comparison.test, ledger), exact)
+    return mean_in(comparison.values, region(comparison.test, ledger), comparison.step)
+
+
+def needed(comparison: Comparison, claim: Claim) -> int:
+    """Seeds without which a comparison is no evidence: the claim's, and two where chance has a part in the quantity."""
+    exact = comparison.test is not None and comparison.test.quantity in _EXACT
+    return max(claim.needs.minimum_n, 1 if exact else _MIN_SPREAD)
 
 
 def region(test: Hypothesis, ledger: Ledger) -> Region:

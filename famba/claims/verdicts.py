@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from famba.claims.decide import Comparison, Grid, comparisons, decide, grid_of, region, scaled, unscaled
+from famba.claims.decide import Comparison, Grid, comparisons, decide, grid_of, needed, region, scaled, unscaled
 from famba.claims.digest import digest
 from famba.claims.entries import Claim
 from famba.claims.ledger import Ledger
@@ -192,37 +192,41 @@ def _described(
     key = [part.p_outside if refutes else part.p_inside for part in parts]
     weakest = (claim.scope == "all") != refutes
     turning = parts[key.index(max(key) if weakest else min(key))]
-    few = [c for c, _ in judged if c.n < claim.needs.minimum_n]
+    few = [c for c, _ in judged if c.n < needed(c, claim)]
+    p = turning.p_outside if refutes else turning.p_inside
+    shown = f"p = {p:.2g}"
+    if len(parts) > 1 and not weakest:  # one part was enough
+        shown = f"p = {min(len(parts) * p, 1):.2g} after Holm"
     if verdict == "inconclusive" and few:
         short = min(few, key=lambda c: c.n)
         if short.n:  # in all its comparisons, mostly; without their names, claims of one experiment share the reason
-            reason = f"n = {short.n}, needs {claim.needs.minimum_n}: the spread over seeds is not known"
+            reason = f"n = {short.n}, needs {needed(short, claim)}: the spread over seeds is not known"
         else:
-            reason = f"n = 0 for {_label(short)}, needs {claim.needs.minimum_n}"
+            reason = f"n = 0 for {_label(short)}, needs {needed(short, claim)}"
     elif claim.trade_off:
-        reason = _trade_off_reason(verdict, turning)
+        reason = _trade_off_reason(verdict, turning, claim.scope, shown)
     else:
-        reason = _reason(verdict, turning, len(parts))
+        reason = _reason(verdict, turning, len(parts), shown)
     return _verdict(claim, recipe, verdict, reason, parts, turning)
 
 
-def _reason(verdict: str, part: Part, parts: int) -> str:
+def _reason(verdict: str, part: Part, parts: int, p: str) -> str:
     assert part.mean is not None
     which = f"{model_name(part.model)} {part.strategy}" + (f" against {part.against}" if part.against else "")
     where = {"reproduced": "lies", "not reproduced": "does not lie", "inconclusive": "may or may not lie"}[verdict]
     shown = f"{which}: mean {_number(part.mean, part.unit)} {where} {_bounds(part)}"
-    p, tested = (part.p_outside, "does not") if verdict == "not reproduced" else (part.p_inside, "does")
+    tested = "does not" if verdict == "not reproduced" else "does"
     decisive = f"; the decisive one of {parts} parts" if parts > 1 else ""
-    return f"{shown} (test that it {tested}: p = {p:.2g}{decisive})"
+    return f"{shown} (test that it {tested}: {p}{decisive})"
 
 
-def _trade_off_reason(verdict: str, part: Part) -> str:
+def _trade_off_reason(verdict: str, part: Part, scope: str, p: str) -> str:
     which = f"{model_name(part.model)}: {part.strategy}"
     if verdict == "reproduced":
-        least = f"{part.against} the least surely (test that it does: p = {part.p_inside:.2g})"
-        return f"{which} dominates every rival, {least}"
+        every = "every rival, " if scope == "all" else ""
+        return f"{which} dominates {every}{part.against}{' the least surely' if every else ''} (test that it does: {p})"
     if verdict == "not reproduced":
-        return f"{which} is dominated by {part.against} (test that it is: p = {part.p_outside:.2g})"
+        return f"{which} is dominated by {part.against} (test that it is: {p})"
     return f"{which} and {part.against}: neither is shown to dominate, so which is better depends on the weights"
 
 

@@ -88,10 +88,11 @@ def over_seeds_and_images(differences: NDArray[np.float64], cells: Spread) -> Cr
     of_images = max(float(by_image.var(ddof=1)) / images - unexplained, 0.0)
     # two trainings that scatter; never less than the sampling of images alone explains
     of_seeds = max(2 * cells.sd**2 / seeds, unexplained)
-    if of_seeds == 0:  # the same for every seed and image
-        return Crossed(mean, mean, mean, float(mean == 0), 0.0, math.sqrt(of_images), math.inf)
     se = math.sqrt(of_seeds + of_images)
-    df = cells.df * ((of_seeds + of_images) / of_seeds) ** 2
+    if se == 0:  # the same for every seed and image
+        return Crossed(mean, mean, mean, float(mean == 0), 0.0, 0.0, math.inf)
+    # without any part of seeds it is a normal mean over images
+    df = cells.df * ((of_seeds + of_images) / of_seeds) ** 2 if of_seeds else math.inf
     half = float(stats.t.ppf(0.975, df)) * se
     p = 2 * float(stats.t.sf(abs(mean) / se, df))
     return Crossed(mean, mean - half, mean + half, p, math.sqrt(of_seeds), math.sqrt(of_images), df)

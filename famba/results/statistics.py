@@ -44,16 +44,19 @@ class Evidence:
     p_outside: Array
 
 
-def mean_in(values: Array, region: Region, exact: bool = False) -> Evidence:
+def mean_in(values: Array, region: Region, step: float | Array = 0.0) -> Evidence:
     """Test on which side of a region's ends the mean of values (..., n) lies.
 
-    `exact`: values that do not depend on chance, so that one is enough. Otherwise n must be at least 2.
+    Equal values are taken to be free of chance; a single one must be. `step` (...): the distance between neighbouring
+    values of a quantity that is counted, such as one image of an accuracy. Equal values of it can be equal by chance:
+    their standard deviation is at least that of rounding, step / sqrt(12).
     """
     n = values.shape[-1]
     # equal values have no spread: computed, it would be a rounding error's
-    constant = np.full(values.shape[:-1], exact) | (np.ptp(values, axis=-1) == 0)
+    constant = np.ptp(values, axis=-1) == 0
     mean = np.where(constant, values[..., 0], values.mean(axis=-1))
     spread = np.where(constant, 0, values.std(axis=-1, ddof=min(n - 1, 1)))
+    spread = np.maximum(spread, np.divide(step, math.sqrt(12)))
     df, shift = max(n - 1, 1), region.noise * math.sqrt(n)
 
     def beyond(distance: Array) -> tuple[Array, Array]:
@@ -115,19 +118,20 @@ def holm(p: Array) -> Array:
     return out
 
 
-def dominates(advantages: Array) -> tuple[Array, Array]:
+def dominates(advantages: Array, steps: float | Array = 0.0) -> tuple[Array, Array]:
     """Pareto dominance of one cell over another.
 
     Args:
         advantages: (..., objectives, n), paired by seed, positive where the first is better.
+        steps: (objectives,) as `mean_in` takes them.
 
     Returns:
-        p-value (...) that it is better in every objective (intersection-union of paired t tests; an exact tie counts
-        as not worse), and the share (...) of bootstrap resamples of the seeds in which its means dominate.
-        With few seeds the bootstrap alone would decide too easily (with three, all resamples agree by chance in
-        one case of eight), so that a verdict needs both.
+        p-value (...) that it is better in every objective (intersection-union of paired t tests; an exact tie of a
+        quantity without a step counts as not worse), and the share (...) of bootstrap resamples of the seeds in which
+        its means dominate. With few seeds the bootstrap alone would decide too easily (with three, all resamples agree
+        by chance in one case of eight), so that a verdict needs both.
     """
-    p = mean_in(advantages, Region(low=0.0)).p_inside.max(axis=-1)
+    p = mean_in(advantages, Region(low=0.0), steps).p_inside.max(axis=-1)
     weights, probability = _resamples(advantages.shape[-1])
     means = advantages @ weights.T  # (..., objectives, resamples)
     dominant = (means >= 0).all(axis=-2) & (means > 0).any(axis=-2)

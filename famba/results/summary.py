@@ -279,6 +279,7 @@ def _must_agree(row: Row) -> Iterator[tuple[tuple[str, ...], Any]]:
     yield ("protocol",), cell.protocol
     yield ("train digest of the data",), row.data.train_digest
     yield ("test digest of the data",), row.data.test_digest
+    yield ("decoder of the images",), row.data.decoder
     yield ("device",), environment.device
     yield ("number of processes",), environment.world_size
     yield ("scan backend",), row.scan.backend

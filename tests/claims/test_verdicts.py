@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 import yaml
+from scipy import stats
 
-from famba.claims.decide import grid_of
-from famba.claims.ledger import load
+from famba.claims.decide import decide, grid_of
+from famba.claims.entries import Claim
+from famba.claims.ledger import Ledger, load
 from famba.claims.noise import noise_floor
 from famba.claims.verdicts import Verdict, judge
 from famba.config import Experiment
@@ -170,3 +172,61 @@ def test_a_ledger_of_ones_own_is_judged_on_custom_rows_and_on_no_others():
     assert part.mean == pytest.approx(np.mean([last["upper", seed] - last["lower", seed] for seed in range(3)]))
     assert {verdict.verdict for verdict in judge(ledger, rows_of(), []).verdicts} == {"not tested"}
     assert {verdict.verdict for verdict in judge(LEDGER, rows, []).verdicts} == {"not tested"}
+
+
+def own_claim(**claim: object) -> Claim:
+    """A claim on Vim-Ti, judged on the rows of the paper's grid."""
+    return Claim.model_validate({"id": "own", "quote": "as it says", "source": "paper", **claim})
+
+
+def verdict_of(claim: Claim, rows: list[Row]) -> Verdict:
+    ledger = Ledger.model_validate(LEDGER.model_dump() | {"claims": [claim.model_dump()], "table_cells": []})
+    (verdict,) = judge(ledger, rows, []).verdicts
+    return verdict
+
+
+def test_one_seed_shows_nothing_that_chance_decides_whatever_a_ledger_asks_for():
+    tested = {"models": ["vim_tiny"], "strategies": ["upper"], "relation": "above"}
+    trade_off = {"models": ["vim_tiny"], "strategy": "upper", "rivals": ["lower"], "objectives": ["top1", "hours"]}
+    for of in ({"tests": [{"quantity": "top1", **tested}]}, {"trade_off": trade_off}):
+        verdict = verdict_of(own_claim(needs={"minimum_n": 1}, **of), rows_of(seeds=[0]))
+        assert (verdict.verdict, verdict.reason) == (
+            "inconclusive",
+            "n = 1, needs 2: the spread over seeds is not known",
+        )
+    tested["quantity"] = "tokens_removed"
+    assert verdict_of(own_claim(needs={"minimum_n": 1}, tests=[tested]), rows_of(seeds=[0])).verdict == "reproduced"
+
+
+def test_tokens_that_a_threshold_removes_are_a_mean_over_seeds():
+    """They differ between seeds, and none of these stands for all."""
+    rows = [row for row in rows_of() if row.cell.line == ("vim_tiny", "upper")]
+    for seed, last in enumerate((40, 20, 24)):
+        measured = (*rows[seed].tokens.measured[:-1], last)
+        rows[seed] = rows[seed].model_copy(
+            update={"tokens": rows[seed].tokens.model_copy(update={"measured": measured})}
+        )
+    tested = {"quantity": "tokens_removed", "models": ["vim_tiny"], "strategies": ["upper"], "relation": "at_most"}
+    claim = own_claim(tests=[{**tested, "published": ["lower-tokens"]}])
+    ((_, evidence),) = decide(claim, LEDGER, grid_of(rows))[1]
+    removed = np.array([157, 177, 173])
+    limit = LEDGER.numbers["lower-tokens"].point
+    assert evidence.p_inside == pytest.approx(stats.ttest_1samp(removed, limit, alternative="less").pvalue)
+
+
+def test_a_p_value_of_one_part_among_several_is_holms():
+    """Where one of the parts decides, the test is as strict as the reason says."""
+    rows = rows_of()
+    drop = {"quantity": "top1_difference", "against": "baseline", "relation": "above"}
+    tests = [{**drop, "models": ["vim_tiny"], "strategies": ["all", "interleaved", "lower", "upper"]}]
+    for scope, decides in (("all", "p_outside"), ("any", "p_inside")):
+        tests[0]["relation"] = "above" if scope == "all" else "below"
+        verdict = verdict_of(own_claim(tests=tests, scope=scope), rows)
+        assert verdict.verdict == ("not reproduced" if scope == "all" else "reproduced")
+        p = 4 * min(getattr(part, decides) for part in verdict.parts)
+        assert f"p = {p:.2g} after Holm; the decisive one of 4 parts)" in verdict.reason
+    tests[0]["relation"] = "below"
+    verdict = verdict_of(own_claim(tests=tests), rows)
+    assert verdict.verdict == "reproduced"  # every one of them: no correction
+    p = max(part.p_inside for part in verdict.parts)
+    assert f"(test that it does: p = {p:.2g}; the decisive one of 4 parts)" in verdict.reason

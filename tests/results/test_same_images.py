@@ -105,6 +105,12 @@ def test_a_lucky_scatter_is_no_less_than_the_sampling_of_images():
     hits = correctness(np.random.default_rng(0), 2, 2, 200, 0.0).astype(float)
     found = over_seeds_and_images(hits[1] - hits[0], Spread(0.0, 8))
     assert found.high - found.low > 0.05
+    every_seed = np.tile(np.repeat([1.0, -1.0, 0.0], [12, 8, 44]), (3, 1))  # networks that no seed changes
+    found = over_seeds_and_images(every_seed, Spread(0.0, 8))
+    se = every_seed[0].std(ddof=1) / math.sqrt(64)
+    assert (found.se_seeds, found.se_images, found.df) == (0, pytest.approx(se), math.inf)
+    assert (found.low, found.high) == pytest.approx((0.0625 - 1.959964 * se, 0.0625 + 1.959964 * se))
+    assert found.p == pytest.approx(2 * stats.norm.sf(0.0625 / se))
     same = over_seeds_and_images(np.zeros((2, 50)), Spread(0.0, 8))
     assert (same.mean, same.low, same.high, same.p) == (0, 0, 0, 1)
 

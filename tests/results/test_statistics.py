@@ -72,8 +72,32 @@ def test_values_without_spread_are_compared_as_they_are():
     for region, inside in ((Region(high=0.8), True), (Region(high=0.7), True), (Region(low=0.8), False)):
         evidence = mean_in(same, region)
         assert (evidence.p_inside, evidence.p_outside) == ((0, 1) if inside else (1, 0))
-    evidence = mean_in(np.array([5.0]), Region(5, 5), exact=True)
+    evidence = mean_in(np.array([5.0]), Region(5, 5))
     assert (evidence.p_inside, evidence.p_outside) == (0, 1)
+
+
+def test_equal_values_of_a_quantity_that_is_counted_are_known_to_a_step_only():
+    same, step = np.full(3, 0.7), 0.1
+    t = 0.1 / (step / 12**0.5 / 3**0.5)
+    assert mean_in(same, Region(low=0.6), step).p_inside == pytest.approx(stats.t.sf(t, 2), rel=1e-6)
+    tied = mean_in(same, Region(low=0.7), step)
+    assert (tied.p_inside, tied.p_outside) == (0.5, 0.5)  # mean_in(same, Region(low=0.7)).p_inside is 0
+    almost = same + np.array([0, 1.2e-16, 0])  # what rounding leaves of equal differences
+    assert mean_in(almost, Region(low=0.6), step).p_inside == pytest.approx(stats.t.sf(t, 2), rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_levels_hold_on_a_test_set_of_few_images(n):
+    """Counts that often tie: the mean lies at the end, and is called inside in 5 % of the cases at most."""
+    counts = np.random.default_rng(n).normal(0, 0.8, (RNG_GRIDS, n)).round()
+    assert np.mean(mean_in(counts, Region(low=0.0), 1.0).p_inside <= ALPHA) < 0.061
+    assert np.mean(mean_in(counts, Region(low=0.0)).p_inside <= ALPHA) > 0.1  # without the step
+
+
+def test_a_tie_in_accuracy_is_not_shown_to_be_no_loss():
+    tie = np.stack([np.zeros(4), np.full(4, 0.2)])
+    assert dominates(tie)[0] == 0
+    assert dominates(tie, np.array([0.01, 0.0]))[0] == 0.5
 
 
 def test_interval_of_known_values():

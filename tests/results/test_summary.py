@@ -129,6 +129,7 @@ def test_a_missing_baseline_leaves_the_ratio_empty(tmp_path):
     [
         ("data", {"train_digest": "b" * 64}, "train digest of the data"),
         ("data", {"test_digest": "b" * 64}, "test digest of the data"),
+        ("data", {"decoder": "Pillow 12.0.0"}, "decoder of the images"),
         ("environment", {"device": "Another CPU"}, "device"),
         ("environment", {"threads": 64}, "threads"),
         ("scan", {"backend": "reference"}, "scan backend"),
