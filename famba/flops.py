@@ -186,18 +186,15 @@ def forward_flops(
     operations, as state-spaces/mamba counts them: discretise 3, recur 4, read out 2), what a method compares in a layer
     that reduces tokens, and the head. Not counted: norms, activations, additions.
     """
-    layers, ends = _layers(architecture, schedule, "fp32", "cpu", "cpu"), _ends(architecture, classes, _FP32, channels)
-    return round(ends.forward.gemm_flops + sum(layer_flops(layer, architecture, method) for layer in layers))
+    layers = _layers(architecture, schedule, "fp32", "cpu", "cpu", method)
+    ends = _ends(architecture, classes, _FP32, channels)
+    return round(ends.forward.gemm_flops + sum(map(layer_flops, layers)))
 
 
-def layer_flops(layer: LayerCost, architecture: Architecture, method: Method | None = None) -> float:
+def layer_flops(layer: LayerCost) -> float:
     """One layer's part of `forward_flops`."""
-    compared = layer.fusion.forward.gemm_flops
-    if method is not None:
-        asked = DIRECTIONS if method.placement == "inside" else 1
-        gone = layer.entering - layer.tokens
-        compared = asked * method.flops(layer.entering, gone, architecture) if gone else 0
-    return compared + (layer.gemms.forward.gemm_flops + layer.conv.forward.other_flops + layer.scan.forward.other_flops)
+    products = layer.fusion.forward.gemm_flops + layer.gemms.forward.gemm_flops
+    return products + layer.conv.forward.other_flops + layer.scan.forward.other_flops
 
 
 def parameter_count(architecture: Architecture, classes: int, channels: int = 3) -> int:
@@ -210,14 +207,22 @@ def parameter_count(architecture: Architecture, classes: int, channels: int = 3)
     return a.depth * layer + ends
 
 
-def step_cost(cell: Cell, classes: int, device: str = "cpu", scan: str = "cpu", channels: int = 3) -> StepCost:
+def step_cost(
+    cell: Cell,
+    classes: int,
+    device: str = "cpu",
+    scan: str = "cpu",
+    channels: int = 3,
+    method: Method | None = None,
+) -> StepCost:
     """A process's share of an optimiser step of a cell. `device`: "cpu" or "cuda"; `scan`: which decides what is kept.
 
-    What the processes send each other, the sum of their gradients, is not counted.
+    `method`: whose comparisons of tokens are counted; None is Famba-V's. What the processes send each other, the sum of
+    their gradients, is not counted.
     """
     share = cell.recipe.global_batch // cell.processes
     settings = cell.recipe.model_copy(update={"global_batch": share, "micro_batch": cell.images_per_pass})
-    return cost(cell.architecture, cell.mixed, settings, classes, device, scan, channels)
+    return cost(cell.architecture, cell.mixed, settings, classes, device, scan, channels, method)
 
 
 def cost(
@@ -228,10 +233,11 @@ def cost(
     device: str = "cpu",
     scan: str = "cpu",
     channels: int = 3,
+    method: Method | None = None,
 ) -> StepCost:
     """An optimiser step of any model and recipe; see `step_cost`."""
     a, width = architecture, _width(recipe.precision)
-    layers = tuple(_layers(a, schedule, recipe.precision, device, scan))
+    layers = tuple(_layers(a, schedule, recipe.precision, device, scan, method))
     parameters = parameter_count(a, classes, channels)
     # with autocast each weight is cast once per pass, and its gradient is cast back
     casts = 0 if recipe.precision == "fp32" else 2 * (_FP32 + width)
@@ -262,18 +268,30 @@ def _width(precision: str) -> int:
     return 2 if precision == "bf16" else _FP32
 
 
-def _layers(a: Architecture, schedule: Sequence[int], precision: str, device: str, scan: str) -> list[LayerCost]:
+def _layers(
+    a: Architecture, schedule: Sequence[int], precision: str, device: str, scan: str, method: Method | None
+) -> list[LayerCost]:
     trace = scheduled_tokens(a, schedule)
     entering = (a.tokens, *trace[:-2])
     return [
-        layer_cost(a, before, after, precision, device, scan) for before, after in zip(entering, trace, strict=False)
+        layer_cost(a, before, after, precision, device, scan, method)
+        for before, after in zip(entering, trace, strict=False)
     ]
 
 
 def layer_cost(
-    a: Architecture, entering: int, tokens: int, precision: str = "fp32", device: str = "cpu", scan: str = "cpu"
+    a: Architecture,
+    entering: int,
+    tokens: int,
+    precision: str = "fp32",
+    device: str = "cpu",
+    scan: str = "cpu",
+    method: Method | None = None,
 ) -> LayerCost:
-    """One layer, which `entering` tokens come to and whose mixer sees `tokens` of them, and one image."""
+    """One layer, which `entering` tokens come to and whose mixer sees `tokens` of them, and one image.
+
+    `method`: None is Famba-V's.
+    """
     e, d, n, k = _width(precision), a.embed_dim, a.d_state, DIRECTIONS
     inner, rank = _widths(a)
     read = k * (rank + 2 * n)  # features of delta's low rank, B and C, both directions
@@ -305,14 +323,23 @@ def layer_cost(
     )
     fusion, saved = Pass(Work(), Work()), 0
     if tokens < entering:
-        pairs = math.ceil(entering / 2) * (entering // 2)
         merge = Work(moved=d * (e + _FP32) * (entering + tokens), other_flops=4 * d * tokens)  # hidden and residual
-        matching = Work(gemm_flops=2 * pairs * d, moved=_FP32 * (3 * entering * d + 3 * pairs))
-        fusion = Pass(matching + merge, merge)
+        fusion = Pass(_matching(a, entering, entering - tokens, method) + merge, merge)
         saved = _INDEX * entering + _FP32 * tokens  # the group of each token, the size of each group
     saved += _saved_by_norm(entering, d)
     saved += e * tokens * (d + 2 * inner + read + inner)  # the mixer's input, x and z, dt B C, before the gate
     return LayerCost(entering, tokens, norm, fusion, gemms, conv, scan_work, saved + _saved_by_scan(a, tokens, e, scan))
+
+
+def _matching(a: Architecture, tokens: int, gone: int, method: Method | None) -> Work:
+    """The comparisons of tokens; of a method that makes none, nothing. Traffic is that of cosines of their width."""
+    if method is None:
+        flops = 2 * math.ceil(tokens / 2) * (tokens // 2) * a.embed_dim
+    else:
+        flops = method.flops(tokens, gone, a) * (DIRECTIONS if method.placement == "inside" else 1)
+    if not flops:
+        return Work()
+    return Work(gemm_flops=flops, moved=_FP32 * 3 * (tokens * a.embed_dim + flops / (2 * a.embed_dim)))
 
 
 def _saved_by_norm(tokens: int, d: int) -> int:

@@ -237,10 +237,9 @@ def _cost_model(here: Loaded, cost: Cost, method: Method) -> CostModel:
     late = method.placement in LATE
     shape, none = here.chosen.architecture, (0,) * here.chosen.architecture.depth
     precision, device = here.recipe.precision, here.device.type
-    layer = partial(layer_cost, shape, precision=precision, device=device, scan=here.scan.name)
+    layer = partial(layer_cost, shape, precision=precision, device=device, scan=here.scan.name, method=method)
     if cost == "flops":
-        flops = partial(layer_flops, architecture=shape, method=method)
-        return CostModel(shape, flops, layer, float(forward_flops(shape, none, here.classes)), late)
+        return CostModel(shape, layer_flops, layer, float(forward_flops(shape, none, here.classes)), late)
     sizes = {"epochs": 1, "warmup_epochs": 0, "precision": precision}
     images = min(here.recipe.micro_batch, 8) if device == "cpu" else here.recipe.micro_batch
     cell = cell_of(shape, none, images, **sizes)

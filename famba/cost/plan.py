@@ -10,10 +10,13 @@ import torch
 
 from famba import ops
 from famba.config import Cell, Experiment
+from famba.config.methods import PLACEMENTS
 from famba.cost.calibrate import Calibration, calibrate
 from famba.cost.roofline import PROFILES
 from famba.data.sampling import steps_per_epoch
 from famba.flops import StepCost, step_cost
+from famba.methods.names import build
+from famba.methods.random_controls import RandomPrune
 from famba.ops.precision import DTYPES
 from famba.results.summary import SHARED
 from famba.system.device import other_gpu_processes, pick_device
@@ -89,6 +92,20 @@ def assumed(precision: str, profile: str, captured: bool) -> Calibration:
     return Calibration(rates, slower, 0.0, slower, slower, slower, None, 0.0 if captured else LAUNCH_S)
 
 
+def counted(cell: Cell, device: str, scan: str) -> StepCost:
+    """`step_cost` with the comparisons of tokens that the cell's method makes; of a class of your own, with none.
+
+    Such a class is not run here: its file may be another machine's.
+    """
+    fusion = cell.fusion
+    method = RandomPrune() if _is_own(cell) else build(fusion.method, fusion.settings, fusion.placement)
+    return step_cost(cell, cell.sizes.classes, device, scan, method=method)
+
+
+def _is_own(cell: Cell) -> bool:
+    return cell.fusion.method not in PLACEMENTS
+
+
 def plan(experiment: Experiment, device: str) -> tuple[list[Prediction], list[str]]:
     """A prediction for each cell, and what they rest on, line by line. `device`: measure, or a profile's name.
 
@@ -102,6 +119,8 @@ def plan(experiment: Experiment, device: str) -> tuple[list[Prediction], list[st
         notes.append(f"{of}{run}")
         if run.warning:
             notes.append(f"warning: {of}{run.warning}")
+    if own := dict.fromkeys(cell.fusion.method for cell in experiment.cells() if _is_own(cell)):
+        notes.append(f"methods of your own: what they compare is left out: {', '.join(own)}")
     if experiment.processes > 1:
         notes.append(
             f"processes: {experiment.processes}, each on a device of its own; what they send each other is left out"
@@ -117,10 +136,7 @@ def _calculated(experiment: Experiment, device: str) -> tuple[list[Prediction], 
         f"device: {profile.device}, {profile.source}",
         f"assumed: a step takes {ASSUMED_SHARE:.0%} of its bound, and never waits for data; scan {backend}",
     ]
-    classes = experiment.sizes.classes
-    return [
-        predict(cell, step_cost(cell, classes, "cuda", backend), found[cell.recipe], 1) for cell in experiment.cells()
-    ], notes
+    return [predict(cell, counted(cell, "cuda", backend), found[cell.recipe], 1) for cell in experiment.cells()], notes
 
 
 def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
@@ -150,8 +166,7 @@ def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
     most = max(1, usable_cpus() // on_each_node)
     predictions = [
         predict(
-            cell, step_cost(cell, sizes.classes, device.type, choice.name), found[cell.model],
-            min(cell.recipe.workers, most),
+            cell, counted(cell, device.type, choice.name), found[cell.model], min(cell.recipe.workers, most),
         )
         for cell in experiment.cells()
     ]  # fmt: skip

@@ -110,12 +110,12 @@ def _minutes(workflow: Any, experiment: Experiment, gpu: str, wildcards: Any) ->
     if workflow.local_exec or not workflow.is_main_process:
         return None
     # they import torch
-    from famba.cost.plan import assumed, predict  # noqa: PLC0415
+    from famba.cost.plan import assumed, counted, predict  # noqa: PLC0415
     from famba.cost.roofline import PROFILES  # noqa: PLC0415
 
     cell = _cell(experiment, wildcards)
     known = next((name for name in PROFILES if name in gpu.lower()), ASSUMED_GPU)
     calibration = assumed(cell.recipe.precision, known, cell.recipe.cuda_graphs)
     backend = "triton" if cell.scan == "auto" else cell.scan
-    step = step_cost(cell, cell.sizes.classes, "cuda", backend)
+    step = counted(cell, "cuda", backend)
     return math.ceil(HEADROOM * predict(cell, step, calibration, workers=1).cell_s / 60) + START_MINUTES

@@ -14,10 +14,12 @@ from famba.config import ARCHITECTURES, Architecture, Recipe
 from famba.config.datasets import DATASETS
 from famba.cost import plan as planning
 from famba.cost.calibrate import Calibration, calibrate, data_seconds, fit
-from famba.cost.plan import assumed, plan, predict
+from famba.cost.plan import assumed, counted, plan, predict
 from famba.cost.roofline import MEASURED, PROFILES, Rates
 from famba.data import digits
-from famba.flops import cost, step_cost
+from famba.flops import cost, forward_flops, step_cost
+from famba.methods import Method
+from famba.methods.names import build
 from famba.strategies import STRATEGIES, strategy
 from tests.helpers import ROOT
 from tests.helpers.rows import experiment, paper_experiment
@@ -39,6 +41,30 @@ def test_every_cell_is_predicted_and_fusion_pays():
             assert fused.saved_per_image < baseline.saved_per_image
             assert fused.step_s / baseline.step_s == pytest.approx(fused.token_share, abs=0.05)
     assert of["vim_small", "baseline"].step_s > 1.8 * of["vim_tiny", "baseline"].step_s
+
+
+def test_each_method_s_own_comparisons_are_counted(tmp_path, monkeypatch):
+    own = tmp_path / "own.py"
+    own.write_text("raise SystemExit('it is not to be run')\n")
+    methods = {"fuse": "famba_v", "prune": "random_prune", "features": "rmeeto", "own": f"{own}:Own"}
+    schedules = {name: {"like": "upper", "method": method} for name, method in methods.items()}
+    schedules["features"]["settings"] = {"feature": "B"}
+    grid = experiment(strategies=list(methods), schedules=schedules)
+    cells = {cell.strategy: cell for cell in grid.cells()}
+    of = {name: counted(cell, "cuda", "triton") for name, cell in cells.items()}
+    flops = {name: sum(layer.fusion.both.gemm_flops for layer in step.layers) for name, step in of.items()}
+    shape = cells["fuse"].architecture
+    assert flops["prune"] == flops["own"] == 0 < flops["features"] < flops["fuse"]
+    for name, step in of.items():
+        expected = build(methods[name], cells[name].fusion.settings) if name != "own" else Method()
+        whole = forward_flops(shape, cells[name].mixed, 10, method=expected)
+        assert flops[name] == whole - forward_flops(shape, cells[name].mixed, 10, method=Method())
+        assert sum(layer.fusion.both.moved for layer in step.layers) > 0  # merging and dropping move tokens, too
+    monkeypatch.setattr(planning, "LAUNCH_S", 0.0)  # which decides in a model as small as this one
+    predictions, notes = plan(grid, "a100")
+    seconds = {one.strategy: one.step_s for one in predictions}
+    assert seconds["prune"] == seconds["own"] < seconds["features"] < seconds["fuse"]
+    assert f"methods of your own: what they compare is left out: {own}:Own" in notes
 
 
 def test_a_faster_device_takes_less_time_and_the_same_memory():
