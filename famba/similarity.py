@@ -26,10 +26,11 @@ EXAMPLE_SIZE = 64  # pixels per side of a recorded example, at most
 
 
 def token_record(model: VisionMamba, images: Tensor, autocast: Autocast) -> TokenRecord:
-    """Watch the tokens in one forward pass over the first images of (B, 3, S, S), as the model takes them.
+    """Watch the tokens in one forward pass over the first images of (B, 3, S, S), as the model takes them: evaluated.
 
     Where a threshold decides how many tokens go, in one pass for each image.
     """
+    model.eval()  # random methods then draw by the images
     images = images[:IMAGES]
     if model.varies and len(images) > 1:
         return _mean([token_record(model, image, autocast) for image in images.split(1)])

@@ -58,6 +58,13 @@ def first_patches(groups: list[set[int]], cls: int) -> dict[int, int]:
     return {member: min(group) for group in members for member in group}
 
 
+def test_random_methods_are_recorded_as_they_are_evaluated(images):
+    """A captured evaluation replays a graph, and leaves a model that trains as it was."""
+    of = model(method="random_prune")
+    trained, evaluated = token_record(of.train(), images, nullcontext), token_record(of.eval(), images, nullcontext)
+    np.testing.assert_array_equal(trained.groups, evaluated.groups)
+
+
 @pytest.mark.parametrize("cls_position", ["middle", "head"])
 @pytest.mark.parametrize("order", ["sequence", "tome"])
 @pytest.mark.parametrize("strategy", ["all", "interleaved", "upper"])

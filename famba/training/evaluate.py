@@ -36,6 +36,7 @@ class CapturedForward(Forward):
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """See `Forward`; the result is overwritten by the next call."""
+        self.model.eval()  # what follows an evaluation finds the model as it leaves `Forward`
         if self._graph is None:
             self._images = images.clone()
             side = torch.cuda.Stream()

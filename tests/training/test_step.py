@@ -18,6 +18,7 @@ from famba.training.distributed import Processes
 from famba.training.ema import Ema
 from famba.training.evaluate import CapturedForward, Forward
 from famba.training.step import CapturedStep, Step
+from tests.helpers.method_cases import Case, label, own_settings
 
 DEPTH, SIZE, CLASSES, BATCH = 4, 32, 10, 4
 CUDA = torch.device("cuda")
@@ -25,14 +26,32 @@ SETTINGS = Recipe(global_batch=BATCH, mixup_batch=BATCH, micro_batch=BATCH, cuda
 # what waits for the device, or has a result whose shape the host must know
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
 
+OF_EACH_METHOD: list[Case] = [  # with all of its code
+    ("famba_v", {"size_weighted": True}),
+    ("famba_v", {"placement": "inside"}),
+    ("rmeeto", {"feature": "delta"}),
+    ("hsa", {}),
+    ("utr", {}),
+    ("mtr", {}),
+    ("random_merge", {}),
+    ("random_prune", {"placement": "after"}),
+]
+
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-def model(name: str, scan: str = "chunked") -> VisionMamba:
+def model(name: str, scan: str = "chunked", **method: Any) -> VisionMamba:
     torch.manual_seed(0)
     schedule = strategy(name, DEPTH, tokens=65)
     return VisionMamba(
-        embed_dim=32, depth=DEPTH, img_size=SIZE, patch_size=4, num_classes=CLASSES, fusion=schedule, scan=scan
+        embed_dim=32,
+        depth=DEPTH,
+        img_size=SIZE,
+        patch_size=4,
+        num_classes=CLASSES,
+        fusion=schedule,
+        scan=scan,
+        **method,
     )
 
 
@@ -86,7 +105,23 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextMana
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_step_exchanges_nothing_with_the_host(name: str, watched: Callable[[], AbstractContextManager[Any]]) -> None:
-    net = model(name).to("meta")
+    exchanges_nothing(model(name), watched)
+
+
+@pytest.mark.parametrize("case", OF_EACH_METHOD, ids=label)
+def test_no_method_exchanges_anything_with_the_host(
+    case: Case, watched: Callable[[], AbstractContextManager[Any]]
+) -> None:
+    name, settings = case
+    place = settings.get("placement")
+    cls_position = "head" if place == "inside" else "middle"
+    by = {"method": name, "settings": own_settings(settings), "placement": place, "cls_position": cls_position}
+    net = VisionMamba(32, 3, CLASSES, SIZE, patch_size=8, fusion=(0, 3, 2), scan="chunked", **by)
+    exchanges_nothing(net, watched)
+
+
+def exchanges_nothing(net: VisionMamba, watched: Callable[[], AbstractContextManager[Any]]) -> None:
+    net = net.to("meta")
     optimizer = optim.optimizer(net, SETTINGS)
     step = Step(net, optimizer, Ema(net, 0.9), SETTINGS, nullcontext, Processes())
     (batch,) = batches(1, torch.device("meta"))
@@ -170,8 +205,10 @@ def test_captured_steps_are_the_eager_ones(name: str) -> None:
         forward = evaluation(net, autocast)
         images = batches(4, CUDA)[-1][0]
         raw = [forward(images).clone(), forward(images[:2]).clone()]
+        net.train()
         with ema.applied_to(net):
             averaged = forward(images).clone()
+        assert not net.training
         ended[kind] = [torch.stack(losses), *raw, averaged, *net.state_dict().values(), *ema.state_dict().values()]
     for eager, captured in zip(ended[Step], ended[CapturedStep], strict=True):
         torch.testing.assert_close(captured, eager, rtol=1e-2, atol=1e-3)
