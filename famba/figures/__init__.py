@@ -12,6 +12,7 @@ from famba.claims.sweeps import sweeps
 FORMATS = ("svg", "png", "pdf")
 NAMES = ("top1", "time", "memory", "accuracy_time", "accuracy_memory", "tokens", "strategies", "curves")
 TOKEN_NAMES = ("similarity", "best_match", "fused_patches")  # need the tokens.npz beside each row
+BESIDE = {"curves": "epochs.csv", **dict.fromkeys(TOKEN_NAMES, "tokens.npz")}  # drawn from this file beside each row
 
 
 def names_of(strategies: Iterable[str]) -> list[str]:

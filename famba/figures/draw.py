@@ -8,9 +8,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from famba.errors import InputError
-from famba.figures import FORMATS, bars, lines, patches, similarity, strategies, studies, style, tradeoff
+from famba.figures import BESIDE, FORMATS, bars, lines, patches, similarity, strategies, studies, style, tradeoff
 from famba.figures.captions import CAPTIONS
 from famba.figures.results import Results
+from famba.results.beside import digest
 from famba.results.tokens import NAME, TokenRecord, read_tokens
 from famba.text import count, nearest
 
@@ -60,7 +61,10 @@ def draw(
     for name in names:
         made = figure(name, results, records, inches)
         with style.theme():
-            style.save(made, out, name, CAPTIONS[name], digest=results.digest, formats=formats, colours=colours)
+            style.save(
+                made, out, name, CAPTIONS[name], digest=results.digest, formats=formats, colours=colours,
+                beside=digest(results.rows, BESIDE[name]) if name in BESIDE else None,
+            )  # fmt: skip
     return names, bare
 
 

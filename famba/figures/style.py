@@ -149,15 +149,17 @@ def save(
     digest: str | None = None,
     formats: Collection[str] = FORMATS[:2],
     colours: Collection[str] = (),
+    beside: str | None = None,
 ) -> None:
     """Write <name>.svg and <name>.png; no date inside, so that the same figure is the same file.
 
     `prefix`: before the name, where the SVG's ids must differ from those of another figure of this name; `digest`: of
     the rows and the ledger that it was drawn from; `formats`: of `FORMATS`, in place of these two; `colours`: those of
-    a style file, for which a page on a dark screen has to find others.
+    a style file, for which a page on a dark screen has to find others; `beside`: the digest of the files beside the
+    rows that it was drawn from.
     """
     if "svg" in formats:
-        write_text(folder / f"{name}.svg", as_svg(figure, prefix + name, caption, digest, colours))
+        write_text(folder / f"{name}.svg", as_svg(figure, prefix + name, caption, digest, colours, beside))
     about = {"Title": caption.title, "Description": caption.text}
     undated = {"CreationDate": None, "Title": caption.title, "Subject": caption.text}
     for form, metadata in (("png", about), ("pdf", undated)):
@@ -167,9 +169,14 @@ def save(
 
 
 def as_svg(
-    figure: Figure, name: str, caption: Caption, digest: str | None = None, colours: Collection[str] = ()
+    figure: Figure,
+    name: str,
+    caption: Caption,
+    digest: str | None = None,
+    colours: Collection[str] = (),
+    beside: str | None = None,
 ) -> str:
     """The figure as the text of an SVG file, whose ids begin with `name`; see `save`."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
-    return svg.finish(drawn.getvalue(), name, caption.title, caption.text, digest, colours)
+    return svg.finish(drawn.getvalue(), name, caption.title, caption.text, digest, colours, beside)

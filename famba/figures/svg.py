@@ -54,10 +54,16 @@ def _invisible(axes: Axes, area: Patch, lines: list[str], href: str | None) -> N
 
 
 def finish(
-    drawn: bytes, name: str, title: str, description: str, digest: str | None = None, colours: Collection[str] = ()
+    drawn: bytes,
+    name: str,
+    title: str,
+    description: str,
+    digest: str | None = None,
+    colours: Collection[str] = (),
+    beside: str | None = None,
 ) -> str:
-    """The file of a figure. `name`: what its ids begin with; `digest`: of what it was drawn from; `colours`: of a style
-    file."""
+    """The file of a figure. `name`: what its ids begin with; `digest`: of the rows and the ledger that it was drawn
+    from; `colours`: of a style file; `beside`: the digest of the files beside the rows that it was drawn from."""
     root = ET.fromstring(drawn)
     for parent in list(root.iter()):
         for child in list(parent):
@@ -71,6 +77,8 @@ def finish(
     }  # fmt: skip
     if digest:
         root.set("data-digest", digest)
+    if beside:
+        root.set("data-beside", beside)
     if colours:
         root.set("data-colours", " ".join(colours).lower())
     for mark in [group for group in root.iter() if group.get("id", "").startswith(_TIP)]:

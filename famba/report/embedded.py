@@ -10,10 +10,13 @@ from pathlib import Path
 from markupsafe import Markup
 
 from famba.errors import InputError
-from famba.figures import names_of, palette
+from famba.figures import BESIDE, names_of, palette
 from famba.figures.captions import AUDIT, CAPTIONS, Caption
 from famba.files import read_text
+from famba.results import beside
+from famba.results.row import Row
 
+_BESIDE = re.compile(r' data-beside="([0-9a-f]{64})"')
 _OWN_COLOURS = re.compile(r' data-colours="([#0-9a-f ]*)"')
 
 
@@ -26,12 +29,19 @@ class Picture:
     svg: Markup | None
 
 
-def figures(folder: Path, strategies: Sequence[str], digest: str) -> list[Picture]:
+def figures(folder: Path, strategies: Sequence[str], digest: str, rows: Mapping[Path, Row]) -> list[Picture]:
     """Every figure of an experiment with these strategies, in their order. `digest`: of its rows and ledger.
 
-    Raises InputError for a file that is damaged, or was drawn from others.
+    Raises InputError for a file that is damaged, or was drawn from others, or from other files beside the rows.
     """
-    return list(_read(folder, {name: CAPTIONS[name] for name in names_of(strategies)}, "", digest))
+    found = list(_read(folder, {name: CAPTIONS[name] for name in names_of(strategies)}, "", digest))
+    drawn = {picture.id.removeprefix("figure-"): picture.svg for picture in found if picture.svg}
+    for name, file in BESIDE.items():
+        # a file from before it was recorded says nothing, and rows may be published without the files beside them
+        then = _BESIDE.search(drawn.get(name, "").partition(">")[0])
+        if then and beside.digest(rows, file) not in (None, then[1]):
+            raise InputError(f"{folder / name}.svg: drawn from another {file}; run famba figures first")
+    return found
 
 
 def audit(folder: Path) -> list[Picture]:

@@ -13,7 +13,8 @@ from famba.claims.verdicts import Verdicts
 from famba.config.validation import read_json
 from famba.errors import InputError
 from famba.files import read_text
-from famba.results import pairs, targets
+from famba.results import epochs, pairs, predictions, targets
+from famba.results.beside import hashes
 from famba.results.pairs import Paired
 from famba.results.row import Row
 from famba.results.summary import Line, summarise
@@ -43,9 +44,17 @@ def read(folder: Path, rows: Mapping[Path, Row], ledger: Ledger) -> Judged:
         raise InputError(f"{path}: made from other rows or another ledger{_HINT}")
     paired: Paired = read_json(Paired, folder / pairs.NAME, "file of paired comparisons", absent=_HINT, invalid=_HINT)
     reached: Targets = read_json(Targets, folder / targets.NAME, "file of times", absent=_HINT, invalid=_HINT)
-    for other, name in ((paired, pairs.NAME), (reached, targets.NAME)):
-        if other.digest != verdicts.digest:
+    made = (
+        (paired.digest, pairs.NAME, paired.predictions, predictions.NAME),
+        (reached.digest, targets.NAME, reached.metrics, epochs.NAME),
+    )
+    for found, name, read_then, beside in made:
+        if found != verdicts.digest:
             raise InputError(f"{folder / name}: made from other rows or another ledger{_HINT}")
+        # one that is no longer there cannot have changed: rows may be published without them
+        changed = set() if read_then is None else hashes(rows, beside).items() - read_then.items()
+        if changed:
+            raise InputError(f"{folder / name}: made from another {beside} of {min(changed)[0]}{_HINT}")
     files = tables.files(rows, verdicts, paired, reached)
     for name, text in files.items():
         if read_text(folder / name, "what famba judge wrote", _HINT) != text:

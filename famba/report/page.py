@@ -106,7 +106,7 @@ def read(rows: Sequence[Path], claims: Path, documented: Path, plan: Path | None
         decided,
         prose.deviations(documented),
         cost.read_plan(plan) if plan else None,
-        embedded.figures(folder / "figures", strategies, decided.verdicts.digest),
+        embedded.figures(folder / "figures", strategies, decided.verdicts.digest, by_path),
         _read_audit(folder / "audit" / "audit.json"),
         embedded.audit(folder / "audit"),
         folder,

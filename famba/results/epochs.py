@@ -13,6 +13,7 @@ from famba.errors import InputError
 from famba.files import atomic_file, read_text
 from famba.text import six_digits
 
+NAME = "epochs.csv"
 EPOCH_FIELDS = (
     "epoch", "lr", "train_loss", "top1", "top5", "ema_top1", "ema_top5", "train_s", "evaluation_s", "ema_evaluation_s",
     "data_wait_s", "cpu_s", "images_per_s",

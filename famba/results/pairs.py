@@ -10,15 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from famba.config.validation import Strict
 from famba.errors import InputError
 from famba.results import predictions
+from famba.results.beside import hashes
 from famba.results.predictions import Predictions, read_predictions
-from famba.results.row import Row, grouped
+from famba.results.row import Row, Sha256, grouped
 from famba.results.same_images import (
     difference_interval,
     interaction_spread,
@@ -85,7 +87,10 @@ class SameStrategy(Strict):
 
 
 class Paired(Strict):
-    """paired.json. `digest`: of the rows and the ledger, as in claims.json. `images`: of the test set."""
+    """paired.json. `digest`: of the rows and the ledger, as in claims.json. `images`: of the test set.
+
+    `predictions`: sha256 of each row's predictions.npz; null in files from before it was recorded.
+    """
 
     version: Literal[1] = 1
     watermark: Literal["SMOKE"] | None
@@ -95,6 +100,7 @@ class Paired(Strict):
     pairs: list[Pair]
     same_strategy: list[SameStrategy]
     left_out: list[str]
+    predictions: Annotated[dict[str, Sha256] | None, Field(exclude_if=lambda found: found is None)] = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,7 @@ def compare(rows: Mapping[Path, Row], digest: str) -> Paired:
         pairs=pairs,
         same_strategy=same,
         left_out=[*left_out(unread, "row"), *left_out(unpaired, "pair")],
+        predictions=hashes(rows, predictions.NAME),
     )
 
 

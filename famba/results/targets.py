@@ -11,12 +11,16 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from famba.config.validation import Strict
 from famba.errors import InputError
+from famba.results import epochs as epochs_csv
+from famba.results.beside import hashes
 from famba.results.epochs import read_epochs
-from famba.results.row import Row, by_line, grouped
+from famba.results.row import Row, Sha256, by_line, grouped
 from famba.text import left_out, six_digits
 
 NAME = "targets.json"
@@ -65,7 +69,10 @@ class Target(Strict):
 
 
 class Targets(Strict):
-    """targets.json. `digest`: of the rows and the ledger, as in claims.json. `clock`: what times are of."""
+    """targets.json. `digest`: of the rows and the ledger, as in claims.json. `clock`: what times are of.
+
+    `metrics`: sha256 of each row's epochs.csv; null in files from before it was recorded.
+    """
 
     version: Literal[1] = 1
     watermark: Literal["SMOKE"] | None
@@ -74,6 +81,7 @@ class Targets(Strict):
     targets: list[Target]
     lines: list[Line]
     left_out: list[str]
+    metrics: Annotated[dict[str, Sha256] | None, Field(exclude_if=lambda found: found is None)] = None
 
 
 def measure(rows: Mapping[Path, Row], digest: str, targets: Mapping[str, tuple[float, str]]) -> Targets:
@@ -100,6 +108,7 @@ def measure(rows: Mapping[Path, Row], digest: str, targets: Mapping[str, tuple[f
         targets=found,
         lines=lines,
         left_out=unread,
+        metrics=hashes(rows, epochs_csv.NAME),
     )
 
 
@@ -108,7 +117,7 @@ def _read(rows: Mapping[Path, Row]) -> tuple[dict[Path, Epochs], list[str]]:
     epochs: dict[Path, Epochs] = {}
     unread = []
     for path, row in rows.items():
-        file = path.with_name("epochs.csv")
+        file = path.with_name(epochs_csv.NAME)
         try:
             found = read_epochs(file, row.cell.recipe.epochs)
         except InputError as error:

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 
 from famba.claims import ledger
@@ -25,7 +26,7 @@ from famba.results import summary
 from famba.results.row import read_row
 from tests.helpers import ROOT
 from tests.helpers.pages import CLAIMS, DEVIATIONS, Page, report
-from tests.helpers.rows import changed, experiment, paper_experiment, write_grid
+from tests.helpers.rows import changed, experiment, paper_experiment, write_grid, write_predictions
 
 PUBLIC = re.compile(r"https://(arxiv\.org/abs|doi\.org|github\.com)/[\w./-]+")
 
@@ -396,6 +397,42 @@ def test_files_of_other_rows_are_refused(tmp_path, smoke, capsys, change):
     assert draw in refused(folder, rows, capsys)
     assert main(["figures", "--out", str(folder / "figures"), *given]) == 0
     assert report(folder, rows) == 0
+
+
+def test_files_made_from_other_files_beside_the_rows_are_refused(tmp_path, capsys):
+    """The row is the same, and what is compared image by image or drawn epoch by epoch is not."""
+    rows = write_grid(tmp_path, experiment(seeds=[0], strategies=["baseline", "upper"]))
+    hits = np.arange(90) % 3 > 0
+    for path in rows:
+        write_predictions(path, hits, np.arange(90) % 10)
+    assert report(tmp_path, rows) == 0
+    given = ["--claims", str(CLAIMS), *map(str, rows)]
+    assert main(["figures", "--out", str(tmp_path / "figures"), "--only", "curves", *given]) == 0
+    predictions, epochs = (rows[0].with_name(name) for name in ("predictions.npz", "epochs.csv"))
+    kept, row = predictions.read_bytes(), rows[0].read_bytes()
+    write_predictions(rows[0], hits[::-1].copy(), np.arange(90) % 10)
+    assert rows[0].read_bytes() == row
+    judge = f"made from another {{}} of {rows[0].parent.name}; run famba judge first"
+    assert f"paired.json: {judge.format('predictions.npz')}" in refused(tmp_path, rows, capsys)
+    predictions.write_bytes(kept)
+
+    curve = epochs.read_text()
+    epochs.write_text(re.sub(r"(\n0,[^,]*),[^,]*", r"\1,7", curve, count=1))  # the first epoch's loss
+    assert epochs.read_text() != curve
+    assert f"targets.json: {judge.format('epochs.csv')}" in refused(tmp_path, rows, capsys)
+    assert main(["judge", "--out", str(tmp_path), *given]) == 0
+    assert "curves.svg: drawn from another epochs.csv; run famba figures first" in refused(tmp_path, rows, capsys)
+
+    epochs.unlink()  # rows that are published without these files say the same
+    predictions.unlink()
+    page = ["--out", str(tmp_path / "report.html"), "--deviations", str(DEVIATIONS)]
+    assert main(["report", *page, *given]) == 0
+    predictions.write_bytes(kept[:-1])
+    old = json.loads((tmp_path / "paired.json").read_text())
+    assert old.pop("predictions").keys() == {path.parent.name for path in rows}
+    assert f"paired.json: {judge.format('predictions.npz')}" in refused(tmp_path, rows, capsys)
+    (tmp_path / "paired.json").write_text(json.dumps(old, indent=1, ensure_ascii=False) + "\n")  # as it once was
+    assert main(["report", *page, *given]) == 0
 
 
 @pytest.mark.parametrize(
