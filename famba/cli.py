@@ -4,8 +4,6 @@ Exit status 0 ok, 1 a check failed, 2 bad input or something missing here; eithe
 to do.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -5,8 +5,6 @@ torch.load and numpy.load read a sealed file as they read any other. Their own c
 never compares the checksums that its archive holds.
 """
 
-from __future__ import annotations
-
 import errno
 import glob
 import hashlib

@@ -4,8 +4,6 @@ Famba-V (arXiv 2409.09808) fuses similar tokens of Vision Mamba in chosen layers
 ToMe's bipartite soft matching (facebookresearch/ToMe af95e4b, tome/merge.py:20-104).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

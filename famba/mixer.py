@@ -1,7 +1,5 @@
 """The bidirectional mixer of a Vision Mamba block (hustvl/Vim dd0358a; paper-facts §3)."""
 
-from __future__ import annotations
-
 import math
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple, overload

@@ -3,8 +3,6 @@
 Famba-V is arXiv 2409.09808; the model is Vim's (hustvl/Vim dd0358a, vim/models_mamba.py).
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence

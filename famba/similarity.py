@@ -4,8 +4,6 @@ The paper's motivation for cross-layer fusion is that tokens grow alike, and not
 measured on what the matching itself compares. Which tokens were fused is recorded from the blocks' own fusions.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which layers fuse how many tokens: the paper's strategies as data. No torch here: Snakemake reads them at start."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from famba.errors import InputError

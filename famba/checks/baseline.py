@@ -1,7 +1,5 @@
 """A frozen baseline: what an experiment gave when it was right, small enough to keep beside the code."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path

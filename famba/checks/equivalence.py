@@ -7,8 +7,6 @@ the statistic is noncentral t at its ends (Wellek, Testing Statistical Hypothese
 2nd ed. 2010). The spread is pooled over the strategies of a model and over both protocols.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

@@ -8,8 +8,6 @@ Time (on a CPU: CPU time), as a ratio to the same run's baseline, epoch by epoch
 are compared exactly.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence

@@ -6,8 +6,6 @@ seeds are. Tested two-sided at 1 % (Hahn 1969), corrected for the number of metr
 of its epochs (Holm 1979).
 """
 
-from __future__ import annotations
-
 import math
 import subprocess
 import sys

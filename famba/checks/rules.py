@@ -5,8 +5,6 @@ It returns what breaks it, None if nothing does. It raises `NotApplicable` where
 `Absent` where the file that it is about was left out: evidence is often the rows alone.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Mapping

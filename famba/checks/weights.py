@@ -1,7 +1,5 @@
 """What weights.pt holds beside its tensors, read without torch."""
 
-from __future__ import annotations
-
 import zipfile
 from collections import OrderedDict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The cells of a published table: each a published number, and the claim that a training reproduces it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import product
 from typing import NamedTuple

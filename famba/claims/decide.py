@@ -3,8 +3,6 @@
 `decide` accepts any leading axes, so that the function that judges real rows also runs on thousands of simulated grids.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

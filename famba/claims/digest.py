@@ -3,8 +3,6 @@
 A cell that was trained again has another row, even with the same accuracy: start, end and times are in it.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """The noise floor: how far results scatter when nothing but the seed differs, and when not even the seed does."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ kind (smoke models, other images) fill the layout of the table, and the publishe
 tables of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

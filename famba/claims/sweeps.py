@@ -4,8 +4,6 @@ An experiment takes part in one by the names of its strategies: `start_15`, `tok
 reads this at every start.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The verdicts as a table for people, and the files that `famba judge` writes."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Verdicts on the claims, from real rows: which claims they may speak about, the decision, numbers and a reason."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`famba bench`: what each part of a training step achieves of what the device can do at most."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

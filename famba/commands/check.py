@@ -1,7 +1,5 @@
 """`famba check`: rows against a frozen baseline, another protocol or the written rules; exit status 1 on a failure."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import os

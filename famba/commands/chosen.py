@@ -1,7 +1,5 @@
 """What model, strategies and methods a command means: from its options, a checkpoint and an experiment."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """`famba crate`: what a finished experiment is made of and how it came about, as an RO-Crate."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`famba data fetch | verify | show | pull | manifest`."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

@@ -3,8 +3,6 @@
 It never fails for what is not there; with --require that is what it is asked for.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform

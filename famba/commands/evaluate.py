@@ -1,7 +1,5 @@
 """`famba evaluate`: any checkpoint under any strategies and methods, without training; a CSV line for each."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """`famba export`: a checkpoint under a strategy, as safetensors or as a program of torch.export."""
 
-from __future__ import annotations
-
 import argparse
 import io
 from pathlib import Path

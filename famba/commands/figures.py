@@ -1,7 +1,5 @@
 """`famba figures`: draw the figures of an experiment from its rows."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

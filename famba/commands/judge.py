@@ -1,7 +1,5 @@
 """`famba judge`: what result rows say: their summary, verdicts on claims, strategies in pairs, times to a target."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Collection, Sequence
 from pathlib import Path

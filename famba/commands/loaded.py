@@ -1,7 +1,5 @@
 """A checkpoint that a command runs under several settings: its data set, its device, and one set of weights for all."""
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Options that several commands have; reading them needs no statistics."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

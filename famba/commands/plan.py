@@ -1,7 +1,5 @@
 """`famba plan`: what an experiment will cost, before anything is spent."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """`famba publish`: rows of several machines as one published set, and a page that compares its methods."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`famba report`: write the results of an experiment as one page."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`famba reproduce`: retrain rows from what they record of themselves, and report field by field what agrees."""
 
-from __future__ import annotations
-
 import argparse
 import functools
 import tempfile

@@ -1,7 +1,5 @@
 """Write the published JSON schemas: `python -m famba.commands.schema` after a change of what they describe."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

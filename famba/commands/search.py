@@ -1,7 +1,5 @@
 """`famba search`: schedules that cost least for the damage that they do to a trained model, beside the paper's."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Mapping

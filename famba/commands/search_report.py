@@ -1,7 +1,5 @@
 """What `famba search` writes: a CSV line for each schedule, the layers' damage, a figure, and a block of YAML."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`famba train`: one cell, by hand, by Snakemake or under torchrun; alone in its folder, and never over a result."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

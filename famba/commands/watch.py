@@ -1,7 +1,5 @@
 """Every cell of an experiment while it trains: one calm line each, redrawn in place."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal

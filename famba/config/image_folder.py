@@ -3,8 +3,6 @@
 No numpy here: Snakemake reads it at every start, and of a manifest the first line alone.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """The methods of token reduction by name, and where each acts by default. No torch here: Snakemake reads them."""
 
-from __future__ import annotations
-
 import hashlib
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path

@@ -13,8 +13,6 @@ and random erasing, beta 2 and the decay of the moving average: `paper-text` tak
 is read as the global one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 

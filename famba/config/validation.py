@@ -1,7 +1,5 @@
 """One line about the first thing that is wrong with settings or a file, with the nearest name where one is misspelt."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

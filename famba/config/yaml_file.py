@@ -4,8 +4,6 @@ PyYAML alone reads YAML 1.1, where `1:30` is 90, `010` is 8, `yes` is true and `
 two equal keys. Here a key that is there twice is an error, and so is an explicit tag such as `!!int`.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ The roof's own runs and all parts take turns in every round, and medians are com
 while slows both sides of a ratio.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

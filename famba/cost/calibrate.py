@@ -4,8 +4,6 @@ A step is taken to be a sum of four terms, each the cost model's count times one
 number of layers (what a layer costs however few its tokens), the fusions' bound, and the bound of all the rest.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

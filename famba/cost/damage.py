@@ -5,8 +5,6 @@ mean over images. It needs no labels, is zero for an unchanged output, and has f
 loss or of the accuracy.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -4,8 +4,6 @@ A scan is linear in tokens. Famba-V's matching compares every even token with ev
 it is measured by itself, too, so that its share is known.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 import time

@@ -1,7 +1,5 @@
 """What a forward pass costs: images per second, latency of one image, peak memory."""
 
-from __future__ import annotations
-
 import gc
 import itertools
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """What a batch that did not fit into memory needs by the cost model, what is there, and which batch fits."""
 
-from __future__ import annotations
-
 import torch
 
 from famba.config import Cell

@@ -1,7 +1,5 @@
 """What an experiment will cost: a prediction for each cell, from measured probes or a datasheet."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Rates are measured where the device is, or calculated from its datasheet where i
 sum of the three times: on a CPU's core nothing overlaps, and a GPU that overlaps them may stay below it.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import statistics

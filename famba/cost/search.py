@@ -5,8 +5,6 @@ cost is the cost model's, which is a sum over layers already. Both depend on the
 that are left, and so the best schedules are found exactly, up to the rounding of costs.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """Bring a data set to the data folder: `fetch` over HTTP, `pull` through DVC where the repository tracks it."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import subprocess

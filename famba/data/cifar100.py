@@ -5,8 +5,6 @@ are checked by the content of both splits (cifar_content.py), and an extracted p
 md5.
 """
 
-from __future__ import annotations
-
 import hashlib
 import sys
 import tarfile

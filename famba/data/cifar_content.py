@@ -1,7 +1,5 @@
 """CIFAR-100 by its content: the images and labels of any form against `sources.expected`, and what is wrong."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

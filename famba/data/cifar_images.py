@@ -1,7 +1,5 @@
 """CIFAR-100 as an image folder, `{train,test}/<class>/*.png`, or as Hugging Face's Parquet files of PNG images."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor

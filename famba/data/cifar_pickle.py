@@ -4,8 +4,6 @@ A pickle is a program, and every name it may call comes through `find_class`. Fo
 other is refused before it is imported.
 """
 
-from __future__ import annotations
-
 import pickle
 from typing import IO, Any
 

@@ -5,8 +5,6 @@ blue planes, row-major), with the names of the classes in two text files.
 Python: `cifar-100-python/{train,test,meta}`, pickles written by Python 2; see cifar_pickle.py.
 """
 
-from __future__ import annotations
-
 import gzip
 import os
 import tarfile

@@ -1,7 +1,5 @@
 """Identity by content: digests of the images and labels themselves, whatever files they came in."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple

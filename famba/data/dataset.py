@@ -1,7 +1,5 @@
 """What every loader returns: the images in memory, and the identity that a result row quotes."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -4,8 +4,6 @@ They are the test half of the UCI set "Optical Recognition of Handwritten Digits
 ours, and fixed.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from importlib.metadata import version
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fashion-MNIST: four gzipped idx files, from the data folder or from Debian's package dataset-fashion-mnist."""
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 

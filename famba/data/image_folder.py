@@ -1,7 +1,5 @@
 """An image folder of your own, `{train,val|test}/<class>/<image>`, as its manifest lists it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from famba.config.image_folder import ListedFolder

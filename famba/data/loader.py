@@ -4,8 +4,6 @@ What a global batch holds depends on the seed, the epoch and the step alone: nev
 is cut into micro-batches or how many processes load it.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property

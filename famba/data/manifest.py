@@ -4,8 +4,6 @@ JSON Lines: the first line is `famba.config.image_folder.Head`, each other one a
 read: the training split first, by class, then by path. The same files give the same bytes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

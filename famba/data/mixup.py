@@ -1,7 +1,5 @@
 """Soft targets, mixup and cutmix (paper-facts §4), with the arithmetic of timm.data.Mixup in its batch mode."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

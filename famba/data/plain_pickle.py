@@ -1,7 +1,5 @@
 """An unpickler for files from outside: nothing runs, and memory and time are bounded by the size of the file."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable
 from typing import IO, Any, ClassVar

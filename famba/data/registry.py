@@ -1,7 +1,5 @@
 """A data set by its name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from famba.config.datasets import data_folder

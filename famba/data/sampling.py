@@ -1,7 +1,5 @@
 """The order of an epoch's images: DeiT's sampler with repeated augmentation (paper-facts §4)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

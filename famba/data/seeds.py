@@ -3,8 +3,6 @@
 A draw depends on the seed and on where in the training it is made, and never on the number of processes.
 """
 
-from __future__ import annotations
-
 import random
 import zlib
 

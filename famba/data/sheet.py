@@ -1,7 +1,5 @@
 """A labelled sheet of samples: what a data set looks like, at a glance."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

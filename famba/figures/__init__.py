@@ -3,8 +3,6 @@
 Identical rows give byte-identical SVG. Every figure of a smoke run carries a watermark, behind the data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from famba.claims.sweeps import sweeps

@@ -1,7 +1,5 @@
 """The audit's figures: fitted memory, time per epoch against tokens, top-1 against starting layer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Top-1, training time and peak memory per strategy and model: a panel per quantity and model, a line per strategy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What each figure is called and what it shows: in its file, on the page and in Snakemake's report."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Draw every figure of an experiment."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Time and memory against the number of tokens, with the fitted lines and the distance from them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Accuracy against cost of a leaderboard's lines: methods by colour, schedules by marker."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Tokens per layer, scheduled and measured; training curves."""
 
-from __future__ import annotations
-
 import math
 
 import seaborn as sns

@@ -1,7 +1,5 @@
 """A style file of `famba figures`: what strategies and models are called in figures, their colours and markers."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path

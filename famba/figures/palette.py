@@ -1,7 +1,5 @@
 """One colour and one marker per strategy, the same in every figure, table and page."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 # Okabe and Ito's palette, distinct for every kind of colour vision; grey: the baseline

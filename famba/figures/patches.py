@@ -1,7 +1,5 @@
 """Which patches of an image a trained model has fused, layer by layer and strategy by strategy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

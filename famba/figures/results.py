@@ -1,7 +1,5 @@
 """What the figures are drawn from: measures per seed, epochs, and the published numbers that may stand beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Predicted cost against predicted and measured accuracy, of schedules that were found and of the paper's."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

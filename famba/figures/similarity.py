@@ -3,8 +3,6 @@
 Shown are the tokens of a model's first strategy: of the one that fuses none, where the experiment has it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The strategies, drawn from the schedules that were really trained: a box per layer, as high as its tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

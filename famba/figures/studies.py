@@ -1,7 +1,5 @@
 """The paper's two studies of `upper`: accuracy, time and memory by the starting layer, and by the tokens per layer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any

@@ -5,8 +5,6 @@ override for a dark screen, and every id begins with the figure's. Text is text.
 which browsers show on hover.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator
 from xml.etree import ElementTree as ET

@@ -1,7 +1,5 @@
 """Accuracy against training time and against memory, with the Pareto front."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

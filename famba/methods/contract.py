@@ -4,8 +4,6 @@ The tokens pass through a few layers, so that the class token stands at another 
 for groups, as in a model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 

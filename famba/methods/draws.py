@@ -1,7 +1,5 @@
 """Random numbers that depend on a counter alone: the same on every device, in a captured graph, after a resume."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Famba-V's fusion, and the two ways in which ToMe differs from it: the order of tokens, and weighted means."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

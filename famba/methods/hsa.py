@@ -1,7 +1,5 @@
 """HSA of ToP-ViM (arXiv 2409.18962): drops the patches to which the scan has answered least."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """MTR (arXiv 2507.14042): tokens with the smallest steps of the scan join similar ones with middling steps."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated
 

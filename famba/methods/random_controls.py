@@ -1,7 +1,5 @@
 """Random controls: the same number of tokens goes, whichever they are. A method must be better than these."""
 
-from __future__ import annotations
-
 from famba.methods.interface import Method, Seen, drop, merge
 from famba.ops.merging import Reduction
 

@@ -1,7 +1,5 @@
 """R-MeeTo (arXiv 2412.12496): merges or prunes by the similarity of what the mixer before has computed."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """UTR (arXiv 2410.14725): the less important half joins the other; some sources are pruned, the rest averaged."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

@@ -7,8 +7,6 @@ added to what is there. A layer is one node of autograd's graph instead of forty
 convolution and delta; it also recomputes the gate, so that only the sum before it is saved.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """What kernels check of tensors before they read or write them: C++ and Triton check nothing themselves."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

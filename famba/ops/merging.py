@@ -1,7 +1,5 @@
 """What becomes of the tokens of a sequence in a reduction, and its arithmetic over a backend."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

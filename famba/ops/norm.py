@@ -1,7 +1,5 @@
 """RMS norm, with or without an addition before it, over the backend of the device."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

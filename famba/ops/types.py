@@ -1,7 +1,5 @@
 """What the operators take and return, and what a backend offers. The symbols are those of `famba.ops`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol

@@ -1,7 +1,5 @@
 """What the trainings cost: calculated and planned beside measured."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The files that `famba figures` and `famba audit` drew, embedded in the page unchanged."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The verdicts on the page: a claim's numbers, and each comparison that it is made of beside what was claimed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

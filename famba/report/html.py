@@ -1,7 +1,5 @@
 """What every page is made with: templates that escape what they show, and a policy that lets the page load nothing."""
 
-from __future__ import annotations
-
 import hashlib
 from base64 import b64encode
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What `famba judge` wrote beside the page, read back and compared with the rows: the report judges nothing itself."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The report of an experiment: everything read once, then written as HTML, Markdown and LaTeX."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The paper's tables for the page, Markdown, LaTeX and CSV: published beside measured, with the difference."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Text from Markdown and YAML files for the page: code, and links to public sources, as pieces for the template."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

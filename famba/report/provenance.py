@@ -1,7 +1,5 @@
 """Where and with what the rows were made, and how to reproduce them."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

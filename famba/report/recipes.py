@@ -1,7 +1,5 @@
 """One model under two recipes, for the page, Markdown and LaTeX: both means and their difference."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import groupby
 

@@ -1,7 +1,5 @@
 """The page's tables: summary, trainings, noise floor, published numbers, deviations."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from famba.claims.ledger import Ledger

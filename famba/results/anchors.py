@@ -1,7 +1,5 @@
 """Where the page shows a line of the summary, and a row."""
 
-from __future__ import annotations
-
 from famba.results.row import Row
 
 

@@ -1,7 +1,5 @@
 """Arrays beside a row, in compressed and sealed .npz files."""
 
-from __future__ import annotations
-
 import io
 import math
 import os

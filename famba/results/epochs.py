@@ -1,7 +1,5 @@
 """The metrics of every epoch and of every step beside a row: written by a training, read by all others."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

@@ -4,8 +4,6 @@ Seed by seed two networks are compared (McNemar), and over seeds the strategies.
 another order are never compared; what cannot be compared is left out with its reason.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations

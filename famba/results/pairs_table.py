@@ -1,7 +1,5 @@
 """The files of the paired comparisons: paired.csv with every number, and tables/paired.md and .tex for people."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

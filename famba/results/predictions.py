@@ -3,8 +3,6 @@
 Strategies are compared on the same images with them, pair by pair, which needs no second seed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ The settings of the recipe decide what is pooled. An experiment that trains one 
 name for each: `vim_tiny_text` and `vim_tiny_scripts` are both the paper's `vim_tiny`, by their architecture.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

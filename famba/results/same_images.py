@@ -5,8 +5,6 @@ is known as far as the test images are a sample of such images. Strategies diffe
 so that seeds are a sample as well: `over_seeds_and_images` carries both.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -5,8 +5,6 @@ Testing Statistical Hypotheses of Equivalence and Noninferiority, 2nd ed. 2010, 
 outside, or neither. A difference that is not significant is never taken for agreement.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

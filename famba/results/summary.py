@@ -6,8 +6,6 @@ loop. Ratios of time are of CPU time on a CPU: there another program changes the
 as far as it uses the same caches and hyperthreads. `step_ratio` is free of that where the row measured it in pairs.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import statistics

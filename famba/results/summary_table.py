@@ -1,7 +1,5 @@
 """The files of the summary: summary.csv with every number, and tables/summary.md and .tex for people."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

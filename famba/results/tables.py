@@ -1,7 +1,5 @@
 """One description of a table, and every form that it is written in: Markdown, LaTeX (booktabs), CSV, plain text."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

@@ -5,8 +5,6 @@ target in the first epoch after which its top-1 on the test set is as high; betw
 never does counts as later than any that does: medians hold it, a mean would not.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

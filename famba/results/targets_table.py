@@ -1,7 +1,5 @@
 """The files of the time to a target accuracy: targets.csv, a line per training, and tables/targets.md and .tex."""
 
-from __future__ import annotations
-
 from famba.results.anchors import line_href
 from famba.results.tables import DASH, Column, Entry, Table, csv_of, number, table
 from famba.results.targets import COMMON, Line, Targets

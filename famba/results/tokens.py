@@ -3,8 +3,6 @@
 It is what the figures of similarity and of fused patches are drawn from. The weights stay where they were trained.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -4,8 +4,6 @@ envs/record.py writes envs/famba-cpu.built.json and envs/famba-cuda.built.json f
 test compares the files that a record names with those of the checkout: whoever changes one builds the image again.
 """
 
-from __future__ import annotations
-
 import hashlib
 from datetime import date
 from pathlib import Path

@@ -3,8 +3,6 @@
 An image cannot hold its own sha256, so whoever makes a row inside one reads the image file, which Apptainer names.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

@@ -1,7 +1,5 @@
 """CPU time: what a training has cost the processor, however often a neighbour took the processor from it."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import time

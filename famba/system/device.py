@@ -1,7 +1,5 @@
 """The device a cell trains on, and the facts about it that a row must carry."""
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import os

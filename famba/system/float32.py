@@ -5,8 +5,6 @@ autocast to bfloat16 leaves in float32 (matching, scan, optimiser) is left there
 nothing measurable on it.
 """
 
-from __future__ import annotations
-
 import torch
 
 from famba.results.row import Arithmetic

@@ -3,8 +3,6 @@
 torch is not asked because it may be a CPU build on a host with GPUs.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import re

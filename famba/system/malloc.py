@@ -1,7 +1,5 @@
 """Freed memory stays mapped, so that the next training step finds it."""
 
-from __future__ import annotations
-
 import ctypes
 import functools
 

@@ -1,7 +1,5 @@
 """The host's memory without torch: what this process can have, and whether the kernel has killed for want of it."""
 
-from __future__ import annotations
-
 import re
 import resource
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Bytes that a forward pass saves for the backward pass, measured."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

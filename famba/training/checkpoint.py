@@ -4,8 +4,6 @@ checkpoint.pt is there while a training is under way, and checkpoint.previous.pt
 damaged. Once its cell is finished the checkpoint becomes weights.pt. All are sealed (famba/files.py).
 """
 
-from __future__ import annotations
-
 import os
 import zipfile
 from collections.abc import Callable, Mapping

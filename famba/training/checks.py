@@ -4,8 +4,6 @@ A loss, logit, weight or optimiser state that is not finite fails the training, 
 and without a row; the last checkpoint stays good.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial

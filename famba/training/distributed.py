@@ -4,8 +4,6 @@ Each process works on its part of every global batch (see data/loader.py) with a
 so gradients add up to one process's; no wrapper around the model is needed.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator, Sequence

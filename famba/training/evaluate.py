@@ -1,7 +1,5 @@
 """The evaluation of a model on the test set: forward pass, top-1 and top-5, and the predicted classes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """The weights that a training starts from: the seed's, or those of a checkpoint (fine-tuning)."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 They are the released Famba-V scripts' (paper-facts §4), which run DeiT's main.py with timm.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What fusion saves of a step on a CPU, measured in pairs, so that other load on the machine cancels."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Where a training reports while it runs: a line on the terminal, a log, and status.json."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

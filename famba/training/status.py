@@ -4,8 +4,6 @@ No torch here: reading it takes milliseconds. row.json remains the result; this 
 and may be deleted.
 """
 
-from __future__ import annotations
-
 import signal
 import socket
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """One optimiser step: gradients of the micro-batches, their sum over processes, AdamW, the moving average."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 

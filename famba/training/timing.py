@@ -3,8 +3,6 @@
 A training's history adds up the runs of it, so that one which was stopped and resumed reports what all of it took.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

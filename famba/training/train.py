@@ -5,8 +5,6 @@ ends; the next run resumes from it (checkpoint.py). A finished training writes a
 measures.
 """
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """What a training changes, built from its cell: model, optimiser, moving average; and the step that changes it."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial

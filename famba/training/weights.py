@@ -4,8 +4,6 @@ This suite's weights.pt and checkpoint.pt (or the row.json beside them), Vim's o
 safetensors. What was taken, dropped, moved and resized is said in one line each.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import math

@@ -3,8 +3,6 @@
 Snakemake reads this for every job, so torch is imported only where a job is about to be submitted.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import shlex

@@ -4,8 +4,6 @@ Beside ro-crate-metadata.json, which lists and describes its files, this writes 
 the Snakefile with its rules, and the lock of the environment.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Snakemake itself answers for bad input here, so each function ends the program a
 exit status 2. Nothing here imports torch: a run with nothing to do stays quick.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

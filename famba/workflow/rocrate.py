@@ -5,8 +5,6 @@ the workflow, one for each training. Nothing here reads a file or asks the machi
 What they do not have, as who ran it, is left out and not made up.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath

@@ -1,7 +1,5 @@
 """audit.json: all findings of an audit. Its JSON schema is config/schema/audit.json."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 

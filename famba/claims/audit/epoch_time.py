@@ -1,7 +1,5 @@
 """Time per epoch as a fixed part and a part in proportion to tokens, one after the other or at the same time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Peak memory as a linear function of tokens, under every reading of the method: which one the tables support."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

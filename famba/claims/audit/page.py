@@ -1,7 +1,5 @@
 """The audit in words: audit.md, and the few lines that the command prints."""
 
-from __future__ import annotations
-
 from famba.claims.audit.document import Document
 from famba.claims.audit.epoch_time import EpochTime
 from famba.claims.audit.memory import Memory, MemoryReading

@@ -1,7 +1,5 @@
 """The trainings of the paper's tables, and the tokens that the mixers see under each reading of the method."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product, starmap

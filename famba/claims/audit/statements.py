@@ -1,7 +1,5 @@
 """The paper's statements about its results, each compared with the paper's own tables."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple

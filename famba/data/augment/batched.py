@@ -4,8 +4,6 @@ The distributions are those of the per-image pipeline in `timm`: crop boxes and 
 same ten attempts and rounding, and cropped images are resampled to the same pixels (`resample`).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -6,8 +6,6 @@ exactly where images are enlarged, but for ties between two levels. Where a box 
 Pillow 13 takes the vertical pass first, and levels differ by the rounding in between.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 timm and torchvision are imported here only, and only when this augmentation is used.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import random

@@ -4,8 +4,6 @@ The kernels read float32, and bfloat16 where it is added or merged; the referenc
 depend on the number of threads.
 """
 
-from __future__ import annotations
-
 import ctypes
 
 import torch

@@ -4,8 +4,6 @@ A row that cannot be trusted is refused. One whose numbers stand, but which nobo
 with a label that says so.
 """
 
-from __future__ import annotations
-
 import hashlib
 import zipfile
 import zlib

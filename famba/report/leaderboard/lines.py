@@ -5,8 +5,6 @@ recipe and class of device; accuracy and memory are compared within it. Times ar
 to the baseline of the same source, machine, model and seed.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The leaderboard: published rows as one static page, and its lines as CSV. It judges nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

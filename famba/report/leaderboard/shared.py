@@ -5,8 +5,6 @@ set are merged by copying, a row is withdrawn by deleting its folder, and identi
 files.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
