@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from famba.methods.interface import Method
 
 DIRECTIONS = 2
+CHANNELS = 3  # of the model's input; grey images come with three equal ones
 _FP32 = 4
 _INDEX = 8
 # passes over an image's float32 pixels, reads and writes: two resamplings, two operations of RandAugment, normalising,
@@ -174,11 +175,7 @@ def scheduled_tokens(architecture: Architecture, schedule: Sequence[int]) -> tup
 
 
 def forward_flops(
-    architecture: Architecture,
-    schedule: Sequence[int],
-    classes: int,
-    channels: int = 3,
-    method: Method | None = None,
+    architecture: Architecture, schedule: Sequence[int], classes: int, method: Method | None = None
 ) -> int:
     """Floating-point operations of one image's forward pass; a multiply-add counts as two. `method`: None is Famba-V's.
 
@@ -186,8 +183,8 @@ def forward_flops(
     operations, as state-spaces/mamba counts them: discretise 3, recur 4, read out 2), what a method compares in a layer
     that reduces tokens, and the head. Not counted: norms, activations, additions.
     """
-    layers = _layers(architecture, schedule, "fp32", "cpu", "cpu", method)
-    ends = _ends(architecture, classes, _FP32, channels)
+    layers = _layers(architecture, schedule, "fp32", "cpu", method)
+    ends = _ends(architecture, classes, _FP32)
     return round(ends.forward.gemm_flops + sum(map(layer_flops, layers)))
 
 
@@ -197,32 +194,25 @@ def layer_flops(layer: LayerCost) -> float:
     return products + layer.conv.forward.other_flops + layer.scan.forward.other_flops
 
 
-def parameter_count(architecture: Architecture, classes: int, channels: int = 3) -> int:
+def parameter_count(architecture: Architecture, classes: int) -> int:
     """Trainable parameters of the model."""
     a = architecture
     inner, rank = _widths(a)
     direction = inner * (a.d_conv + 1) + inner * (rank + 2 * a.d_state) + inner * (rank + 1) + inner * (a.d_state + 1)
     layer = a.embed_dim + 3 * a.embed_dim * inner + DIRECTIONS * direction
-    ends = a.embed_dim * (channels * a.patch_size**2 + 1 + 1 + a.tokens + 1) + classes * (a.embed_dim + 1)
+    ends = a.embed_dim * (CHANNELS * a.patch_size**2 + 1 + 1 + a.tokens + 1) + classes * (a.embed_dim + 1)
     return a.depth * layer + ends
 
 
-def step_cost(
-    cell: Cell,
-    classes: int,
-    device: str = "cpu",
-    scan: str = "cpu",
-    channels: int = 3,
-    method: Method | None = None,
-) -> StepCost:
-    """A process's share of an optimiser step of a cell. `device`: "cpu" or "cuda"; `scan`: which decides what is kept.
+def step_cost(cell: Cell, classes: int, scan: str = "cpu", method: Method | None = None) -> StepCost:
+    """A process's share of an optimiser step of a cell. `scan`: the backend, which decides what is kept.
 
     `method`: whose comparisons of tokens are counted; None is Famba-V's. What the processes send each other, the sum of
     their gradients, is not counted.
     """
     share = cell.recipe.global_batch // cell.processes
     settings = cell.recipe.model_copy(update={"global_batch": share, "micro_batch": cell.images_per_pass})
-    return cost(cell.architecture, cell.mixed, settings, classes, device, scan, channels, method)
+    return cost(cell.architecture, cell.mixed, settings, classes, scan, method)
 
 
 def cost(
@@ -230,29 +220,27 @@ def cost(
     schedule: Sequence[int],
     recipe: Recipe,
     classes: int,
-    device: str = "cpu",
     scan: str = "cpu",
-    channels: int = 3,
     method: Method | None = None,
 ) -> StepCost:
     """An optimiser step of any model and recipe; see `step_cost`."""
     a, width = architecture, _width(recipe.precision)
-    layers = tuple(_layers(a, schedule, recipe.precision, device, scan, method))
-    parameters = parameter_count(a, classes, channels)
+    layers = tuple(_layers(a, schedule, recipe.precision, scan, method))
+    parameters = parameter_count(a, classes)
     # with autocast each weight is cast once per pass, and its gradient is cast back
     casts = 0 if recipe.precision == "fp32" else 2 * (_FP32 + width)
-    pixels = 3 * a.img_size**2
+    pixels = CHANNELS * a.img_size**2
     on_device = recipe.augmentation == "tensor"
     inner, _ = _widths(a)
     return StepCost(
         layers=layers,
-        ends=_ends(a, classes, width, channels),
+        ends=_ends(a, classes, width),
         augmentation=Work(moved=_AUGMENTATION_PASSES * _FP32 * pixels) if on_device else Work(),
         weights=Work(moved=parameters * (3 * width + 3 * _FP32 + casts)),
         update=Work(moved=parameters * _FP32 * (7 + 3), other_flops=parameters * 14),
         images=recipe.global_batch,
         micro_batch=recipe.micro_batch,
-        saved_ends=_saved_ends(a, schedule, recipe.precision, device, channels),
+        saved_ends=_saved_ends(a, schedule, recipe.precision),
         parameters=parameters,
         # u, delta and their gradients, the gradients of x and z together and apart
         transient=width * layers[0].tokens * inner * (4 * DIRECTIONS + 4) + _FP32 * pixels,
@@ -269,13 +257,12 @@ def _width(precision: str) -> int:
 
 
 def _layers(
-    a: Architecture, schedule: Sequence[int], precision: str, device: str, scan: str, method: Method | None
+    a: Architecture, schedule: Sequence[int], precision: str, scan: str, method: Method | None
 ) -> list[LayerCost]:
     trace = scheduled_tokens(a, schedule)
     entering = (a.tokens, *trace[:-2])
     return [
-        layer_cost(a, before, after, precision, device, scan, method)
-        for before, after in zip(entering, trace, strict=False)
+        layer_cost(a, before, after, precision, scan, method) for before, after in zip(entering, trace, strict=False)
     ]
 
 
@@ -284,7 +271,6 @@ def layer_cost(
     entering: int,
     tokens: int,
     precision: str = "fp32",
-    device: str = "cpu",
     scan: str = "cpu",
     method: Method | None = None,
 ) -> LayerCost:
@@ -368,19 +354,19 @@ def _saved_by_scan(a: Architecture, tokens: int, e: int, scan: str) -> int:
     return _FP32 * DIRECTIONS * (chunks - 1) * states * lanes
 
 
-def _ends(a: Architecture, classes: int, e: int, channels: int) -> Pass:
+def _ends(a: Architecture, classes: int, e: int) -> Pass:
     """Patch embedding and position embedding of one image, the class token's norm and head."""
     patches, d = a.tokens - 1, a.embed_dim
-    embed = 2 * patches * channels * a.patch_size**2 * d
+    embed = 2 * patches * CHANNELS * a.patch_size**2 * d
     head = 2 * d * classes
-    pixels, tokens = channels * a.img_size**2, a.tokens * d
+    pixels, tokens = CHANNELS * a.img_size**2, a.tokens * d
     forward = Work(gemm_flops=embed + head, moved=_FP32 * pixels + e * tokens + 4 * _FP32 * tokens)
     # no gradient for the pixels; the head's two
     return Pass(forward, Work(gemm_flops=embed + 2 * head, moved=_FP32 * pixels + 2 * e * tokens + _FP32 * tokens))
 
 
-def _saved_ends(a: Architecture, schedule: Sequence[int], precision: str, device: str, channels: int) -> int:
+def _saved_ends(a: Architecture, schedule: Sequence[int], precision: str) -> int:
     e, d = _width(precision), a.embed_dim
     fused = any(after < a.tokens for after in scheduled_tokens(a, schedule))
-    images = 0 if precision == "fp32" else e * channels * a.img_size**2  # autocast's copy
+    images = 0 if precision == "fp32" else e * CHANNELS * a.img_size**2  # autocast's copy
     return images + _saved_by_norm(1, d) + e * d + _INDEX * (1 + fused)

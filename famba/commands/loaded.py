@@ -1,6 +1,7 @@
 """A checkpoint that a command runs under several settings: its data set, its device, and one set of weights for all."""
 
 import argparse
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -41,17 +42,19 @@ def names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
-class Some:
-    """Some images of a data set, as `EvalLoader` takes a test set. `places`: where they are in their split."""
+@dataclass(frozen=True)
+class Some(data.Dataset):
+    """A data set with some images of a split as its test set. `places`: where they are in that split."""
 
-    def __init__(self, dataset: data.Dataset, places: np.ndarray, training: bool = False) -> None:
-        self.train_images, self.train_labels, self.classes = dataset.train_images, dataset.train_labels, dataset.classes
-        images, labels = dataset.test_images, dataset.test_labels
-        if training:
-            images, labels = dataset.train_images, dataset.train_labels
-        self.places = places
-        self.test_images = images[places]
-        self.test_labels: np.ndarray = labels[places]
+    places: np.ndarray
+
+
+def some(dataset: data.Dataset, places: np.ndarray, training: bool = False) -> Some:
+    """The images at these places of the test set, or of the training set."""
+    images, labels = dataset.test_images, dataset.test_labels
+    if training:
+        images, labels = dataset.train_images, dataset.train_labels
+    return Some(**{**vars(dataset), "test_images": images[places], "test_labels": labels[places]}, places=places)
 
 
 class Loaded:
@@ -107,7 +110,7 @@ class Loaded:
     def tested(self, limit: int | None) -> Some:
         """The test set, or some of its images, evenly spaced: a set may be sorted by class."""
         every = len(self.dataset.test_images)
-        return Some(self.dataset, evenly(every, min(limit or every, every)))
+        return some(self.dataset, evenly(every, min(limit or every, every)))
 
 
 def _dataset(args: argparse.Namespace, model: Chosen) -> tuple[str, ListedFolder | None]:

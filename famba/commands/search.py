@@ -141,7 +141,7 @@ def _training_images(here: Loaded, wanted: int) -> tuple[Some, Some]:
         )
     order = np.random.default_rng(derived_seed(0, "search")).permutation(every)
     first, second = (np.sort(order[part * wanted : (part + 1) * wanted]) for part in (0, 1))
-    return Some(here.dataset, first, training=True), Some(here.dataset, second, training=True)
+    return loaded.some(here.dataset, first, training=True), loaded.some(here.dataset, second, training=True)
 
 
 class _Outputs:
@@ -235,13 +235,13 @@ def _cost_model(here: Loaded, cost: Cost, method: Method) -> CostModel:
     late = method.placement in LATE
     shape, none = here.chosen.architecture, (0,) * here.chosen.architecture.depth
     precision, device = here.recipe.precision, here.device.type
-    layer = partial(layer_cost, shape, precision=precision, device=device, scan=here.scan.name, method=method)
+    layer = partial(layer_cost, shape, precision=precision, scan=here.scan.name, method=method)
     if cost == "flops":
         return CostModel(shape, layer_flops, layer, float(forward_flops(shape, none, here.classes)), late)
     sizes = {"epochs": 1, "warmup_epochs": 0, "precision": precision}
     images = min(here.recipe.micro_batch, 8) if device == "cpu" else here.recipe.micro_batch
     cell = cell_of(shape, none, images, **sizes)
-    counted = step_cost(cell, here.classes, device, here.scan.name)
+    counted = step_cost(cell, here.classes, here.scan.name)
     if cost == "memory":
         return CostModel(shape, attrgetter("saved"), layer, float(counted.saved_per_image), late)
     probes = Probes(cell, here.device, here.scan.name, here.classes)

@@ -92,7 +92,7 @@ def layer_runs(cell: Cell, device: torch.device, backend: str) -> Runs:
     """One layer's parts at the model's full length, each ready to run, with its work by count."""
     a, batch = cell.architecture, cell.recipe.micro_batch
     dtype = torch.bfloat16 if cell.recipe.precision == "bf16" else torch.float32
-    plain, fusing = _layer_costs(cell, device, backend)
+    plain, fusing = _layer_costs(cell, backend)
     d, inner, n, tokens = a.embed_dim, a.expand * a.embed_dim, a.d_state, a.tokens
     rank = -(-d // 16)
 
@@ -149,11 +149,11 @@ def layer_runs(cell: Cell, device: torch.device, backend: str) -> Runs:
     return runs
 
 
-def _layer_costs(cell: Cell, device: torch.device, backend: str) -> tuple[LayerCost, LayerCost]:
+def _layer_costs(cell: Cell, backend: str) -> tuple[LayerCost, LayerCost]:
     """A layer that fuses nothing, and one that fuses `FUSED` pairs; of one image."""
     one = cell.architecture.model_copy(update={"depth": 2})
     probe = cell.model_copy(update={"architecture": one, "schedule": (0, FUSED)})
-    plain, fusing = step_cost(probe, CLASSES, device.type, backend).layers
+    plain, fusing = step_cost(probe, CLASSES, backend).layers
     return plain, fusing
 
 

@@ -19,7 +19,7 @@ def remedy(cell: Cell, device: torch.device, evaluating: bool) -> str:
     `evaluating`: the evaluation's batch did not fit, not a micro-batch of the training.
     """
     backend = ("triton" if device.type == "cuda" else "cpu") if cell.scan == "auto" else cell.scan
-    step = step_cost(cell, cell.sizes.classes, device.type, backend)
+    step = step_cost(cell, cell.sizes.classes, backend)
     process = 0 if device.type == "cuda" else PROCESS_BYTES
     if evaluating:
         name, batch, divided = "eval_batch", cell.recipe.eval_batch, 0

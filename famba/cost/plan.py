@@ -90,14 +90,14 @@ def assumed(precision: str, profile: str, captured: bool) -> Calibration:
     return Calibration(rates, slower, 0.0, slower, slower, slower, None, 0.0 if captured else LAUNCH_S)
 
 
-def counted(cell: Cell, device: str, scan: str) -> StepCost:
+def counted(cell: Cell, scan: str) -> StepCost:
     """`step_cost` with the comparisons of tokens that the cell's method makes; of a class of your own, with none.
 
     Such a class is not run here: its file may be another machine's.
     """
     fusion = cell.fusion
     method = RandomPrune() if _is_own(cell) else build(fusion.method, fusion.settings, fusion.placement)
-    return step_cost(cell, cell.sizes.classes, device, scan, method=method)
+    return step_cost(cell, cell.sizes.classes, scan, method=method)
 
 
 def _is_own(cell: Cell) -> bool:
@@ -134,7 +134,7 @@ def _calculated(experiment: Experiment, device: str) -> tuple[list[Prediction], 
         f"device: {profile.device}, {profile.source}",
         f"assumed: a step takes {ASSUMED_SHARE:.0%} of its bound, and never waits for data; scan {backend}",
     ]
-    return [predict(cell, counted(cell, "cuda", backend), found[cell.recipe], 1) for cell in experiment.cells()], notes
+    return [predict(cell, counted(cell, backend), found[cell.recipe], 1) for cell in experiment.cells()], notes
 
 
 def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
@@ -164,7 +164,7 @@ def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
     most = max(1, usable_cpus() // on_each_node)
     predictions = [
         predict(
-            cell, counted(cell, device.type, choice.name), found[cell.model], min(cell.recipe.workers, most),
+            cell, counted(cell, choice.name), found[cell.model], min(cell.recipe.workers, most),
         )
         for cell in experiment.cells()
     ]  # fmt: skip

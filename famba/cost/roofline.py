@@ -128,12 +128,6 @@ class Probe:
         return Rates(cpu_name(), MEASURED, rate["gemm"], rate["exp"], rate["copy"])
 
 
-def measured(device: torch.device, precision: str, rounds: int = 7, small: bool = False) -> Rates:
-    """The device's rates now, by medians of interleaved runs."""
-    probe = Probe(device, precision, small)
-    return probe.rates(interleaved_s(probe.runs, device, rounds))
-
-
 def _cpu_exponentials(rounds: int) -> tuple[Callable[[], Any], float]:
     """A run of exponentials on all threads, and how many it makes: the C++ scan's own where it can be built."""
     threads = torch.get_num_threads()

@@ -7,7 +7,7 @@ is cut into micro-batches or how many processes load it.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch.utils import data
 
 from famba.config import Recipe
 from famba.data.augment import batched, timm
+from famba.data.dataset import Dataset
 from famba.data.image_files import ImageFiles, centred
 from famba.data.mixup import draw_mix, soft_targets
 from famba.data.sampling import epoch_order, steps_per_epoch
@@ -26,22 +27,6 @@ from famba.system.host import usable_cpus
 
 Batch = tuple[Tensor, Tensor]
 PREFETCHED = 2  # groups per loading process: at 224 pixels and groups of 128 each takes 77 MB
-
-
-class Images(Protocol):
-    """What the loaders need of a `famba.data.Dataset`: images (N, H, W, C) uint8 or in files, labels (N,) int64, class
-    names."""
-
-    @property
-    def train_images(self) -> np.ndarray | ImageFiles: ...
-    @property
-    def train_labels(self) -> np.ndarray: ...
-    @property
-    def test_images(self) -> np.ndarray | ImageFiles: ...
-    @property
-    def test_labels(self) -> np.ndarray: ...
-    @property
-    def classes(self) -> tuple[str, ...]: ...
 
 
 class Group(NamedTuple):
@@ -62,7 +47,6 @@ class TrainLoader:
     the groups laid end to end; a group that it shares with another rank is loaded and mixed whole, then cut.
 
     Args:
-        dataset: see `Images`.
         img_size: pixels of the square images that come out.
         seed: of the training.
         rank, world_size: this process, and the number of processes.
@@ -78,7 +62,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        dataset: Images,
+        dataset: Dataset,
         recipe: Recipe,
         img_size: int,
         seed: int,
@@ -161,7 +145,7 @@ class EvalLoader:
 
     def __init__(
         self,
-        dataset: Images,
+        dataset: Dataset,
         recipe: Recipe,
         img_size: int,
         device: torch.device | str,

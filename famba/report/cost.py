@@ -49,7 +49,7 @@ def cost_table(lines: Sequence[Line], by_line: Mapping[tuple[str, str], Sequence
     for line in lines:
         rows = by_line[line["model"], line["strategy"]]
         first, href = rows[0], line_href(line["model"], line["strategy"])
-        step = step_cost(first.cell, first.data.classes, first.environment.device_kind, first.scan.backend)
+        step = step_cost(first.cell, first.data.classes, first.scan.backend)
         seconds, joules = [planned.get(row.id) for row in rows], [row.cost.energy_joules for row in rows]
         entries = {
             "model": Entry(model_name(line["model"])),

@@ -155,5 +155,5 @@ def running(
     state = build(cell, device, scan, classes)
     images = torch.randn(settings.micro_batch, 3, size, size, device=device)
     targets = torch.full((len(images), classes), 1 / classes, device=device)
-    counted = step_cost(cell, classes, device.type, scan, method=state.model.method)
+    counted = step_cost(cell, classes, scan, method=state.model.method)
     return counted, partial(state.step, [(images, targets)]), partial(state.forward, images)

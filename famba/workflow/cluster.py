@@ -115,5 +115,5 @@ def _minutes(workflow: Any, experiment: Experiment, gpu: str, wildcards: Any) ->
     known = next((name for name in PROFILES if name in gpu.lower()), ASSUMED_GPU)
     calibration = assumed(cell.recipe.precision, known, cell.recipe.cuda_graphs)
     backend = "triton" if cell.scan == "auto" else cell.scan
-    step = counted(cell, "cuda", backend)
+    step = counted(cell, backend)
     return math.ceil(HEADROOM * predict(cell, step, calibration, workers=1).cell_s / 60) + START_MINUTES

@@ -9,7 +9,7 @@ from famba.cli import main
 from famba.commands.bench import table
 from famba.config import Architecture
 from famba.cost.bench import bench, cell_of, layer_runs
-from famba.cost.roofline import Probe, Rates, interleaved_s, measured
+from famba.cost.roofline import Probe, Rates, interleaved_s
 
 CPU = torch.device("cpu")
 TOY = Architecture(embed_dim=16, depth=2, img_size=32, patch_size=4)
@@ -51,7 +51,8 @@ def test_rates_are_what_the_seconds_say():
 
 
 def test_a_measured_device_says_so():
-    rates = measured(CPU, "bf16", rounds=1, small=True)
+    probe = Probe(CPU, "bf16", small=True)
+    rates = probe.rates(interleaved_s(probe.runs, CPU, rounds=1))
     assert isinstance(rates, Rates)
     assert rates.source == "measured"
     assert min(rates.gemm_flops, rates.exps, rates.moved) > 0

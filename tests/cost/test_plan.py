@@ -51,7 +51,7 @@ def test_each_method_s_own_comparisons_are_counted(tmp_path, monkeypatch):
     schedules["features"]["settings"] = {"feature": "B"}
     grid = experiment(strategies=list(methods), schedules=schedules)
     cells = {cell.strategy: cell for cell in grid.cells()}
-    of = {name: counted(cell, "cuda", "triton") for name, cell in cells.items()}
+    of = {name: counted(cell, "triton") for name, cell in cells.items()}
     flops = {name: sum(layer.fusion.both.gemm_flops for layer in step.layers) for name, step in of.items()}
     shape = cells["fuse"].architecture
     assert flops["prune"] == flops["own"] == 0 < flops["features"] < flops["fuse"]

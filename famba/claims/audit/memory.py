@@ -170,5 +170,5 @@ def released_block(model: str) -> dict[str, int]:
 def project_count(model: str) -> float:
     """Float32 values per token of one unfused layer, by this project's cost model with the mamba-ssm scan in fp32."""
     architecture = MODELS[model]
-    layer = cost(architecture, (0,) * architecture.depth, Recipe(precision="fp32"), 100, "cuda", "mamba_ssm").layers[0]
+    layer = cost(architecture, (0,) * architecture.depth, Recipe(precision="fp32"), 100, "mamba_ssm").layers[0]
     return layer.saved / _FLOAT / layer.tokens
