@@ -125,8 +125,7 @@ def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
 def read(path: Path) -> Frozen:
     """Read a frozen baseline. Raises InputError."""
     advice = "; `famba check --freeze` writes one"
-    frozen: Frozen = read_json(Frozen, path, "baseline", advice, advice)
-    return frozen
+    return read_json(Frozen, path, "baseline", advice, advice)
 
 
 def require_same_settings(frozen: Frozen, path: Path, rows: Mapping[Path, Row]) -> None:

@@ -105,7 +105,7 @@ def model_of(args: argparse.Namespace, stored: Stored) -> Chosen:
     chosen = _from_experiment(args, args.config) if args.config else _from_checkpoint(args, stored)
     changes = {"img_size": args.img_size, "cls_position": args.cls_position}
     changes = {key: value for key, value in changes.items() if value is not None}
-    shape: Architecture = validated(Architecture, chosen.architecture.model_dump() | changes, "the model")
+    shape = validated(Architecture, chosen.architecture.model_dump() | changes, "the model")
     recipe = chosen.recipe
     if recipe.eval_resize is not None and shape.img_size != chosen.architecture.img_size:  # the same share is cut off
         resize = round(recipe.eval_resize * shape.img_size / chosen.architecture.img_size)

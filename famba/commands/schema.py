@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 from famba.claims import ledger
-from famba.claims.audit import document
+from famba.claims.audit.document import Document
 from famba.config import experiment
 from famba.results import row
-from famba.system import built
+from famba.system.built import Built
 
 FOLDER = Path(__file__).resolve().parents[2] / "config" / "schema"
 
@@ -18,8 +18,8 @@ def published() -> dict[Path, str]:
         "experiment.json": experiment.json_schema(),
         "row.json": row.json_schema(),
         "claims.json": ledger.json_schema(),
-        "audit.json": document.json_schema(),
-        "built.json": built.json_schema(),
+        "audit.json": Document.model_json_schema(mode="serialization"),
+        "built.json": Built.model_json_schema(mode="serialization"),
     }
     return {FOLDER / name: json.dumps(schema, indent=1, sort_keys=True) + "\n" for name, schema in schemas.items()}
 

@@ -129,7 +129,7 @@ class Cell(Strict):
     @classmethod
     def from_json(cls, text: str) -> Cell:
         """Read the JSON that `Experiment.cell_json` wrote. Raises InputError."""
-        cell: Cell = validated(cls, from_json(text, "--cell"), "--cell")
+        cell = validated(cls, from_json(text, "--cell"), "--cell")
         if problem := unmet(cell):
             raise InputError(f"--cell: {problem}")
         return cell

@@ -9,16 +9,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from famba.config.settings import Count
 from famba.config.validation import Strict
 from famba.errors import InputError
-from famba.text import one_line
 
 VERSION: Literal[1] = 1  # of the manifest's format
 DataName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]  # of a data set: data/<name>.json holds its identity
 Evaluated = Literal["test", "val"]
 _LONGEST = 2**24  # bytes of a first line: of 100,000 classes
-_Count = Annotated[int, Field(ge=1, strict=True)]
-_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class ImageFolder(Strict):
@@ -47,11 +46,11 @@ class ListedFolder(ImageFolder):
     `sha256`: of the manifest's lines. `pixels`: median height and width of its images.
     """
 
-    sha256: _Sha256
-    train: _Count
-    test: _Count
-    classes: _Count
-    pixels: tuple[_Count, _Count]
+    sha256: Sha256
+    train: Count
+    test: Count
+    classes: Count
+    pixels: tuple[Count, Count]
 
 
 class Head(Strict):
@@ -62,12 +61,12 @@ class Head(Strict):
 
     famba_manifest: Literal[1] = VERSION
     evaluated: Evaluated
-    train: _Count
-    test: _Count
-    bytes: _Count
-    pixels: tuple[_Count, _Count]
-    sha256: _Sha256
-    classes: dict[str, tuple[_Count, _Count]]
+    train: Count
+    test: Count
+    bytes: Count
+    pixels: tuple[Count, Count]
+    sha256: Sha256
+    classes: dict[str, tuple[Count, Count]]
 
 
 def listed(block: ImageFolder) -> ListedFolder:
@@ -92,10 +91,8 @@ def read_head(path: Path) -> Head:
         return _read_head(path, found.st_mtime_ns, found.st_size)
     except OSError as error:
         raise InputError(
-            one_line(
-                f"manifest {path}: cannot be read ({error.strerror}), seen from {Path.cwd()}; "
-                "`famba data manifest FOLDER --out FILE` writes one"
-            )
+            f"manifest {path}: cannot be read ({error.strerror}), seen from {Path.cwd()}; "
+            "`famba data manifest FOLDER --out FILE` writes one"
         ) from None
 
 
@@ -110,8 +107,6 @@ def _read_head(path: Path, _changed: int, _size: int) -> Head:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(
-            one_line(
-                f"manifest {path}: not one of `famba data manifest` (line 1: {where + ': ' if where else ''}"
-                f"{first['msg']}); write it anew"
-            )
+            f"manifest {path}: not one of `famba data manifest` (line 1: {where + ': ' if where else ''}"
+            f"{first['msg']}); write it anew"
         ) from None

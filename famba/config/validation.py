@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -52,7 +52,10 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
-def validated(cls: type[Any], data: Any, source: str) -> Any:
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def validated(cls: type[Settings], data: Any, source: str) -> Settings:
     """Validate, or raise one line about the first thing that is wrong."""
     try:
         return cls.model_validate(data)
@@ -60,7 +63,9 @@ def validated(cls: type[Any], data: Any, source: str) -> Any:
         raise InputError(f"{source}: {_first(error, cls)}") from None
 
 
-def read_json(cls: type[Any], path: Path, what: str, absent: str = "", invalid: str = "", root: Path = Path()) -> Any:
+def read_json(
+    cls: type[Settings], path: Path, what: str, absent: str = "", invalid: str = "", root: Path = Path()
+) -> Settings:
     """Read and validate the JSON file `root / path`.
 
     For messages: `what` it is, and what to do where it is `absent` or `invalid`.

@@ -17,7 +17,6 @@ import numpy as np
 from PIL import Image, features
 
 from famba.errors import InputError
-from famba.text import one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF")
@@ -60,7 +59,7 @@ class ImageFiles:
         path = self.path(index)
         content = read(path)
         if hashlib.sha256(content).digest() != self.sha256[index].tobytes():
-            raise InputError(one_line(f"{path}: changed since the manifest was written; `famba data verify` names all"))
+            raise InputError(f"{path}: changed since the manifest was written; `famba data verify` names all")
         image = decoded(content, path)
         return image if self.size is None else centred(image, self.size, self.size, path)
 
@@ -70,7 +69,7 @@ def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(one_line(f"{path}: cannot be read: {error.strerror or error}")) from None
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def decoded(content: bytes, path: Path) -> Image.Image:
@@ -88,15 +87,15 @@ def decoded(content: bytes, path: Path) -> Image.Image:
                 raise InputError("levels of 32 bits, whose range is not known; convert it to 8 bits")
             return image.convert("RGB")
     except InputError as error:
-        raise InputError(one_line(f"{path}: {error}")) from None
+        raise InputError(f"{path}: {error}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(one_line(f"{path}: more than {_MOST_PIXELS:,} pixels; make it smaller")) from None
+        raise InputError(f"{path}: more than {_MOST_PIXELS:,} pixels; make it smaller") from None
     except Image.UnidentifiedImageError:
-        raise InputError(one_line(f"{path}: not an image in {', '.join(_FORMATS)}")) from None
+        raise InputError(f"{path}: not an image in {', '.join(_FORMATS)}") from None
     except MemoryError:
         raise
     except Exception as error:  # a decoder raises whatever a damaged file provokes
-        raise InputError(one_line(f"{path}: damaged: {error or type(error).__name__}")) from None
+        raise InputError(f"{path}: damaged: {error or type(error).__name__}") from None
 
 
 def centred(image: Image.Image, shorter: int, crop: int, path: Path) -> Image.Image:
@@ -108,7 +107,7 @@ def centred(image: Image.Image, shorter: int, crop: int, path: Path) -> Image.Im
     width, height = image.size
     wide, high = (size * shorter // min(width, height) for size in (width, height))
     if wide * high > _MOST_PIXELS:
-        raise InputError(one_line(f"{path}: {width:,} x {height:,} pixels are too narrow to be {shorter} pixels wide"))
+        raise InputError(f"{path}: {width:,} x {height:,} pixels are too narrow to be {shorter} pixels wide")
     if (wide, high) != image.size:
         image = image.resize((wide, high), Image.Resampling.BICUBIC)
     left, top = (round((side - crop) / 2) for side in (wide, high))

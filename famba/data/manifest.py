@@ -131,9 +131,7 @@ def read_manifest(path: Path) -> Manifest:
     except OSError as error:
         raise InputError(f"manifest {path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            one_line(f"manifest {path}: not one of `famba data manifest` ({error}); write it anew")
-        ) from None
+        raise InputError(f"manifest {path}: not one of `famba data manifest` ({error}); write it anew") from None
     if len(lines) != head.train + head.test:
         raise InputError(f"manifest {path}: has {count(len(lines), 'image')}, its first line {head.train + head.test}")
     return manifest
@@ -148,9 +146,7 @@ def require_same(manifest: Manifest, folder: Path, hashed: bool) -> None:
     wrong = list(_differences(manifest, folder, here, hashed))
     if wrong:
         more = f" and {count(len(wrong) - _SHOWN, 'file')} more" if len(wrong) > _SHOWN else ""
-        raise InputError(
-            one_line(f"{folder}: not what manifest {manifest.path} lists: {'; '.join(wrong[:_SHOWN])}{more}")
-        )
+        raise InputError(f"{folder}: not what manifest {manifest.path} lists: {'; '.join(wrong[:_SHOWN])}{more}")
 
 
 def listing(folder: Path, split: str, ignored: list[str]) -> list[Found]:
@@ -174,10 +170,8 @@ def listing(folder: Path, split: str, ignored: list[str]) -> list[Found]:
                 raise InputError(f"{entry.path}: an image outside of a class: expected {root}/<class>/<image>")
             else:
                 ignored.append(f"{split}/{entry.name}")
-    except InputError as error:
-        raise InputError(one_line(str(error))) from None
     except OSError as error:
-        raise InputError(one_line(f"{error.filename or root}: cannot be read: {error.strerror}")) from None
+        raise InputError(f"{error.filename or root}: cannot be read: {error.strerror}") from None
     if not found:
         raise InputError(f"{root}: no class is in it: an image folder has {split}/<class>/<image>")
     return found
@@ -230,9 +224,9 @@ def _classes(folder: Path, listed: dict[str, list[Found]]) -> dict[str, tuple[in
     other = list(listed)[1]
     for name in sorted(train.keys() ^ evaluated.keys()):
         there, missing = (_TRAIN, other) if name in train else (other, _TRAIN)
-        raise InputError(one_line(f"{folder}: class {name} is in {there} and not in {missing}"))
+        raise InputError(f"{folder}: class {name} is in {there} and not in {missing}")
     if len(train) < 2:
-        raise InputError(one_line(f"{folder}: one class alone, {next(iter(train))}: there is nothing to tell apart"))
+        raise InputError(f"{folder}: one class alone, {next(iter(train))}: there is nothing to tell apart")
     return {name: (train[name], evaluated[name]) for name in train}
 
 

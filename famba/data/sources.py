@@ -182,7 +182,7 @@ def _overrides() -> dict[str, Any]:
     rows = yaml_file.read(Path(listed), "the sources", source)
     if not isinstance(rows, dict):
         raise InputError(f"{source}: expected a mapping of archive names to mappings with a url")
-    kinds = {**dict.fromkeys(PUBLISHED, _Override), _CONTENT_ROW: Expected}
+    kinds: dict[str, type[Strict]] = {**dict.fromkeys(PUBLISHED, _Override), _CONTENT_ROW: Expected}
     if unknown := [str(name) for name in rows if name not in kinds]:
         raise InputError(f"{source}: unknown archive {unknown[0]!r}{nearest(unknown[0], kinds)}")
     return {name: validated(kinds[name], row, f"{source}: {name}") for name, row in rows.items()}

@@ -72,5 +72,4 @@ FAMBAS = Look()  # changes nothing
 
 def read_look(path: Path) -> Look:
     """Read a style file. Raises InputError, one line naming file and key."""
-    look: Look = validated(Look, yaml_file.read(path, "the style file") or {}, str(path))
-    return look
+    return validated(Look, yaml_file.read(path, "the style file") or {}, str(path))

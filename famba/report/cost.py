@@ -36,8 +36,7 @@ class Plan(BaseModel):
 
 def read_plan(path: Path) -> Plan:
     """Raises InputError, one line naming file and field."""
-    plan: Plan = read_json(Plan, path, "plan of famba plan --json")
-    return plan
+    return read_json(Plan, path, "plan of famba plan --json")
 
 
 def cost_table(lines: Sequence[Line], by_line: Mapping[tuple[str, str], Sequence[Row]], plan: Plan | None) -> Table:

@@ -36,12 +36,12 @@ class Judged:
 def read(folder: Path, rows: Mapping[Path, Row], ledger: Ledger) -> Judged:
     """Read it all. Raises InputError where a file is missing, damaged, or of other rows or another ledger."""
     path = folder / "claims.json"
-    verdicts: Verdicts = read_json(Verdicts, path, "file of verdicts", absent=_HINT, invalid=_HINT)
+    verdicts = read_json(Verdicts, path, "file of verdicts", absent=_HINT, invalid=_HINT)
     sources = {verdict.source for verdict in verdicts.verdicts}
     if verdicts.digest != digest(rows.values(), ledger) or not sources <= ledger.sources.keys():
         raise InputError(f"{path}: made from other rows or another ledger{_HINT}")
-    paired: Paired = read_json(Paired, folder / pairs.NAME, "file of paired comparisons", absent=_HINT, invalid=_HINT)
-    reached: Targets = read_json(Targets, folder / targets.NAME, "file of times", absent=_HINT, invalid=_HINT)
+    paired = read_json(Paired, folder / pairs.NAME, "file of paired comparisons", absent=_HINT, invalid=_HINT)
+    reached = read_json(Targets, folder / targets.NAME, "file of times", absent=_HINT, invalid=_HINT)
     made = (
         (paired.digest, pairs.NAME, paired.predictions, predictions.NAME),
         (reached.digest, targets.NAME, reached.metrics, epochs.NAME),

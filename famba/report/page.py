@@ -115,7 +115,7 @@ def _read_audit(path: Path) -> list[str]:
     """The main findings about the paper's own tables, as `famba audit` wrote them; none without its file."""
     if not path.is_file():
         return []
-    found: Document = read_json(Document, path, "audit", invalid="; run famba audit again")
+    found = read_json(Document, path, "audit", invalid="; run famba audit again")
     return [line.strip() for line in findings(found).splitlines()]
 
 

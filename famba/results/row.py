@@ -245,8 +245,7 @@ def write_row(row: Row, path: Path) -> None:
 
 def read_row(path: Path) -> Row:
     """Read and validate a row. Raises InputError, one line naming file and field, and what to do."""
-    row: Row = read_json(Row, path, "row", invalid="; delete it and run again, which trains its cell anew")
-    return row
+    return read_json(Row, path, "row", invalid="; delete it and run again, which trains its cell anew")
 
 
 def rows_of(folder: Path) -> list[Path]:

@@ -7,10 +7,11 @@ test compares the files that a record names with those of the checkout: whoever 
 import hashlib
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from famba.config.image_folder import Sha256
 from famba.config.validation import Strict, read_json
 
 # what envs/build.sh takes, in its order, besides the lock
@@ -19,7 +20,6 @@ DEFINITIONS = {
     "cuda": ("envs/image.def", "envs/extensions.sh", "envs/sdists.sh", "envs/toolkit.txt"),
 }
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(gt=0)]
 
 
@@ -89,16 +89,10 @@ def record_path(image: str) -> Path:
 def read(image: str, root: Path) -> Built:
     """Raises InputError where the record is missing or is none."""
     advice = "; envs/record.py writes it"
-    record: Built = read_json(Built, record_path(image), "record of an image", advice, advice, root)
-    return record
+    return read_json(Built, record_path(image), "record of an image", advice, advice, root)
 
 
 def outdated(record: Built, root: Path) -> list[str]:
     """Paths of the files that are no longer as they were when the image was built, or were not part of it then."""
     now = inputs(record.image, root)
     return sorted(path for path in now.keys() | record.inputs.keys() if now.get(path) != record.inputs.get(path))
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON schema of a record (published as config/schema/built.json)."""
-    return Built.model_json_schema(mode="serialization")

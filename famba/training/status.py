@@ -82,8 +82,7 @@ def read_status(folder: Path) -> Status | None:
     path = folder / NAME
     if not path.exists():
         return None
-    status: Status = read_json(Status, path, "status", invalid="; delete it: the next training writes a new one")
-    return status
+    return read_json(Status, path, "status", invalid="; delete it: the next training writes a new one")
 
 
 @dataclass(frozen=True)

@@ -236,8 +236,7 @@ def _told_by(args: Any) -> ClsPosition | None:
 
 
 def _cell(path: Path, text: str) -> Cell:
-    cell: Cell = validated(Cell, from_json(text, str(path)), str(path))
-    return cell
+    return validated(Cell, from_json(text, str(path)), str(path))
 
 
 def _of_safetensors(path: Path, sha256: str, which: Which) -> Stored:

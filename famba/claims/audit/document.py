@@ -1,7 +1,7 @@
 """audit.json: all findings of an audit. Its JSON schema is config/schema/audit.json."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from famba.claims.audit.epoch_time import EpochTime, time_of
 from famba.claims.audit.memory import Memory, memory_of
@@ -32,8 +32,3 @@ def audit(rows: Sequence[PublishedRow], source: str) -> Document:
         time={model: time_of(found[model], model) for model in MODELS},
         claims=statements(rows),
     )
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON schema of audit.json."""
-    return Document.model_json_schema(mode="serialization")

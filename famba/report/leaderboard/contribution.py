@@ -122,9 +122,7 @@ def _opened(place: Path) -> Iterator[Path]:
             _unpack(place, Path(folder))
         except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or error
-            raise InputError(
-                one_line(f"{place}: neither a folder nor a zip archive that can be read ({reason})")
-            ) from None
+            raise InputError(f"{place}: neither a folder nor a zip archive that can be read ({reason})") from None
         yield Path(folder)
 
 
@@ -159,7 +157,7 @@ def _read(path: Path, folder: Path, within: str, source: str | None) -> Contribu
     files = {name: content for name, content in everything.items() if name != ROW}
     found = {name: hashlib.sha256(content).hexdigest() for name, content in everything.items()}
     if path.with_name(ORIGIN).exists():
-        known: Origins = read_json(Origins, path.with_name(ORIGIN), "record of a published row")
+        known = read_json(Origins, path.with_name(ORIGIN), "record of a published row")
         _compare(path, found, known.sha256, ORIGIN)
         return Contributed(row, files, known.origins)
     crate = next((up / CRATE for up in _upwards(path.parent, folder) if (up / CRATE).is_file()), None)
@@ -193,7 +191,7 @@ def _upwards(start: Path, end: Path) -> Iterator[Path]:
 
 def _listed(crate: Path, folder: Path) -> dict[str, str]:
     """The sha256 that an RO-Crate gives of the files in one of its folders."""
-    described: _Crate = read_json(_Crate, crate, "RO-Crate", invalid="; run famba crate again")
+    described = read_json(_Crate, crate, "RO-Crate", invalid="; run famba crate again")
     prefix = folder.relative_to(crate.parent).as_posix() + "/"
     known = {unquote(part.id): part.sha256 for part in described.graph if part.sha256}
     return {name.removeprefix(prefix): digest for name, digest in known.items() if name.startswith(prefix)}
