@@ -15,7 +15,7 @@ QUANTITIES: dict[str, Callable[[Row], float]] = {
     # of logarithms, times 100: per cent of the value
     "loop_time_percent": lambda row: 100 * math.log(row.time.judged_seconds),
     "step_time_percent": lambda row: 100 * math.log(row.time.compared_step_ms),
-    "peak_memory_percent": lambda row: 100 * math.log(row.memory.device_peak or row.memory.host_peak),
+    "peak_memory_percent": lambda row: 100 * math.log(row.memory.peak),
 }
 
 

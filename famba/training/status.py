@@ -177,8 +177,7 @@ def _done(path: Path, cell: str) -> CellState:
     except InputError as error:
         return CellState(cell, "unreadable", note=str(error))
     epochs = row.cell.recipe.epochs
-    memory = row.memory.host_peak if row.memory.device_peak is None else row.memory.device_peak
     return CellState(
-        cell, "done", epochs, epochs, row.time.images_per_s, memory / 2**20, row.metrics.last.top1,
+        cell, "done", epochs, epochs, row.time.images_per_s, row.memory.peak / 2**20, row.metrics.last.top1,
         left_s=0.0, whole_s=row.time.total,
     )  # fmt: skip
