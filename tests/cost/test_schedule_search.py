@@ -1,7 +1,6 @@
 """The search for schedules: against trying out all of them, and its costs against the cost model's."""
 
 import itertools
-from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from famba.flops import forward_flops, layer_cost, layer_flops, step_cost
 from famba.strategies import capped, strategy
 
 TOY = Architecture(embed_dim=16, depth=4, img_size=12, patch_size=4)  # 10 tokens
-FLOPS = partial(layer_flops, architecture=TOY)
 SCHEDULES = [(0, 0, 0, 0), (4, 2, 1, 0), (0, 3, 0, 2), (1, 1, 1, 1), (0, 0, 0, 4)]
 
 
@@ -89,7 +87,7 @@ def test_of_equal_damage_the_schedule_that_removes_least_is_found():
 def test_the_cost_of_a_schedule_is_the_cost_models(schedule, late):
     mixed = (0, *schedule[:-1]) if late else schedule
     whole = forward_flops(TOY, (0, 0, 0, 0), 10)
-    model = CostModel(TOY, FLOPS, lambda n, m: layer_cost(TOY, n, m), whole, late)
+    model = CostModel(TOY, layer_flops, lambda n, m: layer_cost(TOY, n, m), whole, late)
     assert model.of(schedule) == pytest.approx(forward_flops(TOY, mixed, 10), abs=1)
     assert model.of((0, 0, 0, 0)) == pytest.approx(whole)
 
@@ -98,7 +96,7 @@ def test_the_cost_of_a_schedule_is_the_cost_models(schedule, late):
 @pytest.mark.parametrize("late", [False, True])
 def test_the_unreduced_model_is_one_of_the_schedules(units, late):
     whole = forward_flops(TOY, (0, 0, 0, 0), 10)
-    model = CostModel(TOY, FLOPS, lambda n, m: layer_cost(TOY, n, m), whole, late)
+    model = CostModel(TOY, layer_flops, lambda n, m: layer_cost(TOY, n, m), whole, late)
     front = model.front(damage.tables([{1: 0.1, 2: 0.2, 4: 0.9}] * 4, 10), units)
     assert front.at_damage(0) == (0, 0, 0, 0)
     assert front.points[-1] == (pytest.approx(whole - model.fixed), 0)
@@ -155,8 +153,7 @@ def test_a_whole_search_is_as_fast_as_the_papers_model_needs():
     curves = [{gone: (24 - layer) * gone**1.5 * 1e-5 for gone in damage.removals(197)} for layer in range(24)]
     tables = damage.tables(curves, 197)
     whole = forward_flops(shape, (0,) * 24, DATASETS["cifar100"].classes)
-    flops = partial(layer_flops, architecture=shape)
-    model = CostModel(shape, flops, lambda n, m: layer_cost(shape, n, m), whole, False)
+    model = CostModel(shape, layer_flops, lambda n, m: layer_cost(shape, n, m), whole, False)
     front = model.front(tables, units=300)
     for name in ("all", "upper"):
         cost = model.of(strategy(name))
