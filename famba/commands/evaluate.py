@@ -14,6 +14,7 @@ from famba.commands import chosen, loaded
 from famba.commands.chosen import Chosen, Setting
 from famba.commands.loaded import Loaded, Some
 from famba.commands.options import positive
+from famba.config.methods import code_of
 from famba.cost.inference import peak, speeds
 from famba.data.loader import EvalLoader
 from famba.errors import InputError
@@ -119,6 +120,7 @@ def sweep(
     for (setting, _), forward in zip(built, forwards, strict=True):
         given = " ".join(f"{key}={value}" for key, value in setting.settings.items())
         line: Line = {"strategy": setting.strategy, "method": setting.method, "settings": given}
+        line["code"] = None if setting.method == chosen.NONE else code_of(setting.method)
         made = None if new_head else _predicted(forward, images, some, here.dataset)
         line |= _accuracy(made, here.dataset, args.out, setting)
         if made:

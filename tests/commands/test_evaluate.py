@@ -3,6 +3,7 @@
 import csv
 import json
 from argparse import Namespace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,14 @@ def test_a_sweep_has_a_line_for_each_setting_and_says_what_it_leaves_out(trained
     assert "left out: all-rmeeto-prune=True: method rmeeto acts on what the mixer before has put out" in said.err
     assert "One of the 50 test images is 2 points. The choice of images alone leaves a top-1 uncertain by ±" in said.out
     assert said.out.endswith(f"{out}: 6 settings, 50 images of digits\n")
+
+
+def test_a_line_says_which_code_a_method_of_ones_own_was(trained, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from famba.methods.random_controls import RandomPrune\n\n\nclass Mine(RandomPrune):\n    pass\n")
+    given = ("--strategies", "baseline,upper", "--method", f"famba_v,{file}:Mine", "--limit", 10)
+    lines = evaluated(tmp_path / "out.csv", trained / "weights.pt", *given)
+    assert [line["code"] for line in lines] == ["", "", f"sha256 {sha256(file.read_bytes()).hexdigest()}"]
 
 
 def test_settings_are_compared_on_the_same_images(trained, tmp_path, capsys):
