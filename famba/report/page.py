@@ -4,8 +4,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from famba.claims import ledger, paper_tables
 from famba.claims import tables as verdict_tables
@@ -159,12 +162,17 @@ def html(report: Report) -> str:
         "revision": provenance.revision(report.rows),
         "shared_machine": summary.shared_note(report.lines),
         "rows": [
-            (row, report.link(path), provenance.command(row), row.model_dump_json(indent=1))
+            (row, report.link(path), provenance.command(row), _inside_pre(row.model_dump_json(indent=1)))
             for path, row in report.by_path.items()
         ],
     }  # fmt: skip
     filters = {"pieces": prose.pieces, **evidence.FILTERS}
     return render("report.html.j2", style, source("report.js"), filters, context)
+
+
+def _inside_pre(text: str) -> Markup:
+    """Text of an element: its quotes stay, which takes a quarter less room than escaping them."""
+    return Markup(escape(text, quote=False))
 
 
 def markdown(report: Report) -> str:

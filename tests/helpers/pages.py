@@ -17,21 +17,27 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.words: list[str] = []
+        self.preformatted: dict[str, str] = {}  # by id
         self._inside: list[str] = []
+        self.source = text
         self.feed(text)
         self.text = " ".join(" ".join(self.words).split())
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, {key: value or "" for key, value in attrs}))
-        if tag in ("style", "script"):
+        if tag in ("style", "script", "pre"):
             self._inside.append(tag)
+        if tag == "pre":
+            self._pre = self.elements[-1][1].get("id", "")
 
     def handle_endtag(self, tag):
         if tag in self._inside:
             self._inside.remove(tag)
 
     def handle_data(self, data):
-        if not self._inside:
+        if self._inside == ["pre"]:
+            self.preformatted[self._pre] = self.preformatted.get(self._pre, "") + data
+        if self._inside in ([], ["pre"]):
             self.words.append(data)
 
     def all(self, tag: str, **having: str) -> list[dict[str, str]]:

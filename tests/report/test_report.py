@@ -70,7 +70,7 @@ def rows_in(folder: Path) -> list[Path]:
 
 def copied(page: Page, of: str, kind: str) -> str:
     (button,) = page.all("button", **{"aria-label": f"Copy {kind}: {of}"})
-    return button["data-copy"]
+    return button["data-copy"] if "data-copy" in button else page.preformatted[button["data-copy-of"]]
 
 
 @pytest.mark.parametrize("which", ["paper", "smoke"])
@@ -259,6 +259,7 @@ def test_every_link_leads_somewhere(pages, which, request):
         assert path.relative_to(folder).as_posix() in links
         assert f"#row-{path.parent.name}" in links
         assert copied(page, path.parent.name, "JSON") == path.read_text().rstrip("\n")
+        assert page.source.count(html.escape(path.read_text().rstrip("\n"), quote=False)) == 1  # and only there
         words = shlex.split(copied(page, path.parent.name, "command"))
         assert Cell.from_json(words[words.index("--cell") + 1]) == read_row(path).cell
 

@@ -99,10 +99,10 @@ async function copy(text) {
 }
 
 const said = document.getElementById("said");
-for (const button of document.querySelectorAll("button[data-copy]")) {
+for (const button of document.querySelectorAll("button[data-copy], button[data-copy-of]")) {
   const label = button.textContent;
   button.addEventListener("click", async () => {
-    await copy(button.dataset.copy);
+    await copy(button.dataset.copy ?? document.getElementById(button.dataset.copyOf).textContent);
     button.focus();
     button.textContent = "Copied";
     said.textContent = `${label.replace("Copy ", "")} copied`;
