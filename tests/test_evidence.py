@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from famba.checks import gate
 from famba.cli import main
@@ -43,6 +43,49 @@ def test_the_rows_give_these_verdicts(folder, tmp_path, monkeypatch):
     assert made["verdicts"][0].get("mean") == pytest.approx(kept["verdicts"][0].get("mean"))
     assert made["digest"] == kept["digest"]  # of these rows and this ledger, and so are the figures
     assert all(f'data-digest="{kept["digest"]}"' in path.read_text() for path in Path("figures").glob("*.svg"))
+
+
+def test_the_table_of_the_small_grid_is_of_its_files():
+    """results/evidence/cifar100-small/README.md."""
+    folder = EVIDENCE / "cifar100-small"
+    text = (folder / "README.md").read_text()
+    with (folder / "summary.csv").open(newline="") as file:
+        lines = {line["strategy"]: line for line in csv.DictReader(file)}
+    pairs = json.loads((folder / "paired.json").read_text())["pairs"]
+    over = {pair["strategy"]: pair["over_seeds"] for pair in pairs if pair["against"] == "baseline"}
+    shown = re.findall(r"^\| `(\w+)` " + r"\| ([^|]+) " * 5 + r"\|$", text, flags=re.MULTILINE)
+    assert [name for name, *_ in shown] == list(lines)
+    for name, *entries in shown:
+        line = lines[name]
+        found = "–"
+        if name in over:
+            d = over[name]
+            found = f"{d['difference']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]".replace("-", "−")
+            found += "" if d["p_holm"] > 0.05 else " ▲" if d["difference"] > 0 else " ▼"
+        ratios = [f"{float(line[key]):.3f}" for key in ("step_ratio", "saved_activations_ratio")]
+        assert entries == [
+            f"{float(line['top1_last_percent']):.2f} ± {float(line['top1_last_percent_ci95']):.2f}",
+            found,
+            *(["1", "1"] if name == "baseline" else ratios),
+            line["tokens_final"],
+        ]
+    assert f"{sum(pair['over_seeds']['p_holm'] <= 0.05 for pair in pairs)} of the {len(pairs)} pairs differ" in text
+    errors = [_error(pair["over_seeds"]) for pair in pairs]
+    needed = [_detectable(error, pair["over_seeds"]["df"]) for error, pair in zip(errors, pairs, strict=True)]
+    assert f"({min(errors):.2f} to {max(errors):.2f} points), a difference of" in text
+    assert f"{min(needed):.2f} to {max(needed):.2f} points is found in 80 %" in text
+
+
+def _error(over):
+    """The standard error from the interval."""
+    return (over["high"] - over["low"]) / 2 / stats.t.ppf(0.975, over["df"])
+
+
+def _detectable(error, df):
+    """The difference that a two-sided t-test at 5 % finds with a probability of 80 %."""
+    bound = stats.t.ppf(0.975, df)
+    power = lambda d: stats.nct.sf(bound, df, d / error) + stats.nct.cdf(-bound, df, d / error)  # noqa: E731
+    return optimize.brentq(lambda d: power(d) - 0.8, 0, 4 * error)
 
 
 def test_an_evaluation_says_what_its_predictions_do():
