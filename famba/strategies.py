@@ -6,7 +6,7 @@ from famba.errors import InputError
 from famba.text import nearest
 
 STRATEGIES = ("baseline", "all", "interleaved", "lower", "upper")
-READINGS = ("lower_18", "upper_18")  # `lower` and `upper` of the released scripts, which fuse in one layer less
+READINGS = ("lower_18", "upper_18")  # readings of the released scripts with one layer less (docs/deviations.md, 17)
 NAMED = STRATEGIES + READINGS
 
 _PAPER_DEPTH = 24
@@ -23,7 +23,7 @@ def strategy(name: str, depth: int = _PAPER_DEPTH, tokens: int | None = None) ->
     Args:
         name: one of `NAMED`. `all` fuses in every layer, `interleaved` in every second one (1, 3, ...), `lower` in the
             first 19 of 24 layers (0 to 18) and `upper` in the last 19 (5 to 23). `lower_18` (0 to 17) and `upper_18`
-            (6 to 23) are the released scripts' readings of the two.
+            (6 to 23) are those of two released scripts.
         depth: number of layers. Other depths than 24 scale the set of layers.
         tokens: None takes the paper's tokens per layer (7, 14 or 9) as they are. A sequence length, class token
             included, takes the paper's *share* instead: 168 (171, 162) of 196 tokens, spread evenly over the layers, so

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("docs/deviations.md"),
         metavar="FILE",
-        help="where paper, figures and released code disagree [docs/deviations.md]",
+        help="where paper, figures and released code differ [docs/deviations.md]",
     )
     parser.add_argument("--plan", type=Path, metavar="FILE", help="a prediction by famba plan --json, to stand beside")
     parser.add_argument("rows", nargs="+", type=Path, metavar="ROW", help="result rows (row.json)")

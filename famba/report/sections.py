@@ -124,5 +124,5 @@ def deviations_table(found: Deviations, code: bool = True) -> Table:
     number_, *others = found.head
     return table(
         [Column(number_, "r"), *(Column(name, wide=0.4) for name in others)], body, id="deviations-table",
-        caption="Where paper, figures and released code disagree, and what famba does",
+        caption="Where paper, figures and released code differ, and what famba does",
     )  # fmt: skip

@@ -87,7 +87,7 @@ def test_the_memory_supports_fusion_before_the_mixer(found):
     assert found.memory.floats_per_channel == pytest.approx(16.9, abs=0.1)
     assert found.memory.support["placement"].left_out == (26, 26)
     assert found.memory_vim_small.trainings == 5
-    assert found.memory_vim_small.best.start_shift == 1  # 18 layers, as in the released scripts
+    assert found.memory_vim_small.best.start_shift == 1  # 18 layers, as in the released script lower-merge-r9-l5
 
 
 @pytest.mark.parametrize("model", ["vim_tiny", "vim_small"])

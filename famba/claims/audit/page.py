@@ -57,7 +57,7 @@ def markdown(document: Document) -> str:
         f"Vim-S has {small.trainings} trainings for three coefficients, which is weak evidence. Its best reading is "
         f"fusion {small.best.placement} the mixer, starting layer {SHIFTS[small.best.start_shift]}, `lower` in "
         f"{small.best.lower_layers} layers (rms {small.best.rms_mib:.0f} MiB): `upper` then has 18 layers, as in the "
-        "released scripts, and not the 19 of the text.",
+        "released script `lower-merge-r9-l5`, and not the 19 of the text and of `lower-merge-r9-l4`.",
         "![Measured against fitted memory](memory.svg)",
         "## Time: what fusion could save",
         "Time per epoch of the five rows of Table 1 is fitted as a fixed part plus a part in proportion to the "
