@@ -1,37 +1,26 @@
 """The bidirectional mixer of a Vision Mamba block (hustvl/Vim dd0358a; paper-facts §3)."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from famba import ops
-from famba.ops import dispatch, fused_mixer
+from famba.ops import alignment, dispatch, fused_mixer
 from famba.ops.precision import autocast_dtype, without_autocast
 from famba.ops.recompute import Recompute
-from famba.ops.types import Scanned
+from famba.ops.types import Backend, Scanned
 
 # What each direction has for itself: forward, backward, forward, ...
 _PAIRS = attrgetter(
     *("x_proj.weight", "x_proj_b.weight", "dt_proj.weight", "dt_proj_b.weight", "dt_proj.bias", "dt_proj_b.bias"),
     *("conv1d.weight", "conv1d_b.weight", "conv1d.bias", "conv1d_b.bias", "A_log", "A_b_log", "D", "D_b"),
 )
-
-
-class _Projected(NamedTuple):
-    """What both directions scan, stacked."""
-
-    u: Tensor  # (2, B, T, D)
-    delta: Tensor  # (2, B, T, D), after bias and softplus
-    A: Tensor  # (2, D, N)
-    B: Tensor  # (2, B, T, N)
-    C: Tensor  # (2, B, T, N)
-    D: Tensor  # (2, D)
-    z: Tensor  # (B, T, D)
-    nothing: Tensor  # (2, 1, 1, D): the step of a token of zeros
 
 
 class Mixer(nn.Module):
@@ -107,7 +96,7 @@ class Mixer(nn.Module):
     @overload
     def __call__(
         self, hidden: Tensor, apart: Literal[True], position: Tensor | None = None
-    ) -> tuple[Tensor, Scanned]: ...
+    ) -> tuple[Tensor, Callable[[], Scanned]]: ...
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """See `forward`."""
@@ -115,13 +104,13 @@ class Mixer(nn.Module):
 
     def forward(
         self, hidden: Tensor, apart: bool = False, position: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, Scanned]:
+    ) -> Tensor | tuple[Tensor, Callable[[], Scanned]]:
         """The mixer's output, (B, T, C) as hidden; or its directions apart.
 
         Args:
             hidden: (B, T, C).
-            apart: return the gated outputs of the two directions (2, B, T, D), whose sum goes to `project`, and what
-                was scanned.
+            apart: return the gated outputs of the two directions (2, B, T, D), whose sum goes to `project`, and a
+                function that returns what was scanned, without gradients.
             position: (B, T) ascending positions in the input sequence. Where they leave a gap, the state decays there,
                 too, by the step of a token of zeros for each missing one. None: no gaps.
 
@@ -129,10 +118,9 @@ class Mixer(nn.Module):
         """
         if 0 in hidden.shape:
             raise ValueError(f"the mixer got hidden states of shape {tuple(hidden.shape)}; none of its sizes may be 0")
-        if apart:
-            return self._apart(hidden, position)
-        if position is not None:
-            return self._aligned(hidden, position)
+        if apart or position is not None:
+            gated, scanned = self._apart(hidden, position)
+            return (gated, scanned) if apart else self.project(gated.sum(dim=0))
         pairs = _PAIRS(self)
         stream = autocast_dtype(hidden) or hidden.dtype  # the type that will run decides about the backend
         hidden = hidden.to(stream)
@@ -155,62 +143,67 @@ class Mixer(nn.Module):
             y = ops.directional_scan(u, delta.view_as(u), -A_log.exp(), B, C, D, z, dt_bias, backend)  # (B, T, D)
         return self.project(y)
 
-    def _apart(self, hidden: Tensor, position: Tensor | None) -> tuple[Tensor, Scanned]:
-        """Both directions one by one, for methods of token reduction that look into the mixer.
+    @torch.no_grad()
+    def scanned(self, hidden: Tensor) -> Scanned:
+        """What `forward` scans, for methods of token reduction that look into the mixer; computed a second time.
 
-        The same arithmetic as in `forward`, on public operators and without the fused kernel, so it is slower.
+        So the mixer itself keeps its fused kernel, and nothing of it is saved for the backward pass.
         """
-        p = self._projected(hidden)
-        inputs, steps = (p.u, p.delta) if position is None else _aligned(p, position)
-        with without_autocast(hidden.device.type):
-            # unbound, not indexed: each index would fill a whole gradient with zeros
-            scans = zip((0, 1), *(t.unbind() for t in (inputs, steps, p.A, p.B, p.C)), strict=True)
-            y = (torch.stack([self._scan(*one) for one in scans]) + p.D[:, None, None] * p.u).to(p.z.dtype)
-            return y * F.silu(p.z), Scanned(y, p.delta, p.B, p.C)
+        return self._apart(hidden, None)[1]()
 
-    def _aligned(self, hidden: Tensor, position: Tensor) -> Tensor:
-        p = self._projected(hidden)
-        inputs, steps = _aligned(p, position)
-        with without_autocast(hidden.device.type):
-            y = ops.directional_scan(inputs, steps, p.A, p.B, p.C, None, None, None, self.backend, delta_softplus=False)
-            gated = (y + (p.D[:, None, None] * p.u).sum(dim=0)).to(p.z.dtype) * F.silu(p.z)  # (B, T, D)
-        return self.project(gated)
+    def _apart(self, hidden: Tensor, position: Tensor | None) -> tuple[Tensor, Callable[[], Scanned]]:
+        """See `forward`.
 
-    def _projected(self, hidden: Tensor) -> _Projected:
+        The same arithmetic as in `forward`, one direction after the other: the backward one runs forward over reversed
+        tokens. As there, the backward pass recomputes what is cheap to compute.
+        """
         stream = autocast_dtype(hidden) or hidden.dtype
-        pairs = _PAIRS(self)
+        backend = dispatch.scan_backend(hidden.device, stream, self.backend)
         x, z = F.linear(hidden.to(stream), self.in_proj.weight.to(stream)).chunk(2, dim=-1)
-        with without_autocast(hidden.device.type):
-            x_proj, to_dt, dt_bias, conv, conv_bias, A_log, D = (
-                torch.stack(both) for both in zip(pairs[::2], pairs[1::2], strict=True)
-            )
-            u = ops.causal_conv(x, conv.squeeze(2), conv_bias, self.backend)
-            projected = u @ x_proj.to(stream).mT[:, None]  # (2, B, T, dt_rank + 2 N)
+        gaps = (None, None) if position is None else _gaps(position)
+        with without_autocast(hidden.device.type), Recompute() as recompute:
+            made = [[_in_time(t, k) for t in self._direction(k, x, gaps[k], backend)] for k in (0, 1)]
+            y, delta, B, C = map(torch.stack, zip(*made, strict=True))
+            gated = y * recompute(lambda: F.silu(z))
+
+        def scanned() -> Scanned:
+            with torch.no_grad():
+                bias = torch.stack([self.get_parameter("dt_proj.bias"), self.get_parameter("dt_proj_b.bias")])
+                bias = bias.to(torch.promote_types(stream, torch.float32))[:, None, None]
+                return Scanned(y.detach(), F.softplus(delta + bias), B, C)
+
+        return gated, scanned
+
+    def _direction(self, k: int, x: Tensor, gap: Tensor | None, backend: Backend) -> tuple[Tensor, ...]:
+        """Direction k, in its own time: y before the gate and delta before its bias, (B, T, D); B and C, (B, T, N).
+
+        x and gap (B, T), see `_gaps`, are in the order of the tokens. Only y has a gradient.
+        """
+        x_proj, to_dt, dt_bias, conv, conv_bias, A_log, D = (pair[None] for pair in _PAIRS(self)[k::2])
+        x_proj, to_dt, conv, A = x_proj.to(x.dtype), to_dt.to(x.dtype), conv.squeeze(2), -A_log.exp()
+        with Recompute() as recompute:
+            own = recompute(lambda: _in_time(x, k)) if k else x
+            convolved = partial(ops.causal_conv, weight=conv, bias=conv_bias, backend=backend)
+            u = recompute(lambda: convolved(_in_time(x, k)), convolved(own))  # (1, B, T, D)
+            projected = torch.bmm(u.flatten(1, 2), x_proj.mT).unflatten(1, u.shape[1:3])
             dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-            bias = dt_bias.to(torch.promote_types(stream, torch.float32))[:, None, None]
-            delta = F.softplus((dt @ to_dt.to(stream).mT[:, None]).to(bias.dtype) + bias)
-            return _Projected(u, delta, -A_log.exp(), B, C, D, z, F.softplus(bias))
+            delta = recompute(lambda: dt @ to_dt.mT[:, None])  # (1, B, T, D)
+            if gap is None:
+                y = ops.directional_scan(u, delta, A, B, C, D, None, dt_bias, backend)
+            else:
+                inputs, steps = alignment.align(u, delta, dt_bias, _in_time(gap, k)[..., None])
+                y = ops.directional_scan(inputs, steps, A, B, C, None, None, None, backend, delta_softplus=False)
+                y = (y + D * u[0]).to(x.dtype)
+        return y, delta[0].detach(), B[0].detach(), C[0].detach()
 
     def project(self, gated: Tensor) -> Tensor:
         """The sum of the directions (B, T, D) -> the mixer's output (B, T, C): W_out of their mean."""
         return F.linear(gated, (self.out_proj.weight / 2).to(gated.dtype))
 
-    def _scan(self, direction: int, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-        """One direction (B, T, D), D u left out."""
-        streams = [t.flip(1) if direction else t for t in (u, delta, B, C)]
-        u, delta, B, C = (t.mT for t in streams)
-        y = ops.selective_scan(u, delta, A, B, C, backend=self.backend).mT
-        return y.flip(1) if direction else y
 
-
-def _aligned(p: _Projected, position: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs and steps (2, B, T, D) with which the state decays at missing positions, too.
-
-    exp((Δ + n Δ_0) A) h + Δ B u for n of them: the longer step, with u scaled down by as much.
-    """
-    steps = p.delta + _gaps(position)[..., None] * p.nothing
-    # where both steps are 0 the token adds nothing
-    return p.u * (p.delta / steps.clamp_min(torch.finfo(steps.dtype).tiny)), steps
+def _in_time(x: Tensor, direction: int) -> Tensor:
+    """(B, T, ...) in the direction's own time, and back."""
+    return x.flip(1) if direction else x
 
 
 def _gaps(position: Tensor) -> Tensor:

@@ -96,15 +96,18 @@ class Block(nn.Module):
         if at == "before":
             hidden, residual, tokens = self._reduce(hidden, residual, tokens, keys, r)
         position = tokens.history.position if self.aligned and tokens.history else None
-        if self.looks_inside:
+        if at == "inside" or (self.looks_inside and position is not None):
             gated, scanned = self.mixer(hidden, True, position)
-            tokens = tokens._replace(scanned=scanned)
+            if self.looks_inside:
+                tokens = tokens._replace(scanned=scanned())
             if at == "inside":
                 forward, reduced, after = self._reduce(gated[0], residual, tokens, keys, r)
                 backward, _, _ = self._reduce(gated[1], residual, tokens, keys, r, direction=1)
                 return self.mixer.project(forward + backward), reduced, after
             hidden = self.mixer.project(gated.sum(dim=0))
         else:
+            if self.looks_inside:
+                tokens = tokens._replace(scanned=self.mixer.scanned(hidden))
             hidden = self.mixer(hidden) if position is None else self.mixer(hidden, False, position)
         if at == "after":
             hidden, residual, tokens = self._reduce(hidden, residual, tokens, keys, r)
@@ -291,9 +294,9 @@ class VisionMamba(nn.Module):
         gone = False  # whether the mixer of the layer lacks tokens
         for block, following in itertools.zip_longest(self.blocks, self.blocks[1:]):
             own, other = block.method, following.method if following else None
-            block.looks_inside = (
-                own is not None and (own.placement == "inside" or (own.needs_scanned and own.placement == "after"))
-            ) or (other is not None and other.needs_scanned and other.placement in ("input", "before"))
+            block.looks_inside = (own is not None and own.needs_scanned and own.placement in LATE) or (
+                other is not None and other.needs_scanned and other.placement not in LATE
+            )
             gone = gone or (own is not None and own.placement not in LATE)
             block.aligned = aligned and gone
             gone = gone or own is not None

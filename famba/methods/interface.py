@@ -52,8 +52,8 @@ class Seen:
         residual: (B, T, C), at least float32.
         cls: (B,) position of the class token, int64.
         r: tokens that the schedule removes here.
-        scanned: what the last mixer computed, if the method `needs_scanned`. At "input" and "before" that is the mixer
-            of the layer before, so layer 0 cannot have such a method.
+        scanned: what the last mixer computed, without gradients, if the method `needs_scanned`. At "input" and
+            "before" that is the mixer of the layer before, so layer 0 cannot have such a method.
         uniform: () -> (B, T) numbers in [0, 1), drawn anew at every layer and call, and in training at every step;
             in an evaluation an image has the same draws each time, in any batch.
     """
@@ -102,7 +102,7 @@ class Method(nn.Module):
     norm (Famba-V); "inside" the mixer, per direction, after the gate; "after" the mixer."""
 
     needs_scanned: bool = False
-    """Whether it reads `Seen.scanned`; the mixer before then runs without its fused kernel."""
+    """Whether it reads `Seen.scanned`, which the mixer before then computes a second time, without gradients."""
 
     needs_history: bool = True
     """Whether it reads `Seen.position` or `Seen.size`."""

@@ -32,9 +32,9 @@ class Recompute:
         self._sources: dict[int, _Source] = {}  # by address of the storage object
         self._hooks = saved_tensors_hooks(self._pack, _unpack)
 
-    def __call__(self, function: Function) -> Tensor:
-        """function(), which is called again when the backward pass asks for the tensor."""
-        tensor = function()
+    def __call__(self, function: Function, made: Tensor | None = None) -> Tensor:
+        """function(), or `made` where it is there already; called again when the backward pass asks for the tensor."""
+        tensor = function() if made is None else made
         if torch.is_grad_enabled():
             self._sources[tensor.untyped_storage()._cdata] = _Source(function, tensor.device.type)
         return tensor

@@ -35,7 +35,7 @@ def test_apart_it_is_the_same_mixer(backend: str, bf16: bool, cpp_kernels: None)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             if apart:
                 gated, scanned = one(hidden, True)
-                out = one.project(gated.sum(dim=0))
+                out, scanned = one.project(gated.sum(dim=0)), scanned()
             else:
                 out = one(hidden)
         out.float().square().sum().backward()
@@ -93,7 +93,7 @@ def test_the_state_decays_at_every_missing_step(backend: str, dtype: torch.dtype
     for first, second in pairwise(POSITIONS):
         hidden = tokens(7, dtype)
         gated, scanned = one(hidden, True, torch.tensor([first, second]))
-        out = one.project(gated.sum(dim=0))
+        out, scanned = one.project(gated.sum(dim=0)), scanned()
         for image, position in enumerate((first, second)):
             with torch.no_grad():
                 want, seen = slow_mixer(one, hidden[image], position, length)

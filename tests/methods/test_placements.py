@@ -1,5 +1,7 @@
 """Where a method acts in a block: token traces, the block by hand, gradients of every parameter, who reads what."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,6 +10,7 @@ from famba.errors import InputError
 from famba.methods import Method
 from famba.methods.interface import Tokens
 from famba.model import Block, VisionMamba
+from famba.training.activations import saved_activation_bytes
 from famba.training.checks import check_reduction, measured_tokens
 from tests.helpers.method_cases import METHOD_CASES, Case, label, made, own_settings
 
@@ -177,16 +180,32 @@ def test_inside_each_direction_is_matched_for_itself() -> None:
     assert not torch.equal(first[2].source, second[2].source)
 
 
-def test_a_mixer_runs_apart_only_where_somebody_looks_inside() -> None:
+def test_a_mixer_is_scanned_again_only_where_somebody_looks_inside() -> None:
     def inside(case: Case, fusion: tuple[int, ...], cls_position: str = "head") -> list[bool]:
         return [block.looks_inside for block in vim(case, cls_position, fusion).blocks]
 
     assert inside(("famba_v", {}), (0, 1, 0)) == [False] * 3
     assert inside(("famba_v", {"placement": "after"}), (0, 1, 0)) == [False] * 3
-    assert inside(("famba_v", {"placement": "inside"}), (0, 1, 0)) == [False, True, False]
+    assert inside(("famba_v", {"placement": "inside"}), (0, 1, 0)) == [False] * 3
     assert inside(("rmeeto", {}), (0, 1, 0)) == [False] * 3
     assert inside(("rmeeto", {"feature": "B"}), (0, 1, 0)) == [True, False, False]
     assert inside(("hsa", {}), (0, 1, 0)) == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("case", "share"),
+    [(("famba_v", {"placement": "inside"}), 1.1), (("utr", {}), 0.95), (("mtr", {}), 0.95), (("hsa", {}), 1.2)],
+    ids=str,
+)
+def test_a_method_that_looks_inside_saves_little_for_the_backward_pass(
+    case: Case, share: float, cpp_kernels: None
+) -> None:
+    """Relative to the model without one, whose mixers are one fused function each. HSA aligns its later mixers."""
+    saved = [
+        saved_activation_bytes(vim(case, "head", fusion), torch.device("cpu"), contextlib.nullcontext)
+        for fusion in ((0, 0, 0), (0, 24, 12))
+    ]
+    assert saved[1] < share * saved[0]
 
 
 def test_the_state_is_aligned_only_where_tokens_are_missing() -> None:
@@ -202,17 +221,16 @@ def test_the_state_is_aligned_only_where_tokens_are_missing() -> None:
 
 def test_what_was_scanned_is_the_mixer_s_before() -> None:
     model = vim(("rmeeto", {"feature": "B"}), fusion=(0, 0, 5, 5))
-    scanned, seen = {}, []
-    for layer, block in enumerate(model.blocks):
-        block.mixer.register_forward_hook(
-            lambda _, __, made, layer=layer: scanned.__setitem__(layer, made[1] if isinstance(made, tuple) else None)
-        )
+    mixed, seen = [], []
+    for block in model.blocks:
+        block.mixer.register_forward_pre_hook(lambda mixer, inputs: mixed.append((mixer, inputs[0])))
         if block.method is not None:
             block.method.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].scanned))
     model(images())
-    assert scanned[0] is scanned[3] is None
-    assert seen[0] is scanned[1]
-    assert seen[1] is scanned[2]
+    for got, (mixer, hidden) in zip(seen, mixed[1:3], strict=True):
+        for one, other in zip(got, mixer.scanned(hidden), strict=True):
+            assert torch.equal(one, other)
+            assert not one.requires_grad
 
 
 @pytest.mark.parametrize(
