@@ -6,7 +6,7 @@ import { browser, end, expect, page, save, show } from "./promises.mjs";
 await show(1440, "light");
 const stops = [];
 const focused = `(() => { const e = document.activeElement; return e === document.body ? "body" :
-  e.matches(".mark") ? "mark" : e.matches(".sort") ? "sort" : e.matches("[data-copy]") ? "copy" : e.matches(".skip") ? "skip" : "other"; })()`;
+  e.matches(".mark") ? "mark" : e.matches(".sort") ? "sort" : e.matches("[data-copy], [data-copy-of]") ? "copy" : e.matches(".skip") ? "skip" : "other"; })()`;
 const tips = [];
 for (let i = 0; i < 1500; i++) {
   await page.press("Tab");
@@ -77,6 +77,13 @@ for (const [kind, start] of [["LaTeX", "\\begin{table*}"], ["CSV", "model,strate
 await page.run("document.querySelector('#trainings a').click()");
 await page.run("new Promise((done) => setTimeout(done, 100))");
 expect(await page.run("document.querySelector('details:target').open"), "a link to a row opens it");
+
+// What a row's button copies is the row.
+await page.run("document.querySelector('details:target [data-copy-of]').focus()");
+await page.press("Enter");
+await page.run("new Promise((done) => setTimeout(done, 200))");
+const row = JSON.parse(await page.run("navigator.clipboard.readText()"));
+expect(row.version === 2 && row.id === row.cell.model + "-" + row.cell.strategy + "-s" + row.cell.seed, "copies a row", row.id);
 
 // A mark in focus looks otherwise than one that is not: a keyboard shows where it is.
 await show(1440, "light");
