@@ -90,21 +90,24 @@ def check_reduction(model: VisionMamba, device: torch.device) -> None:
 
     def check(method: Method, inputs: tuple[Seen], outputs: tuple[Tensor, Tensor, Reduction], layer: int) -> None:
         (seen,), (hidden, residual, reduction) = inputs, outputs
+        before = seen.hidden.shape[1]
         for image in range(len(hidden)):
-            same = (hidden[image, :, None] == seen.hidden[image]).all(dim=-1)  # (T', T)
-            now, then = same.nonzero().unbind(1)
+            # equal in the first channel, then in all: those of all pairs would be gigabytes in long sequences
+            now, then = (hidden[image, :, None, 0] == seen.hidden[image, :, 0]).nonzero().unbind(1)  # (T', T)
+            same = (hidden[image, now] == seen.hidden[image, then]).all(dim=-1)
+            now, then = now[same], then[same]
             patches = then[then != seen.cls[image]]
             alone = slice(None) if reduction.pruned is None else ~torch.isin(then, reduction.target[image])
             wrong = ""
             assert reduction.cls_after is not None
-            if not same[reduction.cls_after[image], seen.cls[image]]:
+            if not ((now == reduction.cls_after[image]) & (then == seen.cls[image])).any():
                 wrong = "the class token was changed"
             elif not torch.equal(residual[image, now[alone]], seen.residual[image, then[alone]]):
                 wrong = "the residual stream is not reduced as the hidden states are"
             elif method.keeps_order and bool((patches.diff() <= 0).any()):
                 wrong = "the tokens are not in their order"
-            elif len(then) < same.shape[1] - 2 * seen.r:
-                wrong = f"{same.shape[1] - len(then)} tokens differ after a reduction by {seen.r}"
+            elif len(then) < before - 2 * seen.r:
+                wrong = f"{before - len(then)} tokens differ after a reduction by {seen.r}"
             if wrong:
                 raise CheckFailed(f"token reduction in layer {layer}: {wrong}")
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from famba.checks import baseline, gate
 from famba.cli import main
@@ -112,6 +114,26 @@ def test_no_training_starts_with_a_wrong_fusion(defect, said, name, monkeypatch)
 def test_a_right_fusion_passes_however_it_orders_tokens(order, cls_position):
     model = VisionMamba(16, 6, 10, 32, 4, cls_position=cls_position, fusion=(9, 0, 30, 5, 1, 2), order=order)
     checks.check_reduction(model, torch.device("cpu"))
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that an operator returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for made in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(made, torch.Tensor):
+                self.elements = max(self.elements, made.numel())
+        return out
+
+
+def test_the_check_of_a_long_sequence_holds_pairs_of_tokens_and_not_their_channels():
+    model = VisionMamba(64, 2, 10, 128, 4, fusion=(0, 200))
+    with Largest() as largest:
+        checks.check_reduction(model, torch.device("cpu"))
+    assert 825 * 1025 <= largest.elements < 2 * 825 * 1025
 
 
 @pytest.mark.slow
