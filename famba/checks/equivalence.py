@@ -1,7 +1,7 @@
 """Whether two protocols reach the same accuracy: `fast` computes what `paper` does in another precision and order.
 
 Per model and strategy, the difference of the mean top-1 after the last epoch is compared with the noise floor: 95 % of
-single trainings lie within `NOISE` standard deviations of a seed, and two protocols whose means are closer than that
+single trainings lie within 1.96 standard deviations of a seed, and two protocols whose means are closer than that
 are taken to be equal. Two one-sided tests decide, at 5 % each. The margin is estimated from the same spread, so
 the statistic is noncentral t at its ends (Wellek, Testing Statistical Hypotheses of Equivalence and Noninferiority,
 2nd ed. 2010). The spread is pooled over the strategies of a model and over both protocols.

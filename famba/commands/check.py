@@ -36,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba check`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
-        "Compare result rows with a frozen baseline, another protocol or the written rules. Prints the\n"
-        "table either way and exits with status 1 if they do not hold. Where GITHUB_STEP_SUMMARY is set, the table\n"
-        "goes there, too.\n\n"
+        "Compare result rows with a frozen baseline, another protocol or the written rules. Prints a\n"
+        "table, and exits with status 1 if a check fails. GitHub's job summary (GITHUB_STEP_SUMMARY) gets the table\n"
+        "too.\n\n"
         "  famba check --against results/baselines/smoke.json results/smoke/cells/*/row.json\n"
         "  famba check --equals results/paper results/fast/cells/*/row.json"
     )
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--against", type=Path, metavar="FILE", help="frozen baseline to compare the rows with")
     what.add_argument("--rules", action="store_true", help="check each row against the written rules (below)")
     what.add_argument(
-        "--equals", type=Path, metavar="FOLDER", help="experiment to whose accuracy the rows' must be shown to be equal"
+        "--equals", type=Path, metavar="FOLDER", help="show that the rows reach the accuracy of this experiment"
     )
     what.add_argument("--freeze", type=Path, metavar="FILE", help="write the rows as the baseline, three seeds or more")
     parser.add_argument(

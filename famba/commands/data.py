@@ -68,9 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     command = _command(commands, "show", _show, "draw a labelled sheet of samples")
     _add_manifest(command)
-    command.add_argument(
-        "--out", type=Path, metavar="FILE", help="PNG, SVG or PDF (default: NAME.png in the data folder)"
-    )
+    command.add_argument("--out", type=Path, metavar="FILE", help="PNG, SVG or PDF [NAME.png in the data folder]")
 
     text = "list, hash and decode every image of a folder, and write the manifest"
     command = commands.add_parser("manifest", help=text, description=text[0].upper() + text[1:] + ".")

@@ -17,8 +17,8 @@ from famba.text import count, nearest
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`famba judge`."""
     parser.description = (
-        "Write the summary, verdicts on claims, strategies paired on the same test images, and times to a target "
-        "accuracy: numbers as .json and .csv, tables as .md and .tex in tables/. "
+        "Write the summary, verdicts on claims, comparisons of strategies on the same test images, and times to a "
+        "target accuracy: numbers as .json and .csv, tables as .md and .tex in tables/. "
         "Example: famba judge --out results/smoke results/smoke/cells/*/row.json"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the experiment's results")

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class, parser.description = argparse.RawDescriptionHelpFormatter, _DESCRIPTION
     parser.set_defaults(run=_list)
     commands = parser.add_subparsers(metavar="COMMAND")
-    text = "check that a method keeps its contract, without training: it is run on made-up tokens and in a small model"
+    text = "check that a method keeps its contract, without training: it runs on synthetic tokens and in a small model"
     command = commands.add_parser("test", help=text, description=text[0].upper() + text[1:] + ".")
     command.add_argument("method", metavar="NAME | FILE.py:CLASS")
     command.add_argument(

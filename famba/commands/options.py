@@ -27,8 +27,8 @@ def add_repeats(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="FOLDER",
-        help="results of further runs of these very cells, same seeds: what scatters even so goes into the noise "
-        "floor; may be given several times",
+        help="results of repeats of these cells with the same seeds, whose scatter is part of the noise floor; may be "
+        "given several times",
     )
 
 

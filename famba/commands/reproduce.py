@@ -85,9 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="ROW",
-        help="rows of other seeds, for the noise floor; those that stand beside a row are taken anyway",
+        help="rows of other seeds, for the noise floor; those beside a row are used anyway",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="keep what is trained there, a folder for each row")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="keep the new trainings here, a folder for each row [they are deleted]"
+    )
     parser.add_argument("--data", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
 
 

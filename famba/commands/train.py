@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init", type=Path, metavar="FILE", help="start from these weights instead of the seed's")
     parser.add_argument("--log", type=Path, metavar="FILE", help="also write the progress there, a line a minute")
     parser.add_argument("--data", type=Path, default=data_folder(), metavar="DIR", help=DATA_HELP)
-    parser.add_argument("--check-every-step", action="store_true", help="on a GPU, too: finds where a NaN comes from")
+    parser.add_argument(
+        "--check-every-step", action="store_true", help="on a GPU too, check every step for NaN and name its source"
+    )
     parser.add_argument("--rendezvous", metavar="HOST:PORT", help="where the nodes of a cell that takes several meet")
 
 
