@@ -9,6 +9,7 @@ from famba.errors import InputError
 from famba.figures import BESIDE, FORMATS, bars, lines, patches, similarity, strategies, studies, style, tradeoff
 from famba.figures.captions import CAPTIONS
 from famba.figures.results import Results
+from famba.figures.svg import Origin
 from famba.results.beside import digest
 from famba.results.tokens import NAME, TokenRecord, read_tokens
 from famba.text import count, nearest
@@ -58,11 +59,10 @@ def draw(
     colours = sorted(set(results.look.of_strategies("colour").values()))
     for name in names:
         made = figure(name, results, records, inches)
+        beside = digest(results.rows, BESIDE[name]) if name in BESIDE else None
+        origin = Origin(results.digest, beside, colours)
         with style.theme():
-            style.save(
-                made, out, name, CAPTIONS[name], digest=results.digest, formats=formats, colours=colours,
-                beside=digest(results.rows, BESIDE[name]) if name in BESIDE else None,
-            )  # fmt: skip
+            style.save(made, out, name, CAPTIONS[name], formats=formats, origin=origin)
     return names, bare
 
 

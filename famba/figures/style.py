@@ -146,20 +146,16 @@ def save(
     name: str,
     caption: Caption,
     prefix: str = "",
-    digest: str | None = None,
     formats: Collection[str] = FORMATS[:2],
-    colours: Collection[str] = (),
-    beside: str | None = None,
+    origin: svg.Origin = svg.NO_ROWS,
 ) -> None:
     """Write <name>.svg and <name>.png; no date inside, so that the same figure is the same file.
 
-    `prefix`: before the name, where the SVG's ids must differ from those of another figure of this name; `digest`: of
-    the rows and the ledger that it was drawn from; `formats`: of `FORMATS`, in place of these two; `colours`: those of
-    a style file, for which a page on a dark screen has to find others; `beside`: the digest of the files beside the
-    rows that it was drawn from.
+    `prefix`: before the name, where the SVG's ids must differ from those of another figure of this name; `formats`:
+    of `FORMATS`, in place of these two.
     """
     if "svg" in formats:
-        write_text(folder / f"{name}.svg", as_svg(figure, prefix + name, caption, digest, colours, beside))
+        write_text(folder / f"{name}.svg", as_svg(figure, prefix + name, caption, origin))
     about = {"Title": caption.title, "Description": caption.text}
     undated = {"CreationDate": None, "Title": caption.title, "Subject": caption.text}
     for form, metadata in (("png", about), ("pdf", undated)):
@@ -168,15 +164,8 @@ def save(
                 figure.savefig(file, format=form, metadata=metadata)
 
 
-def as_svg(
-    figure: Figure,
-    name: str,
-    caption: Caption,
-    digest: str | None = None,
-    colours: Collection[str] = (),
-    beside: str | None = None,
-) -> str:
+def as_svg(figure: Figure, name: str, caption: Caption, origin: svg.Origin = svg.NO_ROWS) -> str:
     """The figure as the text of an SVG file, whose ids begin with `name`; see `save`."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
-    return svg.finish(drawn.getvalue(), name, caption.title, caption.text, digest, colours, beside)
+    return svg.finish(drawn.getvalue(), name, caption, origin)

@@ -7,12 +7,15 @@ which browsers show on hover.
 
 import re
 from collections.abc import Collection, Iterator
+from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, Patch, Rectangle
 from matplotlib.transforms import Affine2D, ScaledTranslation
+
+from famba.figures.captions import Caption
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 WATERMARK, PLATE = "watermark-smoke", "plate"  # ids that stay, behind the figure's
@@ -51,17 +54,23 @@ def _invisible(axes: Axes, area: Patch, lines: list[str], href: str | None) -> N
     axes.add_artist(area)
 
 
-def finish(
-    drawn: bytes,
-    name: str,
-    title: str,
-    description: str,
-    digest: str | None = None,
-    colours: Collection[str] = (),
-    beside: str | None = None,
-) -> str:
-    """The file of a figure. `name`: what its ids begin with; `digest`: of the rows and the ledger that it was drawn
-    from; `colours`: of a style file; `beside`: the digest of the files beside the rows that it was drawn from."""
+class Origin(NamedTuple):
+    """What a figure was drawn from, which a page compares with its own.
+
+    `digest`: of the rows and the ledger; `beside`: of the files beside the rows; `colours`: those of a style file, for
+    which a page on a dark screen has to find others.
+    """
+
+    digest: str | None = None
+    beside: str | None = None
+    colours: Collection[str] = ()
+
+
+NO_ROWS = Origin()  # a figure of something else
+
+
+def finish(drawn: bytes, name: str, caption: Caption, origin: Origin) -> str:
+    """The file of a figure. `name`: what its ids begin with."""
     root = ET.fromstring(drawn)
     for parent in list(root.iter()):
         for child in list(parent):
@@ -70,20 +79,16 @@ def finish(
     for element in root.iter():
         _set_attributes(element)
     root.attrib |= {
-        "id": name, "role": "group", "aria-label": title, "aria-describedby": f"{name}-description",
+        "id": name, "role": "group", "aria-label": caption.title, "aria-describedby": f"{name}-description",
         "font-family": "DejaVu Sans, Verdana, sans-serif", "stroke-linejoin": "round",
     }  # fmt: skip
-    if digest:
-        root.set("data-digest", digest)
-    if beside:
-        root.set("data-beside", beside)
-    if colours:
-        root.set("data-colours", " ".join(colours).lower())
+    data = origin._asdict() | {"colours": " ".join(origin.colours).lower()}
+    root.attrib |= {f"data-{key}": value for key, value in data.items() if value}
     for mark in [group for group in root.iter() if group.get("id", "").startswith(_TIP)]:
         _set_mark(mark)
     _rename_ids(root, name)
     about = ET.Element(f"{{{SVG}}}desc", id=f"{name}-description")
-    about.text = description
+    about.text = caption.text
     root.insert(0, about)
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", XLINK)

@@ -15,6 +15,7 @@ from famba.figures.draw import figure
 from famba.figures.palette import colours
 from famba.figures.results import Results, read_results
 from famba.figures.style import PAPER
+from famba.figures.svg import Origin
 from famba.results.summary import strategy_order
 from famba.strategies import tokens_per_layer
 from tests.helpers import ROOT
@@ -153,7 +154,7 @@ def test_the_page_shows_a_study_first_and_only_its_own(tmp_path, study):
     results = read_results(rows, CLAIMS)
     with style.theme():
         made = figure(sweep.name, results)
-        style.save(made, tmp_path / "figures", sweep.name, CAPTIONS[sweep.name], digest=results.digest)
+        style.save(made, tmp_path / "figures", sweep.name, CAPTIONS[sweep.name], origin=Origin(results.digest))
     assert report(tmp_path, rows) == 0
     figures = [a["id"] for a in Page((tmp_path / "report.html").read_text()).all("figure")]
     assert figures[0] == f"figure-{sweep.name}"

@@ -21,6 +21,7 @@ from famba.figures.captions import AUDIT, CAPTIONS
 from famba.figures.draw import figure
 from famba.figures.palette import DARK, DARK_PAGE, MODELS, STRATEGY_COLOURS, colours
 from famba.figures.results import read_results
+from famba.figures.svg import Origin
 from famba.report import embedded, prose
 from famba.results import summary
 from famba.results.row import read_row
@@ -39,7 +40,7 @@ def drawn_and_audited(folder: Path, rows: list[Path]) -> list[Path]:
     results = read_results(rows, CLAIMS)
     for name in DRAWN:
         with style.theme():
-            style.save(figure(name, results), folder / "figures", name, CAPTIONS[name], digest=results.digest)
+            style.save(figure(name, results), folder / "figures", name, CAPTIONS[name], origin=Origin(results.digest))
     assert main(["audit", "--claims", str(CLAIMS), "--out", str(folder / "audit")]) == 0
     return rows
 
