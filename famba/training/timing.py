@@ -16,6 +16,7 @@ from torch import Tensor
 from famba.config import Cell
 from famba.data.loader import TrainLoader
 from famba.flops import StepCost, step_cost
+from famba.system import float32
 from famba.system.cpu_time import cpu_seconds
 from famba.system.device import energy_joules, host_peak_bytes
 from famba.training.distributed import Processes
@@ -151,6 +152,7 @@ def running(
 
     They run as in `famba train`, in one process; the step takes a single micro-batch.
     """
+    float32.fix()
     settings, size = cell.recipe, cell.architecture.img_size
     state = build(cell, device, scan, classes)
     images = torch.randn(settings.micro_batch, 3, size, size, device=device)

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from famba.results.row import read_row
+from famba.system import float32
+from famba.training.timing import running
 from famba.training.train import Training
 from tests.helpers.cells import cell as micro_cell
 
@@ -47,3 +49,17 @@ def test_times_are_summed_over_resumed_runs(half_and_half):
 def test_the_row_on_disk_says_what_was_measured(half_and_half):
     row = half_and_half.run()
     assert read_row(half_and_half.folder / "row.json").time == row.time
+
+
+def test_steps_are_timed_in_the_arithmetic_of_a_training():
+    """Not in TF32, which cuDNN uses unless it is told otherwise."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        running(micro_cell(), torch.device("cpu"), "reference", 10)
+        assert not float32.arithmetic().tf32
+        assert float32.arithmetic().float32_matmul == "highest"
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
