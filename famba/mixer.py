@@ -1,7 +1,7 @@
 """The bidirectional mixer of a Vision Mamba block (hustvl/Vim dd0358a; paper-facts §3)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, Literal, overload
@@ -119,7 +119,9 @@ class Mixer(nn.Module):
         if 0 in hidden.shape:
             raise ValueError(f"the mixer got hidden states of shape {tuple(hidden.shape)}; none of its sizes may be 0")
         if apart or position is not None:
-            gated, scanned = self._apart(hidden, position)
+            y, z, scanned = self._apart(hidden, position)
+            with without_autocast(hidden.device.type), Recompute() as recompute:
+                gated = y * recompute(lambda: F.silu(z))  # (2, B, T, D)
             return (gated, scanned) if apart else self.project(gated.sum(dim=0))
         pairs = _PAIRS(self)
         stream = autocast_dtype(hidden) or hidden.dtype  # the type that will run decides about the backend
@@ -149,10 +151,10 @@ class Mixer(nn.Module):
 
         So the mixer itself keeps its fused kernel, and nothing of it is saved for the backward pass.
         """
-        return self._apart(hidden, None)[1]()
+        return self._apart(hidden, None)[2]()
 
-    def _apart(self, hidden: Tensor, position: Tensor | None) -> tuple[Tensor, Callable[[], Scanned]]:
-        """See `forward`.
+    def _apart(self, hidden: Tensor, position: Tensor | None) -> tuple[Tensor, Tensor, Callable[[], Scanned]]:
+        """The outputs of both scans (2, B, T, D), their gate z (B, T, D), and what was scanned; see `forward`.
 
         The same arithmetic as in `forward`, one direction after the other: the backward one runs forward over reversed
         tokens. As there, the backward pass recomputes what is cheap to compute.
@@ -161,18 +163,17 @@ class Mixer(nn.Module):
         backend = dispatch.scan_backend(hidden.device, stream, self.backend)
         x, z = F.linear(hidden.to(stream), self.in_proj.weight.to(stream)).chunk(2, dim=-1)
         gaps = (None, None) if position is None else _gaps(position)
-        with without_autocast(hidden.device.type), Recompute() as recompute:
-            made = [[_in_time(t, k) for t in self._direction(k, x, gaps[k], backend)] for k in (0, 1)]
-            y, delta, B, C = map(torch.stack, zip(*made, strict=True))
-            gated = y * recompute(lambda: F.silu(z))
+        with without_autocast(hidden.device.type):
+            made = [self._direction(k, x, gaps[k], backend) for k in (0, 1)]
+            y = _both(made, 0)
 
         def scanned() -> Scanned:
             with torch.no_grad():
                 bias = torch.stack([self.get_parameter("dt_proj.bias"), self.get_parameter("dt_proj_b.bias")])
                 bias = bias.to(torch.promote_types(stream, torch.float32))[:, None, None]
-                return Scanned(y.detach(), F.softplus(delta + bias), B, C)
+                return Scanned(y.detach(), F.softplus(_both(made, 1) + bias), _both(made, 2), _both(made, 3))
 
-        return gated, scanned
+        return y, z, scanned
 
     def _direction(self, k: int, x: Tensor, gap: Tensor | None, backend: Backend) -> tuple[Tensor, ...]:
         """Direction k, in its own time: y before the gate and delta before its bias, (B, T, D); B and C, (B, T, N).
@@ -182,7 +183,7 @@ class Mixer(nn.Module):
         x_proj, to_dt, dt_bias, conv, conv_bias, A_log, D = (pair[None] for pair in _PAIRS(self)[k::2])
         x_proj, to_dt, conv, A = x_proj.to(x.dtype), to_dt.to(x.dtype), conv.squeeze(2), -A_log.exp()
         with Recompute() as recompute:
-            own = recompute(lambda: _in_time(x, k)) if k else x
+            own = recompute(lambda: _in_time(x, k)) if k else x  # the convolution saves it
             convolved = partial(ops.causal_conv, weight=conv, bias=conv_bias, backend=backend)
             u = recompute(lambda: convolved(_in_time(x, k)), convolved(own))  # (1, B, T, D)
             projected = torch.bmm(u.flatten(1, 2), x_proj.mT).unflatten(1, u.shape[1:3])
@@ -199,6 +200,11 @@ class Mixer(nn.Module):
     def project(self, gated: Tensor) -> Tensor:
         """The sum of the directions (B, T, D) -> the mixer's output (B, T, C): W_out of their mean."""
         return F.linear(gated, (self.out_proj.weight / 2).to(gated.dtype))
+
+
+def _both(made: Sequence[tuple[Tensor, ...]], part: int) -> Tensor:
+    """That part of both directions, each in its own time, (B, T, ...) -> (2, B, T, ...) in the order of the tokens."""
+    return torch.stack([_in_time(one[part], k) for k, one in enumerate(made)])
 
 
 def _in_time(x: Tensor, direction: int) -> Tensor:

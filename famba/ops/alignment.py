@@ -6,8 +6,6 @@ the same, with the input scaled down by as much:
     h_t = exp((Δ_t + n Δ_0) A) h_{t-1} + Δ_t B_t u_t,    Δ_t = softplus(delta_t + bias),    Δ_0 = softplus(bias)
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The files beside rows by content: what is made from them records it, and is refused where they have changed."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
