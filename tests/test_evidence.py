@@ -70,6 +70,11 @@ def test_the_table_of_the_small_grid_is_of_its_files():
             line["tokens_final"],
         ]
     assert f"{sum(pair['over_seeds']['p_holm'] <= 0.05 for pair in pairs)} of the {len(pairs)} pairs differ" in text
+    claims = json.loads((folder / "claims.json").read_text())["verdicts"]
+    (limit,) = next(claim for claim in claims if claim["id"] == "upper-over-interleaved")["parts"]
+    (between,) = [p["over_seeds"] for p in pairs if (p["strategy"], p["against"]) == ("upper", "interleaved")]
+    assert f"(p = {limit['p_outside']:.4f} over seeds; {between['p']:.2f} over seeds and images)" in text
+    assert f"p = {limit['p_outside']:.4f}" in (ROOT / "README.md").read_text()
     errors = [_error(pair["over_seeds"]) for pair in pairs]
     needed = [_detectable(error, pair["over_seeds"]["df"]) for error, pair in zip(errors, pairs, strict=True)]
     assert f"({min(errors):.2f} to {max(errors):.2f} points), a difference of" in text
