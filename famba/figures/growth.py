@@ -69,4 +69,4 @@ def fit_words(one: Series) -> str:
     if one.what == "matching":
         return f"{one.name}: grows{power}."
     how = "linear within" if line.straight else "not linear: off its line by"
-    return f"{one.name}: {how} {line.deviation:.0%};{power}."
+    return f"{one.name}: {how} {line.deviation:.0%}{power and ';'}{power}."
