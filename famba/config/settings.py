@@ -156,6 +156,8 @@ class Recipe(Strict):
     mixup_switch_prob: Fraction = 0.5
     label_smoothing: Fraction = 0.1
     repeats: Count = 3  # repeated augmentation: views of each drawn image per epoch
+    # optimiser steps in an epoch, for a short fine-tuning; null: as many as the images give. Old rows have no such key
+    steps_per_epoch: Annotated[Count | None, Field(exclude_if=lambda steps: steps is None)] = None
     augmentation: Literal["timm", "tensor"] = "timm"
     crop_scale: tuple[Positive, Fraction] = (0.08, 1.0)  # least and largest share of the image
     hflip: Fraction = 0.5

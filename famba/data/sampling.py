@@ -14,7 +14,8 @@ def steps_per_epoch(images: int, recipe: Recipe) -> int:
     """Optimiser steps in an epoch over a training set of so many images; the last, partial batch is dropped.
 
     With repeated augmentation an epoch keeps floor(images / 256) * 256 views (a set below 256: one per image), as
-    DeiT's sampler does: 97 steps of 512 for 50,000 images. Raises InputError when the set is smaller than one batch.
+    DeiT's sampler does: 97 steps of 512 for 50,000 images. Raises InputError when the set is smaller than one batch, or
+    than the recipe's `steps_per_epoch`.
     """
     views = images
     if recipe.repeats > 1 and images >= SAMPLER_BLOCK:
@@ -24,15 +25,23 @@ def steps_per_epoch(images: int, recipe: Recipe) -> int:
             f"recipe: global_batch {recipe.global_batch} is more than the {views} views in an epoch of {images} "
             "training images; set a smaller global_batch"
         )
-    return views // recipe.global_batch
+    whole = views // recipe.global_batch
+    asked = recipe.steps_per_epoch
+    if asked is not None and asked > whole:
+        raise InputError(
+            f"recipe: steps_per_epoch {asked} is more than the {whole} steps of {recipe.global_batch} that {images} "
+            "training images give; set fewer, or leave it out"
+        )
+    return asked or whole
 
 
 def epoch_order(images: int, recipe: Recipe, seed: int, epoch: int) -> Tensor:
     """Indices of an epoch's images in the order of use: (steps * global_batch,) int64.
 
     Repeated augmentation: a permutation with each index `repeats` times in a row, cut after the last full batch, so
-    an epoch sees about 1 / repeats of the images. Global batch i is the slice [i * global_batch, (i + 1) *
-    global_batch): the union of the batches that DeiT's sampler deals to its ranks, whatever their number.
+    an epoch sees about 1 / repeats of the images; the recipe's `steps_per_epoch` cuts it further. Global batch i is the
+    slice [i * global_batch, (i + 1) * global_batch): the union of the batches that DeiT's sampler deals to its ranks,
+    whatever their number.
     """
     generator = torch.Generator().manual_seed(derived_seed(seed, "order", epoch))
     order = torch.randperm(images, generator=generator).repeat_interleave(recipe.repeats)

@@ -36,6 +36,21 @@ def test_too_small_a_set_is_refused():
         sampling.steps_per_epoch(511, PAPER)
 
 
+def test_an_epoch_of_fewer_steps_begins_as_the_whole_one():
+    batches = {"global_batch": 64, "mixup_batch": 64, "micro_batch": 64, "repeats": 1}
+    short, whole = Recipe(**batches, steps_per_epoch=3), Recipe(**batches)
+    assert sampling.steps_per_epoch(640, short) == 3
+    order = sampling.epoch_order(640, short, seed=3, epoch=1)
+    assert torch.equal(order, sampling.epoch_order(640, whole, seed=3, epoch=1)[: 3 * 64])
+    with pytest.raises(InputError, match="steps_per_epoch 11 is more than the 10 steps of 64 that 640 training images"):
+        sampling.steps_per_epoch(640, Recipe(**batches, steps_per_epoch=11))
+
+
+def test_a_recipe_of_fewer_steps_is_none_of_the_paper():
+    assert Recipe(steps_per_epoch=97).preset == "custom"
+    assert "steps_per_epoch" not in PAPER.model_dump()
+
+
 def test_an_epoch_sees_a_third_of_the_images():
     order = sampling.epoch_order(50_000, PAPER, seed=0, epoch=0)
     assert order.shape == (97 * 512,)

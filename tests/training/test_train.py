@@ -23,7 +23,7 @@ from famba.training.activations import saved_activation_bytes
 from famba.training.status import Status, read_status, write_status
 from famba.training.train import Training
 from tests.helpers import ROOT
-from tests.helpers.cells import cell
+from tests.helpers.cells import cell, small_cell
 from tests.helpers.trainings import same, weights
 
 NOW = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
@@ -60,6 +60,18 @@ def test_a_cell_ends_in_a_complete_row(finished):
     for epoch in range(3):
         losses = [float(s["loss"]) for s in steps if int(s["epoch"]) == epoch]
         assert sum(losses) / len(losses) == pytest.approx(float(epochs[epoch]["train_loss"]), rel=1e-5)
+
+
+def test_a_short_epoch_without_a_moving_average(tmp_path, monkeypatch):
+    training = Training(small_cell(epochs=2, steps_per_epoch=2, ema_decay=0), tmp_path, Path("data"))
+    evaluated = []
+    monkeypatch.setattr(training, "_between_batches", lambda: evaluated.append(1))
+    training.run()
+    row, kept = read_row(tmp_path / "row.json"), torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert row.metrics.images_seen == 2 * 2 * 256
+    assert row.metrics.ema_last == row.metrics.last
+    assert same(kept["ema"], kept["model"])
+    assert len(evaluated) == 2 * 2  # two epochs of two batches, once each
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(finished, tmp_path):
