@@ -1,6 +1,7 @@
 """A checkpoint that a command runs under several settings: its data set, its device, and one set of weights for all."""
 
 import argparse
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from famba.config.image_folder import ImageFolder, ListedFolder, listed
 from famba.data.loader import EvalLoader
 from famba.errors import CheckFailed, InputError
 from famba.model import VisionMamba
+from famba.ops.precision import slowness
 from famba.system import float32
 from famba.system.device import pick_device
 from famba.training import checks, weights
@@ -79,6 +81,8 @@ class Loaded:
         self.scan = ops.choose(self.device, requested=args.scan)
         self.dataset = data.load(name, args.root, folder)
         precision = args.precision or self.chosen.recipe.precision
+        if warning := slowness(self.device, precision):
+            print(warning, file=sys.stderr)
         self.recipe = self.chosen.recipe.model_copy(update={"precision": precision})
         self.autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=precision == "bf16")
         self._stored_cls_position = args.stored_cls_position

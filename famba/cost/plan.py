@@ -15,7 +15,7 @@ from famba.data.sampling import steps_per_epoch
 from famba.flops import StepCost, step_cost
 from famba.methods.names import build
 from famba.methods.random_controls import RandomPrune
-from famba.ops.precision import DTYPES
+from famba.ops.precision import DTYPES, slowness
 from famba.results.summary import SHARED
 from famba.system.device import other_gpu_processes, pick_device
 from famba.system.host import usable_cpus
@@ -154,8 +154,8 @@ def _measured(experiment: Experiment) -> tuple[list[Prediction], list[str]]:
         f"device: {any_of_them.rates.device}, {any_of_them.rates.source} just now on probes of each model's width",
         f"scan: {choice.name}, {choice.reason}",
     ]
-    if busy := _busy(found.values(), device):
-        notes.append(f"warning: {busy}")
+    slow = [slowness(device, precision) for precision in sorted({cell.recipe.precision for cell in first.values()})]
+    notes += [f"warning: {said}" for said in (*slow, _busy(found.values(), device)) if said]
     if any_of_them.data_s is None:
         notes.append(f"data: timm is not installed, so loading it is left out; {install('paper')}")
     if experiment.data is not None:

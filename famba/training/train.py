@@ -20,7 +20,7 @@ from famba.config import Cell
 from famba.data import seeds
 from famba.data.loader import EvalLoader, TrainLoader
 from famba.errors import CheckFailed, Stopped
-from famba.ops.precision import DTYPES
+from famba.ops.precision import DTYPES, slowness
 from famba.results import predictions, tokens
 from famba.results.epochs import write_epochs, write_steps
 from famba.results.predictions import Predictions
@@ -123,8 +123,10 @@ class Training:
         self._resume()
         if self.world.is_main:
             self._write_epochs_so_far()
-        if warning := optim.rates(self.cell.recipe, self.epoch_steps).warning:
-            self.progress.say(f"{self.cell.id}: {warning}")
+        recipe = self.cell.recipe
+        for warning in (optim.rates(recipe, self.epoch_steps).warning, slowness(self.device, recipe.precision)):
+            if warning:
+                self.progress.say(f"{self.cell.id}: {warning}")
         self.progress.start(self._steps_done / self.epoch_steps)
         self.history.runs += 1
         self.meter = Meter(self.history, self.device, self.world, self.train_loader)

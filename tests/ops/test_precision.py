@@ -3,6 +3,7 @@
 Where there is a GPU, the cases of a model run there, too: `pytest -m gpu tests/ops/test_precision.py` runs these alone.
 """
 
+import platform
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from famba.model import VisionMamba
 from famba.ops import reference
 from famba.ops.cpp import backend as cpp
 from famba.ops.memory import address, stream
+from famba.ops.precision import slowness
 from famba.ops.triton import backend as triton
 from famba.ops.triton import scan as triton_scan
 from famba.ops.types import ScanTensors
@@ -26,6 +28,24 @@ from tests.helpers import ROOT
 HALVES = [torch.bfloat16, torch.float16]
 TYPES = [torch.float32, torch.float64, *HALVES]
 DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
+
+
+@pytest.mark.parametrize(
+    ("level", "machine", "device", "precision", "slow"),
+    [
+        ("AVX2", "x86_64", "cpu", "bf16", True),
+        ("DEFAULT", "AMD64", "cpu", "bf16", True),
+        ("AVX512", "x86_64", "cpu", "bf16", False),
+        ("AVX2", "x86_64", "cpu", "fp32", False),
+        ("AVX2", "x86_64", "cuda", "bf16", False),
+        ("DEFAULT", "aarch64", "cpu", "bf16", False),
+    ],
+)
+def test_bf16_is_called_slow_where_no_library_multiplies_it(monkeypatch, level, machine, device, precision, slow):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: level)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    said = slowness(torch.device(device), precision)
+    assert (said is not None and "precision: fp32 is faster" in said) == slow
 
 
 @pytest.fixture(params=DEVICES)
