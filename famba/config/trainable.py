@@ -69,6 +69,12 @@ def _problems(cell: Cell) -> Iterator[str]:
         yield f"schedules.{cell.strategy}: a threshold counts before the mixer; set placement: before or input"
     if cell.fusion.varies and cell.recipe.cuda_graphs:
         yield f"recipe.cuda_graphs: a graph has fixed shapes, and the threshold of {cell.strategy} has not; set false"
+    share, micro = cell.recipe.global_batch // cell.processes, cell.recipe.micro_batch
+    if cell.recipe.cuda_graphs and share % micro and micro % share:
+        yield (
+            f"recipe.cuda_graphs: a graph has fixed shapes, and the {share} images of each of {cell.processes} "
+            f"processes are no whole number of micro-batches of {micro}; set one that divides {share}, or false"
+        )
     if problem := schedule_problem(cell):
         yield problem
     if deviation := protocol.deviation(cell):

@@ -40,6 +40,14 @@ FOUR = {"m": {"embed_dim": 8, "depth": 4, "img_size": 32, "patch_size": 4}}  # 6
             "recipe.rand_augment: 'rand-n3-inc1' is no RandAugment that augmentation tensor knows",
         ),
         (
+            {
+                "processes": 4,
+                "device": "cuda",
+                "recipe": {"cuda_graphs": True, "global_batch": 384, "mixup_batch": 128, "micro_batch": 64},
+            },
+            "recipe.cuda_graphs: a graph has fixed shapes, and the 96 images of each of 4 processes are no whole",
+        ),
+        (
             {"models": FOUR, "strategies": ["lots"], "schedules": {"lots": [0, 0, 0, 50]}},
             "schedules.lots: lots asks for 50 tokens in layer 3 of m, where 32 can be fused",
         ),
