@@ -1,11 +1,12 @@
 """The RO-Crate of a finished experiment: the experiment's own folder, with a description of every file.
 
 Beside ro-crate-metadata.json, which lists and describes its files, this writes workflow/: the experiment's settings,
-the Snakefile with its rules, and the lock of the environment.
+the Snakefile with its rules, the lock of the environment, and the files of methods that famba has not.
 """
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -13,12 +14,13 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from famba.config import Experiment
+from famba.config.methods import file_of
 from famba.errors import InputError
 from famba.files import read_text, write_text
 from famba.report.leaderboard.contribution import CRATE
 from famba.results.row import Row, read_row
 from famba.training import status
-from famba.workflow.rocrate import File, document
+from famba.workflow.rocrate import File, document, method_in_crate
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT_OUT = (".pt", ".log", ".part")  # weights and logs stay where they were made; so does status.json
@@ -34,6 +36,9 @@ def write_crate(experiment: Experiment, folder: Path) -> Path:
     for name in REQUIRED:
         if not (folder / name).is_file():
             raise InputError(f"{folder / name} is missing: the experiment is not finished; run snakemake again")
+    shutil.rmtree(
+        folder / "workflow" / "methods", ignore_errors=True
+    )  # a method that has changed has another name there
     for path, text in _workflow(experiment):
         write_text(folder / path, text)
     citation = yaml.safe_load(_read(ROOT / "CITATION.cff"))
@@ -67,6 +72,10 @@ def _workflow(experiment: Experiment) -> Iterator[tuple[PurePosixPath, str]]:
     for source in (ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))):
         yield folder / source.relative_to(ROOT).as_posix(), _read(source)
     yield folder / "requirements.txt", _read(ROOT / "envs" / "requirements.txt")
+    for method in dict.fromkeys(cell.fusion.method for cell in experiment.cells()):
+        if (path := file_of(method)) is not None:
+            text = read_text(path, "the method")
+            yield method_in_crate(path.name, hashlib.sha256(text.encode()).hexdigest()), text
 
 
 def _read(path: Path) -> str:

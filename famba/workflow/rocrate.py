@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from famba.config import Experiment
+from famba.config.methods import file_of
 from famba.results.row import Environment, Row
 
 Entity = dict[str, Any]
@@ -32,7 +33,8 @@ _COMPLETED = "http://schema.org/CompletedActionStatus"
 _FORMATS = {
     ".json": "application/json", ".csv": "text/csv", ".md": "text/markdown", ".tex": "application/x-tex",
     ".svg": "image/svg+xml", ".png": "image/png", ".html": "text/html", ".yaml": "application/yaml",
-    ".txt": "text/plain", ".smk": "text/x-snakemake", "": "text/x-snakemake", ".npz": "application/zip",
+    ".txt": "text/plain", ".py": "text/x-python", ".smk": "text/x-snakemake", "": "text/x-snakemake",
+    ".npz": "application/zip",
 }  # fmt: skip
 _NAMES = {
     "row.json": "Result row of a training: metrics, settings, data, environment",
@@ -55,6 +57,11 @@ class File:
     path: PurePosixPath
     size: int
     sha256: str
+
+
+def method_in_crate(name: str, sha256: str) -> PurePosixPath:
+    """Where the file of a method lies in a crate. Two of one name, from different folders, lie side by side."""
+    return PurePosixPath("workflow", "methods", f"{sha256[:12]}-{name}")
 
 
 def document(
@@ -120,7 +127,8 @@ def document(
     ]
     entities = [
         _descriptor(), root, *parts, run, *trainings, *software, *_containers(experiment, rows.values()),
-        _data(first), _snakemake(snakemake), paper, *_authors(citation["preferred-citation"]), licence, *named,
+        _data(first), *_starts(rows.values()), _snakemake(snakemake), paper,
+        *_authors(citation["preferred-citation"]), licence, *named,
         {"@id": _spdx(citation["license"]), "@type": "CreativeWork", "name": citation["license"]},
     ]  # fmt: skip
     return {"@context": CONTEXT, "@graph": entities}
@@ -177,12 +185,37 @@ def _training(row: Row, results: Sequence[Entity]) -> Entity:
         "endTime": row.finished,
         "actionStatus": _COMPLETED,
         "instrument": {"@id": _software_id(there)},
-        "object": [{"@id": "workflow/experiment.yaml"}, {"@id": "#data"}],
+        "object": [{"@id": "workflow/experiment.yaml"}, {"@id": "#data"}, *_own(row)],
         "result": [_ref(part) for part in results if part["@id"].startswith(f"cells/{row.id}/")],
     }
     if there.container_sha256:
         action["containerImage"] = {"@id": f"#container-{there.container_sha256[:12]}"}
     return action
+
+
+def _own(row: Row) -> list[Entity]:
+    """What this training had and others of the experiment may not: its method's file, the weights it started from."""
+    own = []
+    file, code = file_of(row.cell.fusion.method), row.cell.fusion.code
+    if file is not None and code is not None:
+        own.append({"@id": quote(str(method_in_crate(file.name, code.removeprefix("sha256 "))))})
+    if row.init.sha256:
+        own.append({"@id": f"#start-{row.init.sha256[:12]}"})
+    return own
+
+
+def _starts(rows: Iterable[Row]) -> list[Entity]:
+    starts = {row.init.sha256: row.init.weights for row in rows if row.init.sha256}
+    return [
+        {
+            "@id": f"#start-{sha256[:12]}",
+            "@type": "CreativeWork",
+            "name": name,
+            "description": "Checkpoint that a training started from. Not in this crate.",
+            "sha256": sha256,
+        }
+        for sha256, name in starts.items()
+    ]
 
 
 def _software(rows: Iterable[Row], citation: Mapping[str, Any]) -> list[Entity]:

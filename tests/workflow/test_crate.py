@@ -5,13 +5,14 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import yaml
 
 from famba.cli import main
 from famba.config import Experiment
-from famba.results.row import Row, write_row
+from famba.results.row import Initial, Row, read_row, write_row
 from tests.helpers import ROOT
 from tests.helpers.rows import experiment, make_row, write_grid
 
@@ -112,6 +113,34 @@ def test_a_training_tells_when_with_what_and_on_what(described: Path) -> None:
 def test_the_settings_in_the_crate_are_the_experiment(described: Path) -> None:
     assert Experiment.load(described / "workflow" / "experiment.yaml") == GRID
     assert yaml.safe_load((described / "workflow" / "experiment.yaml").read_text())["recipe"]["betas"] == [0.9, 0.999]
+
+
+def test_a_method_of_ones_own_and_the_weights_of_the_start_are_in_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my method.py").write_text("class Mine: ...\n")
+    mine = {"like": "upper", "method": "my method.py:Mine"}
+    settings = GRID.model_dump() | {"strategies": ["baseline", "mine"], "schedules": {"mine": mine}, "seeds": [0]}
+    grid, folder = Experiment.from_config(settings), tmp_path / "results" / "smoke"
+    paths = write_grid(folder, grid)
+    start = {"init": Initial(weights="start.pt", sha256="e" * 64)}
+    for cell, path in zip(grid.cells(), paths, strict=True):
+        write_row(make_row(cell).model_copy(update=start), path)
+    ledger = str(ROOT / "config" / "claims.yaml")
+    assert main(["judge", "--out", str(folder), "--claims", ledger, *map(str, paths)]) == 0
+    for text in ("class Mine: ...\n", "class Mine: pass\n"):
+        Path("my method.py").write_text(text)
+        again = Experiment.from_config(settings)
+        for cell, path in zip(again.cells(), paths, strict=True):
+            write_row(read_row(path).model_copy(update={"cell": cell}), path)
+        assert crate(folder, again) == 0
+        known = entities(folder)
+        (copy,) = (folder / "workflow" / "methods").iterdir()
+        assert copy.read_text() == text
+        used = [one["@id"] for one in known["#vim_a-mine-s0"]["object"]]
+        assert used == ["workflow/experiment.yaml", "#data", quote(str(copy.relative_to(folder))), f"#start-{'e' * 12}"]
+        assert known[used[2]]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+        assert (known[used[3]]["name"], known[used[3]]["sha256"]) == ("start.pt", "e" * 64)
+        assert [one["@id"] for one in known["#vim_a-baseline-s0"]["object"]] == [*used[:2], used[3]]
 
 
 def test_no_path_of_this_machine_is_in_it_and_a_second_one_is_the_same(described: Path) -> None:
