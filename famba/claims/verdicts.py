@@ -246,7 +246,8 @@ def _part(comparison: Comparison, evidence: Evidence, ledger: Ledger) -> Part:
             "effect_size": (mean - (low + high) / 2) / sd if sd else None,
         }
         ends = claimed.low - claimed.noise * sd, claimed.high + claimed.noise * sd
-        lower, upper = (unscaled(test.quantity, end) if math.isfinite(end) else None for end in ends)
+        # rounded: a strict end is the next number there is, and would read 5e-324 where the claim says 0
+        lower, upper = (round(unscaled(test.quantity, end), 9) + 0.0 if math.isfinite(end) else None for end in ends)
         expected = (lower, upper)
     return Part(
         model=comparison.model,

@@ -98,8 +98,7 @@ def claimed(part: Part) -> str:
     """Where the claim puts the mean."""
     if part.expected is None:
         return DASH
-    # an end that is just beyond a number, "above 0", is written as that number
-    low, high = (None if end is None else round(end, 9) + 0.0 for end in part.expected)
+    low, high = part.expected
     unit = f" {part.unit}"
     if low is not None and high is not None:
         return f"{low:.4g} to {high:.4g}{unit}" if low != high else f"{low:.4g}{unit}"

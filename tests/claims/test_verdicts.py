@@ -198,6 +198,16 @@ def test_one_seed_shows_nothing_that_chance_decides_whatever_a_ledger_asks_for()
     assert verdict_of(own_claim(needs={"minimum_n": 1}, tests=[tested]), rows_of(seeds=[0])).verdict == "reproduced"
 
 
+def test_a_strict_end_is_written_as_the_number_that_it_excludes():
+    """In claims.json, too, where the next number above 0 would be 5e-324."""
+    tested = {"models": ["vim_tiny"], "strategies": ["upper"], "against": "baseline"}
+    for quantity in ("top1_difference", "time_reduction"):
+        for relation, expected in (("above", (0.0, None)), ("below", (None, 0.0))):
+            claim = own_claim(tests=[{"quantity": quantity, "relation": relation, **tested}])
+            (part,) = verdict_of(claim, rows_of()).parts
+            assert part.expected == expected
+
+
 def test_tokens_that_a_threshold_removes_are_a_mean_over_seeds():
     """They differ between seeds, and none of these stands for all."""
     rows = [row for row in rows_of() if row.cell.line == ("vim_tiny", "upper")]
