@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -36,8 +36,8 @@ def row_of(training: Training) -> Row:
         lengths = evaluate.lengths(state.forward, training.test_loader, training.progress.evaluating)
         training.world.all_sum_([lengths])
         tokens, flops = image_tokens(state.model, cell.architecture, classes, lengths)
-        images, _ = next(iter(training.test_loader))
-        saved = saved_activation_bytes(state.model, training.device, state.autocast, images)
+        for images, _ in islice(training.test_loader, 1):  # a process may have none of a small test set
+            saved = saved_activation_bytes(state.model, training.device, state.autocast, images)
     paired = not cuda and alone and not state.model.varies  # a step on random images would lose other tokens
     return Row(
         id=cell.id,

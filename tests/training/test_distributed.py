@@ -11,23 +11,26 @@ import pytest
 import torch
 
 from famba.cli import main
+from famba.config import Cell, Experiment
 from famba.results.row import read_row
 from famba.training import checkpoint
 from famba.training.lock import exclusive
 from famba.training.status import read_status
 from tests.helpers import ROOT
-from tests.helpers.cells import cell
+from tests.helpers.cells import MICRO, cell
 from tests.helpers.trainings import ends_as, weights
 
+MIXED = cell(mixup=0.8, cutmix=1.0)
 
-def arguments(folder: Path, processes: int) -> list[str]:
-    settings = cell(mixup=0.8, cutmix=1.0).model_copy(update={"processes": processes}).model_dump_json()
+
+def arguments(folder: Path, processes: int, of: Cell = MIXED) -> list[str]:
+    settings = of.model_copy(update={"processes": processes}).model_dump_json()
     return ["train", "--cell", settings, "--out", f"{folder}/row.json", "--log", f"{folder}.log"]
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, of: Cell = MIXED) -> subprocess.Popen[str]:
     """Two processes; what they say is on standard error."""
-    command = [sys.executable, "-m", "famba", *arguments(folder, 2)]
+    command = [sys.executable, "-m", "famba", *arguments(folder, 2, of)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
@@ -55,6 +58,18 @@ def test_two_processes_train_the_same_weights(together, tmp_path):
     assert both.metrics.last.top1 == pytest.approx(alone.metrics.last.top1, abs=0.6)  # two of 360 images
     assert both.metrics.images_seen == alone.metrics.images_seen
     assert len(together.with_name("cell.log").read_text().splitlines()) == 1  # one of them talks
+
+
+@pytest.mark.slow
+def test_a_process_without_test_images_ends_with_the_others(tmp_path):
+    """All 360 are one batch; with a threshold each process looks at its own after the training."""
+    own = {"similar": {"like": "upper", "settings": {"threshold": 0.5}}}
+    recipe = {**MICRO["recipe"], "epochs": 1, "eval_batch": 512}
+    grid = Experiment.from_config({**MICRO, "strategies": ["similar"], "schedules": own, "recipe": recipe})
+    finish(start(tmp_path / "cell", grid.cell("vim_micro", "similar", 0)))
+    row = read_row(tmp_path / "cell" / "row.json")
+    assert row.environment.world_size == 2
+    assert row.tokens.range is not None
 
 
 @pytest.mark.slow
