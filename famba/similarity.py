@@ -19,6 +19,7 @@ from famba.results.tokens import TokenRecord
 
 IMAGES = 64  # that similarity is averaged over
 EXAMPLES = 4  # images whose groups are recorded
+PAIRS_AT_ONCE = 2**26  # cosines held at a time, 256 MiB: of 4,097 tokens, all images' would take 4 GiB
 MAPS = 6  # layers that get a map of all pairs, from the first to the last
 EXAMPLE_SIZE = 64  # pixels per side of a recorded example, at most
 
@@ -120,17 +121,21 @@ class _Watch:
 
     def see(self, layer: int, hidden: Tensor) -> None:
         """The block's norm has returned (B, T, C): what is matched, and then fused."""
-        cosine = cosines(hidden)
         cls = torch.as_tensor(self._cls, device=hidden.device).expand(len(hidden))
+        images = max(1, PAIRS_AT_ONCE // hidden.shape[1] ** 2)
+        best, totals, counts = [], [], []
+        for some, own, position in zip(*(x.split(images) for x in (hidden, cls, self._position)), strict=True):
+            cosine = cosines(some)
+            best.append(best_match(cosine, own))
+            if layer in self.layers:
+                total, count = _between_patches(cosine, position)
+                totals.append(total)
+                counts.append(count)
         # of three tokens, in some images the class token is the only one that is odd
-        of_images = best_match(cosine, cls)
+        of_images = torch.cat(best)
         self.best_match.append((of_images.nanmean() if of_images.isnan().any() else of_images.mean()).item())
         if layer in self.layers:
-            batch = torch.arange(len(hidden), device=hidden.device)[:, None, None]
-            there, position = self._position >= 0, self._position.clamp_min(0)
-            pairs = cosine[batch, position[:, :, None], position[:, None, :]]
-            pairs = pairs.masked_fill(~(there[:, :, None] & there[:, None, :]), torch.nan)
-            self.maps.append(pairs.nanmean(dim=0) if not there.all() else pairs.mean(dim=0))
+            self.maps.append(sum(totals[1:], totals[0]) / sum(counts[1:], counts[0]))
 
     def follow(self, reduction: Reduction) -> None:
         """The block has reduced its tokens. A method inside the mixer does so twice: the forward direction's counts."""
@@ -144,6 +149,18 @@ class _Watch:
     def leave(self) -> None:
         """The block has run."""
         self.groups.append(_first_patch(self._position[:EXAMPLES]))
+
+
+def _between_patches(cosine: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    """The cosines of all pairs of patches, summed over images, and over how many images: (P, P) each.
+
+    Args:
+        cosine: (B, T, T). position: (B, P), of each patch's token, -1 where it was dropped.
+    """
+    batch = torch.arange(len(cosine), device=cosine.device)[:, None, None]
+    at, there = position.clamp_min(0), position >= 0
+    both = there[:, :, None] & there[:, None, :]
+    return (cosine[batch, at[:, :, None], at[:, None, :]] * both).sum(dim=0), both.sum(dim=0)
 
 
 def _first_patch(position: Tensor) -> Tensor:

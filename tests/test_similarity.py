@@ -165,6 +165,20 @@ def test_maps_are_the_similarity_of_patches(monkeypatch, images):
         assert record.similarity[0, j, i] == record.similarity[0, i, j]
 
 
+@pytest.mark.parametrize("method", ["famba_v", "random_prune"])
+def test_many_tokens_are_compared_in_groups_of_images(monkeypatch, images, method):
+    """So that the cosines of 64 images never stand side by side."""
+    whole = token_record(model("upper", method=method), images, nullcontext)
+    largest = []
+    monkeypatch.setattr("famba.similarity.PAIRS_AT_ONCE", 4 * 17**2 + 1)
+    monkeypatch.setattr("famba.similarity.cosines", lambda metric: (largest.append(len(metric)), cosines(metric))[1])
+    parts = token_record(model("upper", method=method), images, nullcontext)
+    assert largest[:2] == [4, 2]
+    np.testing.assert_allclose(parts.similarity, whole.similarity, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(parts.best_match, whole.best_match, rtol=1e-6)
+    assert np.array_equal(parts.groups, whole.groups)
+
+
 def test_patches_of_a_group_are_equal_in_later_maps(images):
     record = token_record(model("all"), images[:1], nullcontext)
     last = record.similarity[-1]  # layer 7, before it fuses: groups as layer 6 has left them
