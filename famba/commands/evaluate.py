@@ -174,8 +174,8 @@ def _built(settings: Sequence[Setting], here: Loaded) -> list[tuple[Setting, Vis
 
 
 def _predicted(forward: Forward, images: EvalLoader, some: Some, dataset: data.Dataset) -> Predictions:
-    top5 = predict(forward, images, len(dataset.classes), lambda: None).cpu().numpy()
-    return Predictions(top5, some.test_labels, some.places)
+    top5, _ = predict(forward, images, len(dataset.classes), lambda: None)
+    return Predictions(top5.cpu().numpy(), some.test_labels, some.places)
 
 
 def _accuracy(made: Predictions | None, dataset: data.Dataset, out: Path, setting: Setting) -> Line:

@@ -154,7 +154,7 @@ class EvalLoader:
     ) -> None:
         self.batch, self.device = recipe.eval_batch, torch.device(device)
         self._share = slice(rank, None, world_size)
-        self._labels = torch.tensor(dataset.test_labels, device=device)
+        self.labels = torch.tensor(dataset.test_labels, device=device)  # of all images, (N,)
         self._batches: Callable[[], Iterator[Tensor]]
         transform, images = batched.EvalTransform(recipe, img_size, device), dataset.test_images
         if isinstance(images, ImageFiles):
@@ -167,7 +167,7 @@ class EvalLoader:
             self._batches = lambda: map(transform, stored[self._share])
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     @property
     def places(self) -> list[slice]:
@@ -176,7 +176,7 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Images (b, 3, S, S) float32 and labels (b,) int64."""
-        labels = self._labels.split(self.batch)[self._share]
+        labels = self.labels.split(self.batch)[self._share]
         yield from zip(self._batches(), labels, strict=True)
 
 

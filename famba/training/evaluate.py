@@ -50,30 +50,24 @@ class CapturedForward(Forward):
         return self._logits[: len(images)]
 
 
-def count_hits(forward: Forward, images: EvalLoader, each_batch: Callable[[], None]) -> Tensor:
-    """(3,) int64 of this process's part of the test set: images right at top-1, at top-5, and with logits not finite.
+def predict(
+    forward: Forward, images: EvalLoader, classes: int, each_batch: Callable[[], None]
+) -> tuple[Tensor, Tensor]:
+    """The likeliest classes of every test image, and how many images have a logit that is not finite.
 
     `each_batch` is called after every one; what it raises ends the evaluation.
-    """
-    counts = torch.zeros(3, dtype=torch.long, device=images.device)
-    for batch, labels in images:
-        logits = forward(batch)
-        hits = top5(logits) == labels[:, None]  # (b, 5)
-        counts += torch.stack([hits[:, 0].sum(), hits.sum(), (~logits.isfinite()).any(dim=1).sum()])
-        each_batch()
-    return counts
 
-
-def predict(forward: Forward, images: EvalLoader, classes: int, each_batch: Callable[[], None]) -> Tensor:
-    """(N, k) int64: the likeliest classes of every test image, in the test set's order; zeros for other processes'.
-
-    `each_batch` is called after every one.
+    Returns:
+        (N, k) int64 in the test set's order, zeros for other processes' images; () int64 of this process's.
     """
     found = torch.zeros(len(images), min(5, classes), device=images.device).long()
+    broken = torch.zeros((), dtype=torch.long, device=images.device)
     for places, (batch, _) in zip(images.places, images, strict=True):
-        found[places] = top5(forward(batch))
+        logits = forward(batch)
+        found[places] = top5(logits)
+        broken += (~logits.isfinite()).any(dim=1).sum()
         each_batch()
-    return found
+    return found, broken
 
 
 def lengths(forward: Forward, images: EvalLoader, each_batch: Callable[[], None]) -> Tensor:

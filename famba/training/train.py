@@ -7,13 +7,14 @@ measures.
 
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from famba import data, ops
 from famba.config import Cell
@@ -99,6 +100,7 @@ class Training:
         self.train_loader = TrainLoader(self.dataset, cell.recipe, size, cell.seed, self.device, *share)
         self.test_loader = EvalLoader(self.dataset, cell.recipe, size, self.device, *share)
         self.epoch_steps = self.train_loader.steps
+        self._predicted: Tensor | None = None  # of the last evaluation of the weights: (N, k)
         self.finite_check = checks.FiniteCheck(cell.id, self.model, self.state.autocast)
         self.history = History(started=result.now(), init=self.init.model_dump())
         self.measured_tokens = checks.checked_tokens(self.model, self.device)
@@ -212,11 +214,20 @@ class Training:
 
         average: the model holds the moving average of its weights, which an error then names.
         """
-        counts = evaluate.count_hits(self.state.forward, self.test_loader, self._between_batches)
-        self.world.all_sum_([counts])
-        self.finite_check.logits(int(counts[2]), self.test_loader, average, epoch, self.state.lr)
-        top1, top5 = (counts[:2].double() / len(self.test_loader) * 100).tolist()
+        predicted, broken = self._predict(self._between_batches)
+        self.finite_check.logits(int(broken), self.test_loader, average, epoch, self.state.lr)
+        if not average:
+            self._predicted = predicted
+        hits = predicted == self.test_loader.labels[:, None]
+        counts = torch.stack([hits[:, 0].sum(), hits.sum()])
+        top1, top5 = (counts.double() / len(self.test_loader) * 100).tolist()
         return top1, top5
+
+    def _predict(self, each_batch: Callable[[], None]) -> tuple[Tensor, Tensor]:
+        """`evaluate.predict` of all processes together."""
+        found = evaluate.predict(self.state.forward, self.test_loader, len(self.dataset.classes), each_batch)
+        self.world.all_sum_(list(found))
+        return found
 
     def _between_batches(self) -> None:
         self.progress.evaluating()
@@ -299,9 +310,9 @@ class Training:
             raise CheckFailed(
                 f"{self.cell.id}: its row would contradict itself ({reason}); the checkpoint stays"
             ) from None
-        forward, classes = self.state.forward, len(self.dataset.classes)
-        top5 = evaluate.predict(forward, self.test_loader, classes, self.progress.evaluating)
-        self.world.all_sum_([top5])
+        top5 = self._predicted
+        if top5 is None:  # the last epoch was over before this run
+            top5, _ = self._predict(self.progress.evaluating)
         if not self.world.is_main:
             return row
         self._renew_lock()
