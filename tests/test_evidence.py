@@ -1,6 +1,7 @@
 """The committed evidence: its rows keep the rules, and what was made of them is what they give."""
 
 import csv
+import hashlib
 import json
 import re
 from itertools import permutations
@@ -17,7 +18,7 @@ from famba.results.predictions import read_predictions
 from famba.results.same_images import mcnemar
 from famba.results.statistics import holm
 from famba.results.summary import read_rows
-from tests.helpers import ROOT
+from tests.helpers import ROOT, methods_table
 
 EVIDENCE = ROOT / "results" / "evidence"
 FOLDERS = sorted(cells.parent for cells in EVIDENCE.glob("*/cells"))
@@ -79,6 +80,30 @@ def test_the_table_of_the_small_grid_is_of_its_files():
     needed = [_detectable(error, pair["over_seeds"]["df"]) for error, pair in zip(errors, pairs, strict=True)]
     assert f"({min(errors):.2f} to {max(errors):.2f} points), a difference of" in text
     assert f"{min(needed):.2f} to {max(needed):.2f} points is found in 80 %" in text
+
+
+def test_the_table_of_the_methods_is_of_its_files():
+    """results/evidence/cifar100-methods/README.md."""
+    folder = EVIDENCE / "cifar100-methods"
+    text = (folder / "README.md").read_text()
+    assert methods_table.table() in text
+    over = methods_table.differences()
+    corrected = methods_table.corrections(over)
+    assert (
+        f"Strategies that differ from random pruning: {sum(p <= 0.05 for p in corrected.values())} of {len(corrected)}"
+        in text
+    )
+    errors = [_error(one) for one in over.values()]
+    needed = [_detectable(error, one["df"]) for error, one in zip(errors, over.values(), strict=True)]
+    assert f"{min(needed):.2f} to {max(needed):.2f} points is found in 80 %" in text
+
+
+def test_the_trainings_with_every_method_began_at_the_weights_that_are_there():
+    folder = EVIDENCE / "cifar100-methods"
+    for row in read_rows(sorted(folder.glob("cells/*/row.json"))).values():
+        start = ROOT / row.cell.init
+        assert start.name == row.init.weights
+        assert hashlib.sha256(start.read_bytes()).hexdigest() == row.init.sha256
 
 
 def _error(over):
