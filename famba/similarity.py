@@ -122,9 +122,9 @@ class _Watch:
     def see(self, layer: int, hidden: Tensor) -> None:
         """The block's norm has returned (B, T, C): what is matched, and then fused."""
         cls = torch.as_tensor(self._cls, device=hidden.device).expand(len(hidden))
-        images = max(1, PAIRS_AT_ONCE // hidden.shape[1] ** 2)
+        at_once = max(1, PAIRS_AT_ONCE // hidden.shape[1] ** 2)
         best, totals, counts = [], [], []
-        for some, own, position in zip(*(x.split(images) for x in (hidden, cls, self._position)), strict=True):
+        for some, own, position in zip(*(x.split(at_once) for x in (hidden, cls, self._position)), strict=True):
             cosine = cosines(some)
             best.append(best_match(cosine, own))
             if layer in self.layers:

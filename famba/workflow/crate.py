@@ -16,7 +16,7 @@ import yaml
 from famba.config import Experiment
 from famba.config.methods import file_of
 from famba.errors import InputError
-from famba.files import read_text, write_text
+from famba.files import atomic_file, read_bytes, read_text, write_text
 from famba.report.leaderboard.contribution import CRATE
 from famba.results.row import Row, read_row
 from famba.training import status
@@ -36,11 +36,9 @@ def write_crate(experiment: Experiment, folder: Path) -> Path:
     for name in REQUIRED:
         if not (folder / name).is_file():
             raise InputError(f"{folder / name} is missing: the experiment is not finished; run snakemake again")
-    shutil.rmtree(
-        folder / "workflow" / "methods", ignore_errors=True
-    )  # a method that has changed has another name there
     for path, text in _workflow(experiment):
         write_text(folder / path, text)
+    _copy_methods(experiment, folder)
     citation = yaml.safe_load(_read(ROOT / "CITATION.cff"))
     try:
         snakemake = metadata.version("snakemake")
@@ -72,10 +70,17 @@ def _workflow(experiment: Experiment) -> Iterator[tuple[PurePosixPath, str]]:
     for source in (ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))):
         yield folder / source.relative_to(ROOT).as_posix(), _read(source)
     yield folder / "requirements.txt", _read(ROOT / "envs" / "requirements.txt")
+
+
+def _copy_methods(experiment: Experiment, folder: Path) -> None:
+    """The files of methods, byte for byte, as rows record their sha256; none of a file that has changed since."""
+    shutil.rmtree(folder / "workflow" / "methods", ignore_errors=True)
     for method in dict.fromkeys(cell.fusion.method for cell in experiment.cells()):
         if (path := file_of(method)) is not None:
-            text = read_text(path, "the method")
-            yield method_in_crate(path.name, hashlib.sha256(text.encode()).hexdigest()), text
+            content = read_bytes(path)
+            copy = folder / method_in_crate(path.name, hashlib.sha256(content).hexdigest())
+            with atomic_file(copy, binary=True) as file:
+                file.write(content)
 
 
 def _read(path: Path) -> str:

@@ -117,7 +117,7 @@ def test_the_settings_in_the_crate_are_the_experiment(described: Path) -> None:
 
 def test_a_method_of_ones_own_and_the_weights_of_the_start_are_in_it(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("my method.py").write_text("class Mine: ...\n")
+    Path("my method.py").write_bytes(b"class Mine: ...\r\n")
     mine = {"like": "upper", "method": "my method.py:Mine"}
     settings = GRID.model_dump() | {"strategies": ["baseline", "mine"], "schedules": {"mine": mine}, "seeds": [0]}
     grid, folder = Experiment.from_config(settings), tmp_path / "results" / "smoke"
@@ -127,18 +127,18 @@ def test_a_method_of_ones_own_and_the_weights_of_the_start_are_in_it(tmp_path, m
         write_row(make_row(cell).model_copy(update=start), path)
     ledger = str(ROOT / "config" / "claims.yaml")
     assert main(["judge", "--out", str(folder), "--claims", ledger, *map(str, paths)]) == 0
-    for text in ("class Mine: ...\n", "class Mine: pass\n"):
-        Path("my method.py").write_text(text)
+    for text in (b"class Mine: ...\r\n", b"class Mine: pass\n"):
+        Path("my method.py").write_bytes(text)
         again = Experiment.from_config(settings)
         for cell, path in zip(again.cells(), paths, strict=True):
             write_row(read_row(path).model_copy(update={"cell": cell}), path)
         assert crate(folder, again) == 0
         known = entities(folder)
         (copy,) = (folder / "workflow" / "methods").iterdir()
-        assert copy.read_text() == text
+        assert copy.read_bytes() == text
         used = [one["@id"] for one in known["#vim_a-mine-s0"]["object"]]
         assert used == ["workflow/experiment.yaml", "#data", quote(str(copy.relative_to(folder))), f"#start-{'e' * 12}"]
-        assert known[used[2]]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+        assert known[used[2]]["sha256"] == hashlib.sha256(text).hexdigest()
         assert (known[used[3]]["name"], known[used[3]]["sha256"]) == ("start.pt", "e" * 64)
         assert [one["@id"] for one in known["#vim_a-baseline-s0"]["object"]] == [*used[:2], used[3]]
 
