@@ -95,7 +95,15 @@ def test_the_table_of_the_methods_is_of_its_files():
     )
     errors = [_error(one) for one in over.values()]
     needed = [_detectable(error, one["df"]) for error, one in zip(errors, over.values(), strict=True)]
+    assert f"({min(errors):.2f} to {max(errors):.2f} points), a difference of" in text
     assert f"{min(needed):.2f} to {max(needed):.2f} points is found in 80 %" in text
+    unreduced = over["baseline"]
+    assert f"{unreduced['difference']:.2f} points above random pruning (p = {unreduced['p']:.4f})" in text
+    best = max(over[name]["difference"] for name in corrected)
+    assert f"{unreduced['difference'] - best:.2f} above\n  the best method" in text
+    pairs = json.loads((folder / "paired.json").read_text())["pairs"]
+    different = sum(pair["over_seeds"]["p_holm"] <= 0.05 for pair in pairs)
+    assert f"Over all {len(pairs)} pairs {different} differ after Holm's correction" in text
 
 
 def test_the_trainings_with_every_method_began_at_the_weights_that_are_there():
@@ -104,6 +112,10 @@ def test_the_trainings_with_every_method_began_at_the_weights_that_are_there():
         start = ROOT / row.cell.init
         assert start.name == row.init.weights
         assert hashlib.sha256(start.read_bytes()).hexdigest() == row.init.sha256
+        with start.with_suffix(".csv").open(newline="") as file:
+            (evaluated,) = csv.DictReader(file)
+        assert evaluated["checkpoint_sha256"] == row.init.sha256
+        assert f"{float(evaluated['top1']):.2f}" in (folder / "README.md").read_text()
 
 
 def _error(over):
@@ -119,7 +131,7 @@ def _detectable(error, df):
 
 
 def test_an_evaluation_says_what_its_predictions_do():
-    for path in EVIDENCE.glob("training-free/*.csv"):
+    for path in (*EVIDENCE.glob("training-free/*.csv"), *EVIDENCE.glob("cifar100-methods/start/*.csv")):
         with path.open(newline="") as file:
             lines = list(csv.DictReader(file))
         for line in lines:
