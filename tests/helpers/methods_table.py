@@ -37,11 +37,8 @@ def table(folder: Path = FOLDER) -> str:
             f"{float(line['top1_last_percent']):.2f} ± {float(line['top1_last_percent_ci95']):.2f}",
             _difference(over[name], corrected.get(name)) if name in over else "–",
             _p(corrected[name]) if name in corrected else "–",
-            *(
-                "1" if name == "baseline" else f"{float(line[key]):.3f}"
-                for key in ("step_ratio", "saved_activations_ratio")
-            ),
-            "1" if name == "baseline" else f"{float(line['forward_flops_per_image']) / flops:.3f}",
+            *(_ratio(float(line[key])) for key in ("step_ratio", "saved_activations_ratio")),
+            _ratio(float(line["forward_flops_per_image"]) / flops),
         ]
         rows.append(f"| {' | '.join(entries)} |")
     return "\n".join(rows)
