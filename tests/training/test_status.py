@@ -242,7 +242,7 @@ def test_a_resumed_training_is_estimated_whole(tmp_path, monkeypatch):
 
 
 def test_the_end_of_a_training_is_evaluation_too(tmp_path):
-    """Pairs of steps and predictions take minutes at 224 pixels: none of them is silent."""
+    """Evaluations and pairs of steps take minutes at 224 pixels: none of them is silent."""
     reports = []
 
     class Counted(Progress):
@@ -252,7 +252,7 @@ def test_the_end_of_a_training_is_evaluation_too(tmp_path):
 
     Training(cell(epochs=1, eval_batch=60), tmp_path, Path("data"), Counted(cell().id, 1)).run()
     batches = 360 // 60
-    assert len(reports) == 3 * batches + 1 + 3  # weights, moving average, predictions; before the row; its pairs
+    assert len(reports) == 2 * batches + 1 + 3  # weights, moving average; before the row; its pairs
 
 
 def test_without_a_folder_and_in_other_processes_nothing_is_written(tmp_path, monkeypatch):
