@@ -12,14 +12,14 @@ from famba.config.validation import Strict, read_json
 from famba.errors import InputError
 from famba.results.epochs import read_epochs
 from famba.results.row import Bytes, Percent, Row, Sha256, grouped
-from famba.results.summary import unfused
+from famba.results.summary import learned_from, unfused
 from famba.text import count
 
 VERSION: Literal[2] = 2  # of the baseline's format
 MIN_SEEDS = 3  # below, the spread over seeds is hardly known, and every later comparison rests on it
 
 
-def _is_empty(values: tuple[float, ...]) -> bool:
+def _is_empty(values: Any) -> bool:
     return not values
 
 
@@ -48,6 +48,9 @@ class Frozen(Strict):
     protocol: str
     train_digest: Sha256
     test_digest: Sha256
+    decoder: Annotated[str | None, Field(exclude_if=_is_empty)] = None
+    # sha256 of the checkpoints that trainings started from, by model, or by model and seed
+    initial: dict[str, Sha256] = Field(default={}, exclude_if=_is_empty)
     scan: str
     device_kind: str
     device: str
@@ -62,6 +65,17 @@ class Frozen(Strict):
     def by_cell(self) -> dict[tuple[str, str], FrozenCell]:
         """Cells by model and strategy."""
         return {(cell.model, cell.strategy): cell for cell in self.cells}
+
+    @property
+    def learned_from(self) -> dict[str, Any]:
+        """What `summary.learned_from` has of the frozen rows."""
+        return {
+            "train digest of the data": self.train_digest,
+            "test digest of the data": self.test_digest,
+            "decoder of the images": self.decoder,
+            "training from scratch": not self.initial,
+            **self.initial,
+        }
 
 
 def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
@@ -107,6 +121,13 @@ def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
         protocol=first.cell.protocol,
         train_digest=first.data.train_digest,
         test_digest=first.data.test_digest,
+        decoder=first.data.decoder,
+        initial={
+            what: value
+            for row in rows.values()
+            for what, value in _learned_from(row).items()
+            if what.startswith("initial weights") and value
+        },
         scan=first.scan.backend,
         device_kind=first.environment.device_kind,
         device=first.environment.device,
@@ -165,10 +186,10 @@ def _settings(row: Row, frozen: Frozen) -> list[tuple[str, Any, Any]]:
     known = frozen.by_cell.get((cell.model, cell.strategy))
     model = frozen.models.get(cell.model)
     recipe = (model and model.recipe) or frozen.recipe
+    then = frozen.learned_from
     return [
         ("protocol", cell.protocol, frozen.protocol),
-        ("train digest of the data", row.data.train_digest, frozen.train_digest),
-        ("test digest of the data", row.data.test_digest, frozen.test_digest),
+        *((what, value, then[what]) for what, value in _learned_from(row).items() if what in then),
         ("scan backend", row.scan.backend, frozen.scan),
         ("kind of device", row.environment.device_kind, frozen.device_kind),
         *((f"recipe.{name}", value, getattr(recipe, name)) for name, value in cell.recipe),
@@ -176,6 +197,10 @@ def _settings(row: Row, frozen: Frozen) -> list[tuple[str, Any, Any]]:
         (f"architecture of {cell.model}", cell.architecture, model.architecture if model else cell.architecture),
         (f"schedule of {cell.model} {cell.strategy}", cell.schedule, known.schedule if known else cell.schedule),
     ]
+
+
+def _learned_from(row: Row) -> dict[str, Any]:
+    return {" of ".join(key): value for key, value in learned_from(row)}
 
 
 def _short(value: Any) -> str:

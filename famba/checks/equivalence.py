@@ -17,11 +17,11 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from famba.config import Cell
 from famba.config.protocol import FREE_OF
 from famba.errors import InputError
 from famba.results.row import Row, by_line
 from famba.results.statistics import ALPHA, Spread, holm, pooled_spread
+from famba.results.summary import learned_from
 
 NOISE = 1.96
 
@@ -50,7 +50,7 @@ def agreements(rows: Mapping[Path, Row], reference: Mapping[Path, Row]) -> list[
     for key in ours:
         if key not in theirs:
             raise InputError(f"{_name(key)} has no row in the reference; run the same grid there")
-        _require_same_work(ours[key][0].cell, theirs[key][0].cell)
+        _require_same_work(ours[key], theirs[key])
     spreads = {model: _spread(model, ours, theirs) for model in dict.fromkeys(model for model, _ in ours)}
     found = [_agreement(_name(key), _top1(ours[key]), _top1(theirs[key]), spreads[key[0]]) for key in ours]
     adjusted = holm(np.array([one.p_different for one in found]))
@@ -75,19 +75,23 @@ def _spread(model: str, *grids: Mapping[tuple[str, str], Sequence[Row]]) -> Spre
     return spread
 
 
-def _require_same_work(ours: Cell, theirs: Cell) -> None:
+def _require_same_work(ours: Sequence[Row], theirs: Sequence[Row]) -> None:
     """The two may differ in what a protocol leaves free, and in nothing that a model learns from."""
+    cell, other = ours[0].cell, theirs[0].cell
     free = FREE_OF["fast"]
+    here, there = ({key: value for row in rows for key, value in learned_from(row)} for rows in (ours, theirs))
     pairs = [
-        ("dataset", ours.dataset, theirs.dataset),
-        ("architecture", ours.architecture, theirs.architecture),
-        ("schedule", ours.schedule, theirs.schedule),
-        ("fusion", ours.fusion, theirs.fusion),
-        *((f"recipe.{name}", v, getattr(theirs.recipe, name)) for name, v in ours.recipe if name not in free),
+        ("dataset", cell.dataset, other.dataset),
+        # weights of a seed's own are compared where both have that seed
+        *((" of ".join(key), value, there[key]) for key, value in here.items() if key in there),
+        ("architecture", cell.architecture, other.architecture),
+        ("schedule", cell.schedule, other.schedule),
+        ("fusion", cell.fusion, other.fusion),
+        *((f"recipe.{name}", v, getattr(other.recipe, name)) for name, v in cell.recipe if name not in free),
     ]
-    for what, one, other in pairs:
-        if one != other:
-            raise InputError(f"{ours.model} {ours.strategy}: {what} is {one} here and {other} in the reference")
+    for what, one, reference in pairs:
+        if one != reference:
+            raise InputError(f"{cell.model} {cell.strategy}: {what} is {one} here and {reference} in the reference")
 
 
 def _top1(rows: Sequence[Row]) -> list[float]:

@@ -252,6 +252,20 @@ def compared(lines: Sequence[Line]) -> dict[str, dict[str, Line]]:
     }
 
 
+def learned_from(row: Row) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(what, value) of all that a training learned from, by content: its images and its initial weights.
+
+    Names and paths do not tell: a data set may have another origin, and a checkpoint another training behind it.
+    Trainings that differ in one of these are no two of one kind. The parts of what are joined by "of" in a message.
+    """
+    yield ("train digest of the data",), row.data.train_digest
+    yield ("test digest of the data",), row.data.test_digest
+    yield ("decoder of the images",), row.data.decoder
+    yield ("training from scratch",), row.init.sha256 is None
+    each = (f"seed {row.cell.seed}",) if "{seed}" in (row.cell.recipe.init or "") else ()
+    yield ("initial weights", row.cell.model, *each), row.init.sha256
+
+
 def _check_comparable(rows: Mapping[Path, Row]) -> None:
     """Refuse rows that differ in anything but model, strategy and seed, and rows of one training by two names."""
     first_of: dict[tuple[str, ...], tuple[Path, Any]] = {}
@@ -275,16 +289,11 @@ def _must_agree(row: Row) -> Iterator[tuple[tuple[str, ...], Any]]:
     for the same model and strategy."""
     cell, environment = row.cell, row.environment
     yield ("protocol",), cell.protocol
-    yield ("train digest of the data",), row.data.train_digest
-    yield ("test digest of the data",), row.data.test_digest
-    yield ("decoder of the images",), row.data.decoder
+    yield from learned_from(row)
     yield ("device",), environment.device
     yield ("number of processes",), environment.world_size
     yield ("scan backend",), row.scan.backend
     yield ("float32 arithmetic",), row.arithmetic
-    yield ("training from scratch",), row.init.sha256 is None
-    each = (f"seed {cell.seed}",) if "{seed}" in (cell.recipe.init or "") else ()
-    yield ("initial weights", cell.model, *each), row.init.sha256
     if environment.device_kind == "cpu":
         yield ("threads",), environment.threads
     yield from (((f"recipe.{key}", cell.model), value) for key, value in cell.recipe)

@@ -96,6 +96,41 @@ def test_other_work_is_bad_input(experiments, lr, kept, message):
         agreements(read_rows(fast[:3]), read_rows(sorted(paper.glob(f"cells/{kept}/row.json"))))
 
 
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"data": {"train_digest": "0" * 64}}, "train digest of the data"),
+        ({"data": {"test_digest": "0" * 64}}, "test digest of the data"),
+        ({"data": {"decoder": "another"}}, "decoder of the images"),
+        ({"init": {"weights": "x.pt", "sha256": "0" * 64}}, "training from scratch"),
+    ],
+)
+def test_other_images_and_other_initial_weights_are_bad_input(experiments, capsys, change, what):
+    paper, fast = experiments
+    for path in paper.glob("cells/*/row.json"):
+        changed(path, **change)
+    assert main(["check", "--equals", str(paper), *map(str, fast)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"vim_tiny baseline: {what} is " in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_a_checkpoint_of_each_seed_is_compared_seed_by_seed(experiments, capsys):
+    paper, fast = experiments
+    reference = sorted(paper.glob("cells/*/row.json"))
+    for path in (*fast, *reference):
+        seed = path.parent.name[-1]
+        changed(path, cell={"recipe": {"init": "{seed}.pt"}}, init={"weights": f"{seed}.pt", "sha256": seed * 64})
+    ours = [path for path in fast if not path.parent.name.endswith("s1")]
+    assert main(["check", "--equals", str(paper), *map(str, ours)]) == 0
+    for path in reference:
+        if path.parent.name.endswith("s2"):
+            changed(path, init={"sha256": "f" * 64})
+    assert main(["check", "--equals", str(paper), *map(str, ours)]) == 2
+    assert "initial weights of vim_tiny of seed 2 is 2222" in capsys.readouterr().err
+
+
 def test_one_seed_and_an_empty_folder_are_bad_input(experiments, tmp_path, capsys):
     paper, fast = experiments
     first = [path for path in fast if path.parent.name.endswith("s0")]

@@ -183,6 +183,29 @@ def test_other_settings_are_no_regression_but_bad_input(grid, tmp_path, capsys, 
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"data": {"test_digest": "0" * 64}}, "test digest of the data"),
+        ({"data": {"decoder": "another"}}, "decoder of the images"),
+        ({"init": {"weights": "x.pt", "sha256": "0" * 64}}, "training from scratch"),
+    ],
+)
+def test_other_images_and_other_initial_weights_are_bad_input(grid, capsys, change, what):
+    paths, frozen = grid
+    for path in paths:
+        changed(path, **change)
+    assert main(["check", "--against", str(frozen), *map(str, paths)]) == 2
+    assert f"differ in {what} (" in capsys.readouterr().err
+    assert main(["check", "--freeze", str(frozen), *map(str, paths)]) == 0
+    assert main(["check", "--against", str(frozen), *map(str, paths)]) == 0
+    if "init" in change:
+        for path in paths:
+            changed(path, init={"sha256": "1" * 64})
+        assert main(["check", "--against", str(frozen), *map(str, paths)]) == 2
+        assert "differ in initial weights of vim_tiny_mini (1111" in capsys.readouterr().err
+
+
 def test_a_baseline_needs_seeds_and_its_reference(grid, tmp_path):
     paths, _ = grid
     with pytest.raises(InputError, match="has 2 seeds; a baseline needs 3 of every cell"):
