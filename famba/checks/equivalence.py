@@ -92,6 +92,9 @@ def _require_same_work(ours: Sequence[Row], theirs: Sequence[Row]) -> None:
     for what, one, reference in pairs:
         if one != reference:
             raise InputError(f"{cell.model} {cell.strategy}: {what} is {one} here and {reference} in the reference")
+    trained = {row.training for row in theirs}
+    if both := next((row for row in ours if row.training in trained), None):
+        raise InputError(f"{both.id}: the same training as in the reference; a reference has trainings of its own")
 
 
 def _top1(rows: Sequence[Row]) -> list[float]:

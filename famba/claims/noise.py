@@ -8,6 +8,7 @@ from famba.config.validation import Strict
 from famba.errors import InputError
 from famba.results.row import Row, by_line, grouped, read_row, rows_of
 from famba.results.statistics import pooled_spread
+from famba.results.summary import must_agree
 
 QUANTITIES: dict[str, Callable[[Row], float]] = {
     "top1_last_points": lambda row: row.metrics.last.top1,
@@ -47,16 +48,25 @@ def noise_floor(rows: Sequence[Row], repeats: Sequence[Row] = ()) -> list[Noise]
 
 
 def read_repeats(folders: Sequence[Path], rows: Mapping[Path, Row]) -> list[Row]:
-    """Read folders of further runs. Raises InputError for one that repeats none of the rows, or on another device."""
+    """Read folders of further runs.
+
+    Raises InputError for one that repeats none of the rows, that differs from its row in more than chance (in device,
+    threads, images), or that is no further run: the row's own training, or that of an earlier repeat.
+    """
     first = {row.id: (path, row) for path, row in rows.items()}
+    trained = {row.training: path for path, row in rows.items()}
     repeats = []
     for path in [path for folder in folders for path in rows_of(folder)]:
         repeat = read_row(path)
         of, row = first.get(repeat.id, (None, None))
-        if path in rows or row is None or repeat.cell != row.cell:
+        if row is None or repeat.cell != row.cell:
             raise InputError(f"{path}: {repeat.id} repeats no cell of the rows given, with the same settings")
-        if (repeat.environment.device, repeat.scan.backend) != (row.environment.device, row.scan.backend):
-            raise InputError(f"{path} and {of} differ in device or scan backend; a repeat changes nothing")
+        if same := trained.get(repeat.training):
+            raise InputError(f"{path}: the same training as {same}; a repeat is a training of its own")
+        trained[repeat.training] = path
+        expected = dict(must_agree(row))
+        if other := next((key for key, value in must_agree(repeat) if value != expected[key]), None):
+            raise InputError(f"{path} and {of} differ in {' of '.join(other)}; a repeat changes nothing")
         repeats.append(repeat)
     return repeats
 

@@ -231,6 +231,11 @@ class Row(Strict):
             return {key: value for key, value in data.items() if key != "method"}
         return data
 
+    @property
+    def training(self) -> tuple[str, str, float]:
+        """Equal for two rows of one training, wherever they lie, and for no others: no clock gives such times twice."""
+        return self.id, self.started, self.time.train
+
     @model_validator(mode="after")
     def _consistent(self) -> Row:
         if problem := consistency.problem(self):

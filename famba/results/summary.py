@@ -277,14 +277,14 @@ def _check_comparable(rows: Mapping[Path, Row]) -> None:
         if ("id", row.id) in first_of:
             raise InputError(f"{first_of['id', row.id][0]} and {path} are both row {row.id}; give each cell once")
         first_of["id", row.id] = (path, None)
-        for key, value in _must_agree(row):
+        for key, value in must_agree(row):
             other, expected = first_of.setdefault(key, (path, value))
             if value != expected:
                 what = " of ".join(key)
                 raise InputError(f"{other} and {path} differ in {what} ({expected} and {value}); judge them apart")
 
 
-def _must_agree(row: Row) -> Iterator[tuple[tuple[str, ...], Any]]:
+def must_agree(row: Row) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Everything in which rows of one table agree; architecture and recipe only for the same model, the schedule only
     for the same model and strategy."""
     cell, environment = row.cell, row.environment

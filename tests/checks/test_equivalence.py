@@ -1,5 +1,7 @@
 """`famba check --equals`: two protocols that reach the same accuracy, one that does not, and too few seeds to tell."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -114,6 +116,13 @@ def test_other_images_and_other_initial_weights_are_bad_input(experiments, capsy
     assert said.out == ""
     assert f"vim_tiny baseline: {what} is " in said.err
     assert said.err.count("\n") == 1
+
+
+def test_a_training_is_not_compared_with_itself(experiments, tmp_path, capsys):
+    _, fast = experiments
+    copy = shutil.copytree(tmp_path / "fast", tmp_path / "copy")
+    assert main(["check", "--equals", str(copy), *map(str, fast)]) == 2
+    assert "vim_tiny-baseline-s0: the same training as in the reference" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_each_seed_is_compared_seed_by_seed(experiments, capsys):
