@@ -27,6 +27,7 @@ from famba.ops.precision import DTYPES
 from famba.results.epochs import read_epochs
 from famba.results.row import Data, Environment, Row, read_row
 from famba.results.statistics import Spread, holm, pooled_spread, welch_less
+from famba.results.summary import learned_from
 from famba.system.device import environment, pick_device
 from famba.training.initial import identify
 
@@ -83,8 +84,9 @@ class Reproduction:
 
 
 def read_result(path: Path) -> Result:
-    """Read a row and the epochs.csv beside it. Raises InputError."""
-    return Result(path, read_row(path), read_epochs(path.with_name("epochs.csv")))
+    """Read a row and the epochs.csv beside it, which has all of its epochs. Raises InputError."""
+    row = read_row(path)
+    return Result(path, row, read_epochs(path.with_name("epochs.csv"), row.cell.recipe.epochs))
 
 
 def conditions(recorded: Row, environment: Environment, backend: str, found: Data | data.Identity) -> list[str]:
@@ -113,13 +115,16 @@ def conditions(recorded: Row, environment: Environment, backend: str, found: Dat
 def noise_floor(results: Sequence[Result], of: Result) -> dict[str, list[Spread]]:
     """Spread between seeds of each number of `of`, pooled over the strategies of its model; empty without two seeds.
 
-    Results of other settings are left out.
+    Results of other settings, images or initial weights are left out. Of several results of one strategy and seed,
+    which scatter less than seeds do, the first counts.
     """
-    groups: dict[str, list[Result]] = defaultdict(list)
+    groups: dict[str, dict[int, Result]] = defaultdict(dict)
+    known = dict(learned_from(of.row))
     for result in results:
-        if _but_strategy_and_seed(result.row.cell) == _but_strategy_and_seed(of.row.cell):
-            groups[result.row.cell.strategy].append(result)
-    seeds = [[_numbers(result) for result in group] for group in groups.values() if len(group) > 1]
+        same = all(known.get(key, value) == value for key, value in learned_from(result.row))
+        if same and _but_strategy_and_seed(result.row.cell) == _but_strategy_and_seed(of.row.cell):
+            groups[result.row.cell.strategy].setdefault(result.row.cell.seed, result)
+    seeds = [[_numbers(result) for result in group.values()] for group in groups.values() if len(group) > 1]
     if not seeds:
         return {}
     return {
@@ -154,10 +159,6 @@ def _require_one_training(recorded: Result, again: Result) -> None:
                 f"{recorded.path} and {again.path} differ in {name} ({shown(then.get(name))} and "
                 f"{shown(now.get(name))}): not two runs of one training"
             )
-    if len(recorded.epochs) != len(again.epochs):
-        raise InputError(
-            f"{recorded.path} and {again.path}: {len(recorded.epochs)} and {len(again.epochs)} epochs stand beside them"
-        )
 
 
 def _exact(name: str, then: Any, now: Any, all_else_equal: bool, of_weights: Sequence[str]) -> Field:

@@ -140,9 +140,9 @@ def _folder(recorded: Result, out: Path) -> Path:
 
 
 def _seeds(recorded: Result, more: Sequence[Path]) -> list[Result]:
-    """The rows that may tell the noise floor: those in the same folder of cells, and `more`."""
-    beside = recorded.path.parent.parent.glob("*-s*/row.json")
-    return [_read_once(path) for path in sorted({path.resolve() for path in (*beside, *more)})]
+    """The rows that may tell the noise floor: those in the same folder of cells, then `more`."""
+    beside = sorted(recorded.path.parent.parent.glob("*-s*/row.json"))
+    return [_read_once(path) for path in dict.fromkeys(path.resolve() for path in (*beside, *more))]
 
 
 _read_once = functools.cache(read_result)

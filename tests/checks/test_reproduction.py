@@ -175,7 +175,11 @@ def test_bad_requests_are_one_line(row: Path, tmp_path: Path, capfd: pytest.Capt
         said = capfd.readouterr().err
         assert message in said
         assert said.count("\n") == 1
-    row.with_name("epochs.csv").unlink()
+    epochs = row.with_name("epochs.csv")
+    epochs.write_text("".join(epochs.read_text().splitlines(keepends=True)[:-1]))
+    assert main(["reproduce", str(other), "--with", str(other), "--floor", str(row)]) == 2
+    assert f"{epochs}: expected epochs 0 to 1, one a line, found 1 lines" in capfd.readouterr().err
+    epochs.unlink()
     assert main(["reproduce", str(row)]) == 2
     assert "cannot read the metrics per epoch" in capfd.readouterr().err
 
@@ -217,6 +221,41 @@ def test_without_two_seeds_there_is_no_noise_floor_and_only_the_same_bits_agree(
     comparison = compared(tmp_path, 0.3, [0])
     assert not comparison.floor
     assert {field.verdict for field in comparison.fields if field.name == "metrics.last.top1"} == {"differs"}
+
+
+def test_a_seed_counts_once_for_the_noise_floor(tmp_path: Path) -> None:
+    paths = write_grid(tmp_path / "here", experiment(strategies=["baseline", "upper"], seeds=[0, 1]))
+    results = [read_result(path) for path in paths]
+    of = results[0]
+    floor = noise_floor(results, of)
+    assert {spread.df for spreads in floor.values() for spread in spreads} == {2}
+    assert noise_floor([*results, *results], of) == floor
+    assert noise_floor([of, of], of) == {}
+    repeat = read_result(elsewhere(paths[0], tmp_path / "there", -20))  # another training of the same seed
+    assert noise_floor([*results, repeat], of) == floor
+
+
+def test_other_images_and_weights_are_no_part_of_the_noise_floor(tmp_path: Path) -> None:
+    paths = write_grid(tmp_path, experiment(strategies=["upper"], seeds=[0, 1]))
+    of = read_result(paths[0])
+    other = next(path for path in paths if path.parent.name == of.row.id.replace("-s0", "-s1"))
+    assert noise_floor([of, read_result(other)], of)
+    change(other, init={"weights": "x.pt", "sha256": "0" * 64})
+    assert noise_floor([of, read_result(other)], of) == {}
+    change(other, init={"weights": "scratch", "sha256": None}, data__train_digest="0" * 64)
+    assert noise_floor([of, read_result(other)], of) == {}
+
+
+def test_rows_named_for_the_noise_floor_count_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    paths = write_grid(tmp_path / "here", experiment(strategies=["upper"], seeds=[0, 1]))
+    again = elsewhere(paths[0], tmp_path / "there", 0.1)
+    copies = shutil.copytree(tmp_path / "here", tmp_path / "copy")
+    given = ["reproduce", str(paths[0]), "--with", str(again)]
+    main(given)
+    alone = capfd.readouterr().out
+    assert "known with 1 degrees of freedom" in alone
+    main([*given, "--floor", *map(str, sorted(copies.glob("cells/*/row.json")))])
+    assert capfd.readouterr().out == alone
 
 
 def test_counts_must_agree_on_any_machine(tmp_path: Path) -> None:
