@@ -1,11 +1,13 @@
 """A frozen baseline: what an experiment gave when it was right, small enough to keep beside the code."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from famba.config import Fusion, Model, Recipe
 from famba.config.validation import Strict, read_json
@@ -23,6 +25,9 @@ def _is_empty(values: Any) -> bool:
     return not values
 
 
+Ratio = Annotated[float, Field(gt=0)]
+
+
 class FrozenCell(Strict):
     """One model and strategy. What depends on chance is there per seed, in the order of `seeds`."""
 
@@ -33,11 +38,27 @@ class FrozenCell(Strict):
     top1: tuple[Percent, ...]  # after the last epoch: no choice made on the test set
     # per epoch but the first, to the same run's baseline of that seed, of CPU time on a CPU; empty where times were not
     # frozen
-    time_ratios: tuple[tuple[float, ...], ...]
+    time_ratios: tuple[tuple[Ratio, ...], ...]
     tokens: tuple[int, ...]
     saved_activations: Bytes
     # per epoch, of a model with a recipe of its own
     learning_rates: Annotated[tuple[float, ...], Field(exclude_if=_is_empty)] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}-{self.strategy}"
+
+    @model_validator(mode="after")
+    def _whole(self) -> FrozenCell:
+        n = len(set(self.seeds))
+        if n < len(self.seeds) or n < MIN_SEEDS:
+            raise ValueError(f"{self.name}: {count(n, 'different seed')} of {len(self.seeds)}, {MIN_SEEDS} are needed")
+        if len(self.top1) != n or len(self.time_ratios) not in (0, n):
+            found = f"{len(self.top1)} top1 and {len(self.time_ratios)} time_ratios"
+            raise ValueError(f"{self.name}: {found} of {n} seeds")
+        if len({len(ratios) for ratios in self.time_ratios}) > 1:
+            raise ValueError(f"{self.name}: time_ratios of different numbers of epochs")
+        return self
 
 
 class Frozen(Strict):
@@ -58,8 +79,21 @@ class Frozen(Strict):
     recipe: Recipe
     fusion: Fusion
     models: dict[str, Model]  # one whose recipe is not `recipe` has its own
-    learning_rates: tuple[float, ...]  # per epoch
-    cells: tuple[FrozenCell, ...]
+    learning_rates: Annotated[tuple[float, ...], Field(min_length=1)]  # per epoch
+    cells: Annotated[tuple[FrozenCell, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _cells_have_their_baseline(self) -> Frozen:
+        if len(self.by_cell) < len(self.cells):
+            raise ValueError("cells: a model and strategy are there twice")
+        for cell in self.cells:
+            if cell.model not in self.models:
+                raise ValueError(f"cells: {cell.name} is of no model in models")
+            unfused = self.by_cell.get((cell.model, "baseline"))
+            missing = sorted(set(cell.seeds) - set(unfused.seeds if unfused else ()))
+            if missing:
+                raise ValueError(f"cells: {cell.name} has seed {missing[0]}, and {cell.model}-baseline has not")
+        return self
 
     @cached_property
     def by_cell(self) -> dict[tuple[str, str], FrozenCell]:
@@ -113,7 +147,7 @@ def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
                 time_ratios=tuple(time_ratios(path, rows) for path in paths) if times else (),
                 tokens=group[0].tokens.scheduled,  # as measured: a row in which they differ is refused
                 saved_activations=group[0].memory.saved_activations,
-                learning_rates=_learning_rates(paths[0]) if model in own else (),
+                learning_rates=_learning_rates(paths[0], group[0]) if model in own else (),
             )
         )
     return Frozen(
@@ -138,7 +172,7 @@ def freeze(rows: Mapping[Path, Row], times: bool = True) -> Frozen:
             row.cell.model: Model(**dict(row.cell.architecture), recipe=own.get(row.cell.model))
             for row in rows.values()
         },
-        learning_rates=_learning_rates(next(iter(rows))),
+        learning_rates=_learning_rates(*next(iter(rows.items()))),
         cells=tuple(cells),
     )
 
@@ -169,15 +203,19 @@ def time_ratios(path: Path, rows: Mapping[Path, Row]) -> tuple[float, ...]:
     if other is None:
         return ()
     cpu = rows[path].environment.device_kind == "cpu"
-    ours, theirs = (read_epochs(p.with_name("epochs.csv")) for p in (path, other))
-    pairs = zip(ours[1:], theirs[1:], strict=False)
+    ours, theirs = (_epochs(p, rows[p]) for p in (path, other))
+    pairs = zip(ours[1:], theirs[1:], strict=True)
     ratios = (a["cpu_s"] / b["cpu_s"] if cpu else b["images_per_s"] / a["images_per_s"] for a, b in pairs)
     return tuple(round(ratio, 4) for ratio in ratios)
 
 
-def _learning_rates(path: Path) -> tuple[float, ...]:
+def _learning_rates(path: Path, row: Row) -> tuple[float, ...]:
     """Per epoch, of the row there."""
-    return tuple(epoch["lr"] for epoch in read_epochs(path.with_name("epochs.csv")))
+    return tuple(epoch["lr"] for epoch in _epochs(path, row))
+
+
+def _epochs(path: Path, row: Row) -> list[dict[str, float]]:
+    return read_epochs(path.with_name("epochs.csv"), row.cell.recipe.epochs)
 
 
 def _settings(row: Row, frozen: Frozen) -> list[tuple[str, Any, Any]]:

@@ -58,7 +58,7 @@ def check(rows: Mapping[Path, Row], frozen: Frozen, time_margin: float = TIME_MA
     times: list[_Tested] = []
     for key, cell in frozen.by_cell.items():
         if key not in now:
-            missing.append(GateLine("present", _name(cell), count(len(cell.seeds), "seed"), "no row", "regression"))
+            missing.append(GateLine("present", cell.name, count(len(cell.seeds), "seed"), "no row", "regression"))
             continue
         exact += _exact(cell, frozen, {path: rows[path] for path in now[key]})
         accuracy += _accuracy(cell, frozen, rows, now)
@@ -68,13 +68,9 @@ def check(rows: Mapping[Path, Row], frozen: Frozen, time_margin: float = TIME_MA
     return [*missing, *exact, *_corrected(accuracy), *_corrected(times)]
 
 
-def _name(cell: FrozenCell) -> str:
-    return f"{cell.model}-{cell.strategy}"
-
-
 def _exact(cell: FrozenCell, frozen: Frozen, rows: Mapping[Path, Row]) -> Iterator[GateLine]:
     """Tokens, saved activations and learning rates: the worst of the rows."""
-    name = _name(cell)
+    name = cell.name
     tokens = next((r.tokens.measured for r in rows.values() if r.tokens.measured != cell.tokens), cell.tokens)
     yield GateLine("tokens", name, _chain(cell.tokens), _chain(tokens), "ok" if tokens == cell.tokens else "regression")
     saved = max(row.memory.saved_activations for row in rows.values())
@@ -115,7 +111,7 @@ def _accuracy(
     def tested(check: str, ours: Sequence[float], theirs: Sequence[float], scale: float) -> _Tested:
         p = welch_less(ours, theirs, *(Spread(scale * sd, df) for sd, df in (of_now, of_then)))
         margin = scale * of_then.sd
-        line = GateLine(check, _name(cell), _mean(theirs), _mean(ours), "ok", p, f"-{margin:.2f}")
+        line = GateLine(check, cell.name, _mean(theirs), _mean(ours), "ok", p, f"-{margin:.2f}")
         return _Tested(line, statistics.fmean(theirs) - statistics.fmean(ours) > margin)
 
     yield tested("top-1 (%)", list(top1[cell.strategy].values()), cell.top1, 1)
@@ -140,7 +136,7 @@ def _time(cell: FrozenCell, ratios: Sequence[float], margin: float) -> _Tested:
     strayed = max(statistics.median(seed) / known - 1 for seed in cell.time_ratios)
     margin = max(margin, strayed)
     line = GateLine(
-        "time ratio", _name(cell), f"{known:.3f}", f"{median:.3f}", "ok", mann_whitney_greater(ratios, then),
+        "time ratio", cell.name, f"{known:.3f}", f"{median:.3f}", "ok", mann_whitney_greater(ratios, then),
         f"+{100 * margin:.0f} %",
     )  # fmt: skip
     return _Tested(line, median > known * (1 + margin))

@@ -16,13 +16,15 @@ EPOCH_FIELDS = (
     "epoch", "lr", "train_loss", "top1", "top5", "ema_top1", "ema_top5", "train_s", "evaluation_s", "ema_evaluation_s",
     "data_wait_s", "cpu_s", "images_per_s",
 )  # fmt: skip
+_POSITIVE = ("cpu_s", "images_per_s")  # what epochs are compared by, as ratios
 STEP_FIELDS = ("epoch", "step", "lr", "loss")
 
 
 def read_epochs(path: Path, epochs: int | None = None) -> list[dict[str, float]]:
     """The metrics per epoch that stand beside a row, in the order of the epochs.
 
-    Raises InputError unless every epoch from 0 is there (all `epochs`, if given), with a finite number in each field.
+    Raises InputError unless every epoch from 0 is there (all `epochs`, if given), with a finite number in each field,
+    and a positive one in those of speed.
     """
     text = read_text(path, "the metrics per epoch", "; train the cell again")
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
@@ -40,9 +42,10 @@ def read_epochs(path: Path, epochs: int | None = None) -> list[dict[str, float]]
         raise InputError(f"{path}: expected epochs 0 to {expected - 1}, one a line, found {len(lines)} lines")
     for field in EPOCH_FIELDS:
         for epoch, line in enumerate(numbers):
-            if not math.isfinite(line[field]):
+            if not math.isfinite(line[field]) or (field in _POSITIVE and line[field] <= 0):
                 found = lines[epoch][field] or "missing"
-                raise InputError(f"{path}: {field} of epoch {epoch} is {found}, expected a finite number")
+                kind = "positive" if field in _POSITIVE else "finite"
+                raise InputError(f"{path}: {field} of epoch {epoch} is {found}, expected a {kind} number")
     return numbers
 
 

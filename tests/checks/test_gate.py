@@ -1,5 +1,6 @@
 """`famba check --against` on made-up rows: what is a regression and what is none, and the outputs."""
 
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -222,6 +223,50 @@ def test_a_damaged_baseline_is_one_line(grid, tmp_path, capsys, text):
     error = capsys.readouterr().err
     assert f"{frozen}: not a valid baseline" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda data: data["cells"][1]["top1"].pop(), "vim_tiny_mini-all: 2 top1 and 3 time_ratios of 3 seeds"),
+        (lambda data: data["cells"][1]["time_ratios"].pop(), "vim_tiny_mini-all: 3 top1 and 2 time_ratios of 3 seeds"),
+        (lambda data: data["cells"][1]["time_ratios"][1].clear(), "time_ratios of different numbers of epochs"),
+        (lambda data: data["cells"][1]["time_ratios"][1].__setitem__(0, 0), "cells.1.time_ratios.1.0: "),
+        (lambda data: data.update(learning_rates=[]), "learning_rates: "),
+        (lambda data: data.update(cells=[]), "cells: "),
+        (lambda data: data["cells"][1].update(seeds=[0, 1, 7]), "cells: vim_tiny_mini-all has seed 7, and"),
+        (lambda data: data["cells"][1].update(seeds=[0, 1, 1]), "2 different seeds of 3, 3 are needed"),
+        (lambda data: data["cells"][1].update(seeds=[0], top1=[9], time_ratios=[]), "1 different seed of 1, 3 are"),
+        (lambda data: data["cells"].pop(0), "vim_tiny_mini-all has seed 0, and vim_tiny_mini-baseline has not"),
+        (lambda data: data["cells"].append(data["cells"][0]), "cells: a model and strategy are there twice"),
+        (lambda data: data["models"].pop("vim_tiny_mini"), "vim_tiny_mini-baseline is of no model in models"),
+    ],
+)
+def test_a_baseline_that_contradicts_itself_is_one_line(grid, capsys, spoil, message):
+    paths, frozen = grid
+    data = json.loads(frozen.read_text())
+    spoil(data)
+    frozen.write_text(json.dumps(data))
+    assert main(["check", "--against", str(frozen), *map(str, paths)]) == 2
+    error = capsys.readouterr().err
+    assert f"{frozen}: not a valid baseline: " in error
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_damaged_epochs_csv_is_one_line(grid, tmp_path, capsys):
+    paths, frozen = grid
+    new, file = tmp_path / "new.json", paths[0].with_name("epochs.csv")
+    whole = file.read_text()
+    file.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    for option, place in (("--against", frozen), ("--freeze", new)):
+        assert main(["check", option, str(place), *map(str, paths)]) == 2
+        assert f"{file}: expected epochs 0 to " in capsys.readouterr().err
+    file.write_text(whole)
+    scaled(paths[0], cpu_s=0)
+    for option, place in (("--against", frozen), ("--freeze", new)):
+        assert main(["check", option, str(place), *map(str, paths)]) == 2
+        assert f"{file}: cpu_s of epoch 0 is 0.0, expected a positive number" in capsys.readouterr().err
 
 
 def test_a_summary_that_cannot_be_written_hides_no_verdict(grid, capsys, monkeypatch):
