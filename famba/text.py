@@ -92,6 +92,11 @@ def time_unit(seconds: float) -> tuple[str, float]:
     return next(((unit, size) for unit, size in (("h", 3600.0), ("min", 60.0)) if seconds >= 2 * size), ("s", 1.0))
 
 
+def plain(text: str) -> str:
+    """Text as matplotlib draws it, character by character, on one line: a name between two $ would be a formula."""
+    return one_line(text).replace("$", r"\$")
+
+
 def tex(text: str) -> str:
     """Text as LaTeX sets it, in ASCII but for what has no command."""
     return text.translate(_TEX)

@@ -9,7 +9,7 @@ from famba.data.dataset import Dataset
 from famba.data.registry import load
 from famba.errors import InputError
 from famba.files import atomic_file
-from famba.text import install
+from famba.text import install, plain
 
 _COLUMNS = 10
 _SUFFIXES = (".png", ".svg", ".pdf")
@@ -46,15 +46,16 @@ def draw(data: Dataset, out: Path) -> None:
             image = np.asarray(data.train_images[int(index)]).squeeze()
             axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         places[0].set_title(
-            name.replace("_", " "), fontsize=6.5 if one_each else 9, loc="center" if one_each else "left"
+            plain(name.replace("_", " ")), fontsize=6.5 if one_each else 9, loc="center" if one_each else "left"
         )
     identity = data.identity
     figure.suptitle(
-        f"{data.name}: {identity.train:,} training and {identity.test:,} test images, {identity.classes} classes, "
-        f"{identity.pixels.replace('x', '×')}, {'grey' if identity.channels == 1 else 'colour'}",
+        f"{plain(data.name)}: {identity.train:,} training and {identity.test:,} test images, "
+        f"{identity.classes} classes, {identity.pixels.replace('x', '×')}, "
+        f"{'grey' if identity.channels == 1 else 'colour'}",
         fontsize=10,
     )
     standing = "" if identity.official else "  NOT THE PUBLISHED DATA SET"
-    figure.supxlabel(f"{identity.source}  sha256 {identity.sha256[:16]}…{standing}", fontsize=7, color="0.35")
+    figure.supxlabel(f"{plain(identity.source)}  sha256 {identity.sha256[:16]}…{standing}", fontsize=7, color="0.35")
     with atomic_file(out, binary=True) as file:
         figure.savefig(file, format=out.suffix[1:].lower(), dpi=160)

@@ -6,10 +6,10 @@ from typing import Any
 
 from matplotlib.lines import Line2D
 
+from famba import text
 from famba.figures import palette, style, svg
 from famba.figures.captions import Caption
 from famba.figures.tradeoff import finish_panel, front_handle
-from famba.text import model_name
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def draw(points: Sequence[Point], methods: Sequence[str], cost: str, name: str, 
                     markeredgewidth=0.5, zorder=3, **look,
                 )  # fmt: skip
                 svg.point_tooltip(axes, point.cost, point.top1, point.told, point.href)
-            finish_panel(axes, model_name(model), [(point.cost, point.top1) for point in own], cost)
+            finish_panel(axes, text.model_name(model), [(point.cost, point.top1) for point in own], cost)
         there = dict.fromkeys(_coloured(point, several) for point in points)
         style.legend(figure, [*_handles({n: colour[n] for n in colour if n in there}, marker, several), front_handle()])
         return style.as_svg(figure, name, caption)
@@ -85,7 +85,7 @@ def _handles(colour: dict[str, str], marker: dict[str, str], several_methods: bo
 
 def _handle(label: str, marker: str, colour: str, face: str | None = None) -> Line2D:
     """A name may be anybody's: no formula, nothing that the font lacks, no first underscore, which hides an entry."""
-    shown = label.encode("ascii", "backslashreplace").decode()[:40].replace("$", r"\$")
+    shown = text.plain(label.encode("ascii", "backslashreplace").decode()[:40])
     shown = f" {shown}" if shown.startswith("_") else shown
     return Line2D(
         [], [], label=shown, color=colour, linestyle="none", marker=marker, markersize=4.5,

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from famba.figures import FORMATS, palette, svg
 from famba.figures.captions import Caption
 from famba.files import atomic_file, write_text
-from famba.text import SMOKE_NOTE
+from famba.text import SMOKE_NOTE, plain
 
 if TYPE_CHECKING:
     from famba.figures.results import Results
@@ -123,7 +123,7 @@ def footer(figure: Figure, results: Results, *notes: str) -> None:
 
 def note(figure: Figure, text: str) -> None:
     """Small print below the panels."""
-    lines = textwrap.wrap(text, int(width() * 72 / (0.56 * FOOTER_SIZE)))
+    lines = [plain(line) for line in textwrap.wrap(text, int(width() * 72 / (0.56 * FOOTER_SIZE)))]
     figure.set_figheight(figure.get_figheight() + 0.1 * max(len(lines) - 3, 0))
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=FOOTER_SIZE, color=palette.FAINT, linespacing=1.3)
 

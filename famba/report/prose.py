@@ -54,11 +54,13 @@ class Deviations:
 def deviations(path: Path) -> Deviations:
     """Read the deviations. Raises InputError for a file without a whole table."""
     text = read_text(path, "the deviations", "; name the file: --deviations")
-    blocks = [block.splitlines() for block in re.split(r"\n\s*\n", text.strip())]
+    blocks = [block.splitlines() for block in re.split(r"\n\s*\n", text.strip()) if block]
     tables = [i for i, block in enumerate(blocks) if block[0].startswith("|")]
     if not tables:
         raise InputError(f"{path}: expected a Markdown table of deviations, found none")
-    head, _, *lines = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in blocks[tables[0]]]
+    head, *lines = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in blocks[tables[0]]]
+    if not lines or not all(re.fullmatch(":?-+:?", cell) for cell in lines.pop(0)):
+        raise InputError(f"{path}: expected a line of dashes below '| {' | '.join(head)} |', the head of the table")
     odd = next((line for line in lines if len(line) != len(head)), None)
     if odd:
         raise InputError(f"{path}: the line '| {' | '.join(odd)} |' has {len(odd)} cells, expected {len(head)}")

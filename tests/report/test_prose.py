@@ -7,7 +7,10 @@ from famba.report import prose
 from famba.report.prose import Piece
 
 
-@pytest.mark.parametrize("text", ["# No table\n\nwords", "| a | b |\n|---|---|\n| 1 |"])
+@pytest.mark.parametrize(
+    "text",
+    ["", " \n\n", "# No table\n\nwords", "| a | b |", "| a | b |\n| 1 | 2 |", "|\n|", "| a | b |\n|---|---|\n| 1 |"],
+)
 def test_a_document_without_a_whole_table_is_refused(tmp_path, text):
     (tmp_path / "d.md").write_text(text)
     with pytest.raises(InputError, match=r"d\.md"):
