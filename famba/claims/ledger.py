@@ -144,8 +144,24 @@ def of_rows(paths: Sequence[Path]) -> Path:
     """The ledger by which rows are to be judged where none is named: their experiment's, else the paper's.
 
     The experiment is looked for where its file belongs, config/<experiment>.yaml, seen from the working directory.
+    Raises InputError where rows are of several experiments that are judged by different ledgers.
     """
-    name = read_row(paths[0]).cell.experiment
+    named: dict[str, tuple[Path, Path]] = {}  # the first row of an experiment, and the ledger
+    for path in paths:
+        name = read_row(path).cell.experiment
+        if name not in named:
+            named[name] = path, _of_experiment(name)
+    (one, (first, ledger)), *others = named.items()
+    for other, (path, own) in others:
+        if own != ledger:
+            raise InputError(
+                f"{first} is of {one}, judged by {ledger}, and {path} of {other}, judged by {own}; "
+                "name the ledger that is to judge them together: --claims"
+            )
+    return ledger
+
+
+def _of_experiment(name: str) -> Path:
     config = Path("config", f"{name}.yaml")
     if config.is_file():
         experiment = Experiment.load(config)

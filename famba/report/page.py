@@ -78,9 +78,15 @@ class Report:
             *recipes.tables(self.judged.verdicts.recipes),
         ]
 
+    @cached_property
+    def experiments(self) -> list[str]:
+        """Those that the rows are of, in their order."""
+        return provenance.experiments(self.rows)
+
     @property
     def title(self) -> str:
-        return f"Famba-V, measured again: experiment {self.rows[0].cell.experiment}"
+        noun = "experiment" if len(self.experiments) == 1 else "experiments"
+        return f"Famba-V, measured again: {noun} {' and '.join(self.experiments)}"
 
     @property
     def dates(self) -> str:

@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from famba.results.row import Row
@@ -69,16 +69,23 @@ _FACTS: dict[str, Callable[[Row], str | None]] = {
 
 
 def commands(rows: Sequence[Row]) -> list[str]:
-    """How to reproduce the whole experiment, with the settings of its crate, and compare."""
-    name, commit = rows[0].cell.experiment, _commit(rows)
+    """How to reproduce every whole experiment, with the settings of its crate, and compare."""
+    commit = _commit(rows)
     contained = " --use-singularity" if any(row.environment.container_sha256 for row in rows) else ""
-    again = f"{name}-again"
-    return [
-        *([f"git checkout {commit}"] if re.fullmatch("[0-9a-f]{7,64}", commit or "") else []),  # it is to be pasted
-        f"cp results/{name}/workflow/experiment.yaml {again}.yaml",
-        f"snakemake --cores all{contained} --configfile {again}.yaml --config experiment={again}",
-        f"famba reproduce results/{name}/cells/*/row.json --with results/{again}/cells/*/row.json",
-    ]
+    lines = [f"git checkout {commit}"] if re.fullmatch("[0-9a-f]{7,64}", commit or "") else []  # it is to be pasted
+    for name in experiments(rows):
+        again = f"{name}-again"
+        lines += [
+            f"cp results/{name}/workflow/experiment.yaml {again}.yaml",
+            f"snakemake --cores all{contained} --configfile {again}.yaml --config experiment={again}",
+            f"famba reproduce results/{name}/cells/*/row.json --with results/{again}/cells/*/row.json",
+        ]
+    return lines
+
+
+def experiments(rows: Iterable[Row]) -> list[str]:
+    """The names of those that the rows are of, each once, in their order."""
+    return list(dict.fromkeys(row.cell.experiment for row in rows))
 
 
 def revision(rows: Sequence[Row]) -> str:

@@ -42,6 +42,34 @@ def test_rows_are_judged_by_the_ledger_of_their_experiment(tmp_path, monkeypatch
     )
 
 
+def test_rows_of_several_experiments_are_judged_by_a_ledger_that_is_named(tmp_path, monkeypatch, capsys):
+    """Unless theirs is the same: the order of the arguments decides nothing."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir()
+    paper = yaml.safe_load((ROOT / "config" / "claims.yaml").read_text())
+    ledgers = {"config/claims.yaml": paper, "own.yaml": paper | {"claims": paper["claims"][:1]}}
+    for name, ledger in ledgers.items():
+        (tmp_path / name).write_text(yaml.safe_dump(ledger))
+    rows = {}
+    for name, strategy, ledger in (("a", "baseline", "own.yaml"), ("b", "upper", "own.yaml"), ("c", "lower", None)):
+        grid = experiment(experiment=name, seeds=[0], strategies=[strategy])
+        rows[name] = [str(path) for path in write_grid(tmp_path / name, grid)]
+        if ledger:
+            settings = grid.model_dump(mode="json") | {"claims": ledger}
+            (tmp_path / "config" / f"{name}.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    for one, other in ("ac", "ca"):
+        given = ["--out", "judged", *rows[one], *rows[other]]
+        assert main(["judge", *given]) == 2
+        of = {"a": "of a, judged by own.yaml", "c": "of c, judged by config/claims.yaml"}
+        assert capsys.readouterr().err == (
+            f"famba: error: {rows[one][0]} is {of[one]}, and {rows[other][0]} {of[other]}; "
+            "name the ledger that is to judge them together: --claims\n"
+        )
+        assert main(["judge", "--claims", "own.yaml", *given]) == 0
+    for names in ("ab", "ba"):
+        assert main(["judge", "--out", "judged", *(path for name in names for path in rows[name])]) == 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
