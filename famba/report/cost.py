@@ -1,14 +1,16 @@
 """What the trainings cost: calculated and planned beside measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from famba.config.validation import read_json
+from famba.errors import InputError
 from famba.flops import step_cost
+from famba.report.provenance import experiments
 from famba.results.anchors import line_href
-from famba.results.row import Row
+from famba.results.row import Row, Spent
 from famba.results.summary import MIB, Line
 from famba.results.tables import DASH, Column, Entry, Table, number, table
 from famba.text import model_name, time_unit
@@ -19,10 +21,10 @@ JOULES_PER_KWH = 3.6e6
 class Planned(BaseModel):
     """What the page takes from a cell of `famba plan --json`."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     cell: str
-    cell_s: float
+    cell_s: Spent
 
 
 class Plan(BaseModel):
@@ -30,26 +32,35 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
+    experiment: str
     basis: list[str]
     cells: list[Planned]
 
 
-def read_plan(path: Path) -> Plan:
-    """Raises InputError, one line naming file and field."""
-    return read_json(Plan, path, "plan of famba plan --json")
+def read_plan(path: Path, rows: Iterable[Row]) -> Plan:
+    """Raises InputError, one line naming file and field; also for a plan of an experiment that no row is of."""
+    plan = read_json(Plan, path, "plan of famba plan --json")
+    there = experiments(rows)
+    if plan.experiment not in there:
+        raise InputError(
+            f"{path}: the plan of experiment {plan.experiment}, and the rows are of {' and '.join(there)}; "
+            "name the plan of theirs"
+        )
+    return plan
 
 
 def cost_table(lines: Sequence[Line], by_line: Mapping[tuple[str, str], Sequence[Row]], plan: Plan | None) -> Table:
     """Predicted and measured, per model and strategy, of one training. Without a plan or a device that reports its
     energy, and for the peak of a CPU's process, there is no column."""
     unit, size = time_unit(max(line["total_s"] for line in lines))
-    planned = {cell.cell: cell.cell_s for cell in plan.cells} if plan else {}
+    planned = {(plan.experiment, cell.cell): cell.cell_s for cell in plan.cells} if plan else {}
     columns: dict[str, list[Entry]] = {}
     for line in lines:
         rows = by_line[line["model"], line["strategy"]]
         first, href = rows[0], line_href(line["model"], line["strategy"])
         step = step_cost(first.cell, first.data.classes, first.scan.backend)
-        seconds, joules = [planned.get(row.id) for row in rows], [row.cost.energy_joules for row in rows]
+        seconds = [planned.get((row.cell.experiment, row.id)) for row in rows]
+        joules = [row.cost.energy_joules for row in rows]
         entries = {
             "model": Entry(model_name(line["model"])),
             "strategy": Entry(line["strategy"]),

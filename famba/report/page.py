@@ -112,7 +112,7 @@ def read(rows: Sequence[Path], claims: Path, documented: Path, plan: Path | None
         entries,
         decided,
         prose.deviations(documented),
-        cost.read_plan(plan) if plan else None,
+        cost.read_plan(plan, by_path.values()) if plan else None,
         embedded.figures(folder / "figures", strategies, decided.verdicts.digest, by_path),
         _read_audit(folder / "audit" / "audit.json"),
         embedded.audit(folder / "audit"),

@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import json
+import math
 import re
 import shlex
 import shutil
@@ -463,7 +464,7 @@ def test_a_plan_stands_beside_the_measured_time(tmp_path, smoke, pages):
     assert "No plan was given" in pages["smoke"].text
     plan = tmp_path / "plan.json"
     cells = [{"cell": path.parent.name, "cell_s": 12345.6, "peak_bytes": 1} for path in rows_in(smoke)]
-    plan.write_text(json.dumps({"basis": ["device: made up"], "cells": cells}))
+    plan.write_text(json.dumps({"experiment": "smoke", "basis": ["device: made up"], "cells": cells}))
     assert report(tmp_path, rows_in(smoke), "--plan", str(plan)) == 0
     page = Page((tmp_path / "report.html").read_text())
     assert "Planned: device: made up." in page.text
@@ -491,7 +492,45 @@ def test_bad_input_is_one_line(tmp_path, smoke, capsys, changed, says):
     assert not (smoke / "other.html").exists()
 
 
-def test_a_broken_plan_is_named(tmp_path, smoke, capsys):
-    (tmp_path / "plan.json").write_text('{"basis": [], "cells": [{"cell": "a"}]}')
-    assert report(tmp_path, rows_in(smoke), "--plan", str(tmp_path / "plan.json")) == 2
-    assert "cells.0.cell_s" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        ({"cells": [{"cell": "a"}]}, "cells.0.cell_s: "),
+        ({"cells": [{"cell": "a", "cell_s": -5}]}, "cells.0.cell_s: Input should be greater than 0, found -5"),
+        ({"cells": [{"cell": "a", "cell_s": 0}]}, "cells.0.cell_s: Input should be greater than 0"),
+        ({"cells": [{"cell": "a", "cell_s": math.inf}]}, "cells.0.cell_s: Input should be a finite number"),
+        ({"experiment": "paper"}, "the plan of experiment paper, and the rows are of smoke; name the plan of theirs"),
+    ],
+)
+def test_a_wrong_plan_is_one_line(tmp_path, smoke, capsys, plan, says):
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({"experiment": "smoke", "basis": [], "cells": []} | plan))
+    given = ["--claims", str(CLAIMS), "--deviations", str(DEVIATIONS), "--plan", str(path)]
+    assert main(["report", "--out", str(smoke / "other.html"), *given, *map(str, rows_in(smoke))]) == 2
+    error = capsys.readouterr().err
+    assert f"{path}: " in error
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_a_page_of_several_experiments_names_them_all(tmp_path):
+    """With the commands of each; a plan is of one, and stands beside its rows alone."""
+    rows = [
+        *write_grid(tmp_path / "one", experiment(experiment="one", seeds=[0], strategies=["baseline", "upper"])),
+        *write_grid(tmp_path / "two", experiment(experiment="two", seeds=[0], strategies=["lower"])),
+    ]
+    cells = [{"cell": path.parent.name, "cell_s": 12345.6} for path in rows]
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"experiment": "two", "basis": [], "cells": cells}))
+    assert report(tmp_path, rows, "--plan", str(plan)) == 0
+    page = Page((tmp_path / "report.html").read_text())
+    text, tex = ((tmp_path / f"report.{kind}").read_text() for kind in ("md", "tex"))
+    assert "Experiments one and two" in " ".join(page.text.split())
+    for shown in (page.text, text, tex):
+        assert "Famba-V, measured again: experiments one and two" in shown
+    for name in ("one", "two"):
+        compare = f"famba reproduce results/{name}/cells/*/row.json --with results/{name}-again/cells/*/row.json"
+        assert f"cp results/{name}/workflow/experiment.yaml {name}-again.yaml" in text
+        assert compare in text
+        assert compare in page.text
+    assert page.text.count(" 12,345.60 ") == 2  # one strategy of two models
