@@ -58,7 +58,7 @@ def frozen(good, tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_a_good_run_passes_with_seeds_of_its_own(frozen, tmp_path, capsys):
-    rows = train(tmp_path, ["baseline", "all"], [3, 4, 5])
+    rows = train(tmp_path, ["baseline", "all"], [3, 4])
     assert check(rows, frozen) == 0
     assert "checks hold" in capsys.readouterr().out
     assert check([path for path in rows if path.parent.name.endswith("s3")], frozen) == 0  # one seed
@@ -78,18 +78,17 @@ def test_a_good_run_passes_with_seeds_of_its_own(frozen, tmp_path, capsys):
 def test_a_planted_defect_is_caught(
     defect: Callable[[Patch], None], strategies, caught_by, good, frozen, tmp_path, monkeypatch, capsys
 ):
+    """By one seed against three, which sees less than three would, and is what CI trains."""
     with monkeypatch.context() as patch:
         defect(patch)
         checks_silenced(patch)
-        rows = train(tmp_path, strategies, [0, 1, 2])
-    # what fusion does leaves the unfused cells as they are, to the last bit
-    rows += [path for path in good if "baseline" in path.parent.name and "baseline" not in strategies]
+        rows = train(tmp_path, strategies, [0])
+    # what fusion does leaves the unfused cell as it is, to the last bit
+    rows += [path for path in good if path.parent.name.endswith("baseline-s0") and "baseline" not in strategies]
     assert check(rows, frozen) == 1
     assert "| regression |" in capsys.readouterr().out.splitlines()[2]
     lines = gate.check(read_rows(rows), baseline.read(frozen), time_margin=1000)
     assert caught_by <= {line.check for line in lines if line.verdict == "regression"}
-    one = {path: row for path, row in read_rows(rows).items() if row.cell.seed == 0}
-    assert any(line.verdict == "regression" for line in gate.check(one, baseline.read(frozen), time_margin=1000))
 
 
 @pytest.mark.parametrize("name", ["all", "interleaved", "lower", "upper"])

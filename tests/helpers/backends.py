@@ -1,8 +1,8 @@
 """The backends that tests compare with the reference: the C++ kernels once for each instruction set of this machine.
 
 Triton's kernels run on a GPU where there is one, else under its interpreter, which must be asked for before they are
-imported and would then be on for every other test of the session. So one test of each file that has them runs them in
-a process of its own, where TRITON_INTERPRET=1 is set.
+imported and would then be on for every other test of the session. So test_interpreter.py runs them in processes of
+their own, where TRITON_INTERPRET=1 is set.
 """
 
 import inspect
@@ -82,7 +82,7 @@ def compared(name: str, monkeypatch: pytest.MonkeyPatch) -> Compared:
     name, _, level = name.partition(" ")
     found = Compared(name, BY_NAME[name], torch.device("cpu") if name == "cpu" else DEVICE)
     if name == "triton" and DEVICE.type == "cpu" and not INTERPRETED:
-        pytest.skip("runs in test_triton_under_its_interpreter")
+        pytest.skip("runs in test_interpreter.py")
     found.needs(torch.float32)
     if level:
         here = build.instruction_set()
@@ -94,13 +94,14 @@ def compared(name: str, monkeypatch: pytest.MonkeyPatch) -> Compared:
     return found
 
 
-def run_triton_under_its_interpreter(file: str) -> None:
+def run_triton_under_its_interpreter(*files: str) -> None:
+    """The tests of the kernels in these files of tests/ops."""
     if DEVICE.type == "cuda" or INTERPRETED:
         pytest.skip("the other tests of this file run the kernels already")
     pytest.importorskip("triton")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "kernels and not gpu", file],
-        cwd=ROOT,
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "kernels and not gpu", *files],
+        cwd=ROOT / "tests" / "ops",
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

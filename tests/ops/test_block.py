@@ -16,7 +16,7 @@ from famba.ops import dispatch, reference
 from famba.ops.cpp import build
 from famba.ops.cpp.build import BuildError
 from famba.ops.norm import rms_norm
-from tests.helpers.backends import CPP, EVERY, TRITON, Compared, compared, run_triton_under_its_interpreter
+from tests.helpers.backends import CPP, EVERY, TRITON, Compared, compared
 
 FP64, FP32, BF16, FP16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 # of a rounding to the type; Triton's interpreter truncates to bfloat16
@@ -29,11 +29,6 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     found = compared(request.param, monkeypatch)
     monkeypatch.setattr(dispatch, "token_backend", lambda _: found.module)
     return found
-
-
-@pytest.mark.slow
-def test_triton_under_its_interpreter() -> None:
-    run_triton_under_its_interpreter(__file__)
 
 
 def there_and_back(at: Compared, run: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:

@@ -11,7 +11,7 @@ from famba.ops import causal_conv, directional_scan, reference, selective_scan
 from famba.ops.dispatch import BY_NAME
 from famba.ops.types import ScanTensors, StreamGrads
 from tests.helpers import ROOT
-from tests.helpers.backends import EVERY, Compared, compared, run_triton_under_its_interpreter
+from tests.helpers.backends import EVERY, Compared, compared
 from tests.helpers.scan_cases import (
     BF16,
     FP16,
@@ -46,11 +46,6 @@ def anything(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def in_torch(request: pytest.FixtureRequest) -> Compared:
     """A backend that takes float64."""
     return request.param
-
-
-@pytest.mark.slow
-def test_triton_under_its_interpreter() -> None:
-    run_triton_under_its_interpreter(__file__)
 
 
 # the equations

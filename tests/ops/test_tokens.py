@@ -10,7 +10,7 @@ from famba.methods.interface import most_similar
 from famba.ops import chunked, mamba_ssm, reference
 from famba.ops.dispatch import BY_NAME
 from famba.ops.triton.tokens import _ranking
-from tests.helpers.backends import CPP, TRITON, Compared, compared, run_triton_under_its_interpreter
+from tests.helpers.backends import CPP, TRITON, Compared, compared
 from tests.helpers.match_cases import matches_the_reference
 from tests.helpers.ties import not_finite, signs
 
@@ -22,11 +22,6 @@ ROUNDING = {FP64: 1e-12, FP32: 1e-6, BF16: 1e-2, FP16: 1e-3}
 @pytest.fixture(params=[*CPP, TRITON])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Compared:
     return compared(request.param, monkeypatch)
-
-
-@pytest.mark.slow
-def test_triton_under_its_interpreter() -> None:
-    run_triton_under_its_interpreter(__file__)
 
 
 def assert_near(got: Tensor, want: Tensor, relative: float) -> None:
@@ -187,7 +182,8 @@ def test_groups_and_merging(backend: Compared, tokens: int, r: int, dim: int, or
 @pytest.mark.parametrize(("tokens", "r", "dim"), [(90, 80, 40), (33, 32, 5), (197, 120, 192)])
 def test_more_than_half_may_join_any_of_the_others(backend: Compared, tokens: int, r: int, dim: int) -> None:
     """In no order, and many to one: methods other than Famba-V's pairs of two halves."""
-    dim = min(dim, 70) if backend.interpreted else dim
+    if backend.interpreted and tokens > 100:
+        pytest.skip("takes ten seconds under the interpreter")
     order = backend.random(3, tokens).argsort(dim=1)
     source, places = order[:, :r], order[:, r:]
     target = places.gather(1, order[:, :r] % (tokens - r))

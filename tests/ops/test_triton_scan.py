@@ -9,18 +9,13 @@ from famba.ops import available, causal_conv, choose, directional_scan
 from famba.ops.dispatch import BY_NAME
 from famba.ops.triton import launch, scan
 from famba.ops.types import ScanTensors
-from tests.helpers.backends import DEVICE, INTERPRETED, TRITON, Compared, compared, run_triton_under_its_interpreter
+from tests.helpers.backends import DEVICE, INTERPRETED, TRITON, Compared, compared
 from tests.helpers.scan_cases import BF16, FP32, TOLERANCE, conv_inputs, equals_the_reference, scan_inputs
 
 
 @pytest.fixture(params=[TRITON])
 def triton(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Compared:
     return compared(request.param, monkeypatch)
-
-
-@pytest.mark.slow
-def test_triton_under_its_interpreter() -> None:
-    run_triton_under_its_interpreter(__file__)
 
 
 def test_saved_for_backward_is_a_fraction_of_the_streams(triton: Compared, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -384,16 +384,18 @@ def test_a_damaged_file_beside_the_page_is_one_line(tmp_path, smoke, capsys, nam
     assert f"{folder / name}: " in refused(folder, rows_in(folder), capsys)
 
 
-@pytest.mark.parametrize("change", [{"metrics": {"last": {"top1": 12.0}}}, {"time": {"step_ms": 1e5}}], ids=str)
-def test_files_of_other_rows_are_refused(tmp_path, smoke, capsys, change):
+def test_files_of_other_rows_are_refused(tmp_path, smoke, capsys):
     """Also where a cell was trained again to the same accuracy, and where it was judged again and not drawn again."""
     folder = tmp_path / "copy"
     shutil.copytree(smoke, folder)
     rows = rows_in(folder)
     judge = "claims.json: made from other rows or another ledger; run famba judge first, on the same rows"
     assert judge in refused(folder, rows[1:], capsys)
-    changed(rows[0], **change)
-    assert judge in refused(folder, rows, capsys)
+    whole = rows[0].read_text()
+    for change in ({"metrics": {"last": {"top1": 12.0}}}, {"time": {"step_ms": 1e5}}):
+        rows[0].write_text(whole)
+        changed(rows[0], **change)
+        assert judge in refused(folder, rows, capsys)
     given = ["--claims", str(CLAIMS), *map(str, rows)]
     assert main(["judge", "--out", str(folder), *given]) == 0
     draw = "figures/top1.svg: drawn from other rows or another ledger; run famba figures first, on the same rows"

@@ -44,7 +44,7 @@ def finish(made, folder: Path, expected: tuple[object, ...]) -> None:
 
 def at_moments(kills: int, seed: int, signals: list[signal.Signals], folder: Path) -> Counter[str]:
     """The kills that were survived, by signal."""
-    made, moments, survived = small_cell(epochs=8), random.Random(seed), Counter[str]()
+    made, moments, survived = small_cell(epochs=4), random.Random(seed), Counter[str]()
     assert wait(start(made, folder / "first")) == 0  # the kernels are built and in memory
     began = time.perf_counter()
     assert wait(start(made, folder / "undisturbed")) == 0

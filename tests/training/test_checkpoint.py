@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from famba import files
 from famba.cli import main
 from famba.config import Recipe
-from famba.errors import CheckFailed, InputError
+from famba.errors import CheckFailed, InputError, Stopped
 from famba.results.epochs import write_epochs
 from famba.results.predictions import read_predictions
 from famba.results.row import read_row
@@ -24,7 +25,7 @@ from tests.helpers.trainings import ends_as
 DATA = Path("data")
 
 
-class Stopped(Exception):
+class Killed(Exception):
     pass
 
 
@@ -35,10 +36,10 @@ def stop_after(training: Training, epochs: int) -> None:
     def stop() -> None:
         save()
         if len(training.history.epochs) == epochs:
-            raise Stopped
+            raise Killed
 
     training._save = stop
-    with pytest.raises(Stopped):
+    with pytest.raises(Killed):
         training.run()
 
 
@@ -217,13 +218,16 @@ def moment(state: dict) -> dict:
         lambda s: s.update(history=[]),
     ],
 )
-def test_another_content_is_set_aside(change, halfway, undisturbed, tmp_path, capsys):
+def test_another_content_is_set_aside(change, halfway, tmp_path, capsys):
+    """And the training begins anew; that it then ends as if undisturbed, the test below shows."""
     planted(halfway, tmp_path, change)
-    Training(small_cell(), tmp_path, DATA).run()
+    training = Training(small_cell(), tmp_path, DATA)
+    training.stop.signal = signal.SIGTERM
+    with pytest.raises(Stopped, match="stopped by SIGTERM at epoch 1 of 3, step 1 of"):
+        training.run()
     assert (
         "a checkpoint of another version of famba; renamed to checkpoint.other-settings.pt" in capsys.readouterr().err
     )
-    ends_as(tmp_path, undisturbed)
 
 
 @pytest.mark.parametrize("where", ["model", "ema", "exp_avg_sq"])
