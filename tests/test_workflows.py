@@ -66,7 +66,7 @@ def test_every_install_of_packages_is_held_to_hashes_or_named_in_the_policy():
 def test_actions_are_named_by_commit():
     text = "".join(path.read_text() for path in (ROOT / ".github/workflows").glob("*.yml"))
     used = re.findall(r"uses: (\S+)", text)
-    assert {name for name in used if not re.search(r"@[0-9a-f]{40}$", name)} == {"eWaterCycle/setup-apptainer@v2"}
+    assert [name for name in used if not re.search(r"@[0-9a-f]{40}$", name)] == []
 
 
 def test_the_gpu_tests_need_no_more_than_the_image_and_pytest():
