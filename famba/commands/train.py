@@ -1,8 +1,8 @@
 """`famba train`: one cell, by hand, by Snakemake or under torchrun; alone in its folder, and never over a result."""
 
 import argparse
-import os
 import re
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,12 +16,12 @@ from famba.config.validation import flat
 from famba.cost import memory
 from famba.errors import CheckFailed, InputError
 from famba.results.row import read_row
-from famba.system.device import pick_device
+from famba.system.device import pick_device, torchrun_number
 from famba.training import checkpoint, evaluate, initial
-from famba.training.distributed import launch, processes
+from famba.training.distributed import launch, processes, require_start
 from famba.training.lock import exclusive
 from famba.training.progress import Progress
-from famba.training.status import OUT_OF_MEMORY, cell_state
+from famba.training.status import OUT_OF_MEMORY, cell_state, read_status
 from famba.training.stop import stop_request
 from famba.training.train import Training
 
@@ -52,8 +52,9 @@ def main(args: argparse.Namespace) -> int:
         raise InputError(f"--out {row}: a cell's row is called row.json, and its other files stand beside it")
     if args.rendezvous and cell.nodes == 1:
         raise InputError(f"--rendezvous: {cell.id} takes one node, which meets no other; leave it out")
-    world_size, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
-    # before torchrun starts there is no rank 0 among several nodes, so nobody takes the lock here
+    world_size, rank = torchrun_number("WORLD_SIZE", 1), torchrun_number("RANK", 0)
+    launches = world_size == 1 < cell.processes
+    # before the ranks start there is no rank 0 among several nodes, so nobody takes the lock here
     holds = rank == 0 and (world_size > 1 or cell.nodes == 1)
     with exclusive(row.parent) if holds else nullcontext() as lock:
         if holds:
@@ -67,18 +68,30 @@ def main(args: argparse.Namespace) -> int:
             lacked = before.note == OUT_OF_MEMORY
             advice = f": {memory.remedy(cell, pick_device(cell.device), False)}" if lacked else ""
             progress.say(f"{cell.id}: the run before was {before.note}{advice}")
-        with progress.recorded(), _named_rank(rank), report_out_of_memory(cell):
+        with progress.recorded(ends=not launches), _named_rank(rank), report_out_of_memory(cell):
             device = pick_device(cell.device)
-            if world_size == 1 < cell.processes:
-                launch(_again(args, cell, row), device, cell.processes, cell.nodes, args.rendezvous)
-            if world_size != cell.processes:
+            if launches:
+                require_start(device, cell.processes, cell.nodes, args.rendezvous)
+            elif world_size != cell.processes:
                 raise InputError(
                     f"{cell.id} is for {cell.processes} processes, not {world_size}: set `processes` in its experiment"
                 )
-            with processes(device) as world, stop_request() as stop:
-                check = args.check_every_step
-                Training(cell, row.parent, args.data, progress, world, args.init, stop, check, lock).run()
-    return 0
+            else:
+                with processes(device) as world, stop_request() as stop:
+                    check = args.check_every_step
+                    Training(cell, row.parent, args.data, progress, world, args.init, stop, check, lock).run()
+    return _of_ranks(args, cell, row) if launches else 0
+
+
+def _of_ranks(args: argparse.Namespace, cell: Cell, row: Path) -> int:
+    """Train in several processes, the first of which takes the lock; the exit status, of one process or of several."""
+    ended = launch(_again(args, cell, row), cell.processes, cell.nodes, args.rendezvous)
+    status = read_status(row.parent)
+    if ended.killed:
+        print(f"famba: {cell.id}: {ended.killed}", file=sys.stderr)
+    elif not (status and status.state == "failed"):  # else the first one has failed too, and said why
+        print(ended.said, end="", file=sys.stderr)
+    return ended.status
 
 
 def _again(args: argparse.Namespace, cell: Cell, row: Path) -> list[str]:

@@ -66,6 +66,15 @@ class Model(Architecture):
         return Architecture.model_validate(self.model_dump(exclude={"recipe"}))
 
 
+def _require_even(nodes: int, processes: int, recipe: Recipe) -> None:
+    """Every node has its equal part of the processes, and every process of a batch. Raises ValueError."""
+    if processes % nodes or recipe.global_batch % processes:
+        raise ValueError(
+            f"nodes {nodes} must divide processes {processes}, "
+            f"and that must divide recipe.global_batch {recipe.global_batch}"
+        )
+
+
 def initial_of(recipe: Recipe, seed: int) -> Path | None:
     """The checkpoint that a seed's training starts from; None: random weights."""
     return None if recipe.init is None else Path(recipe.init.replace("{seed}", str(seed)))
@@ -95,6 +104,11 @@ class Cell(Strict):
     @model_validator(mode="after")
     def _data_known(self) -> Cell:
         _require_known(self.dataset, self.data is not None)
+        return self
+
+    @model_validator(mode="after")
+    def _processes_divide(self) -> Cell:
+        _require_even(self.nodes, self.processes, self.recipe)
         return self
 
     @property
@@ -212,11 +226,7 @@ class Experiment(Strict):
     @model_validator(mode="after")
     def _processes_divide(self) -> Experiment:
         for recipe in self.recipes:
-            if self.processes % self.nodes or recipe.global_batch % self.processes:
-                raise ValueError(
-                    f"nodes {self.nodes} must divide processes {self.processes}, "
-                    f"and that must divide recipe.global_batch {recipe.global_batch}"
-                )
+            _require_even(self.nodes, self.processes, recipe)
         return self
 
     @model_validator(mode="after")

@@ -29,7 +29,17 @@ def pick_device(requested: str) -> torch.device:
         )
     if requested == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda", torchrun_number("LOCAL_RANK", 0))
+
+
+def torchrun_number(name: str, default: int) -> int:
+    """A number that torchrun's environment has, such as RANK; unset or empty, the default. Raises InputError."""
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal():
+        raise InputError(f"{name}={text!r} in the environment: expected a whole number, as torchrun sets; unset it")
+    return int(text)
 
 
 def environment(device: torch.device, world_size: int) -> Environment:

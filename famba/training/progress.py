@@ -71,8 +71,11 @@ class Progress:
             raise error
 
     @contextmanager
-    def recorded(self) -> Iterator[None]:
-        """A training runs inside; status.json records from its start to how it ends, the log how it ends."""
+    def recorded(self, ends: bool = True) -> Iterator[None]:
+        """A training runs inside; status.json records from its start to how it ends, the log how it ends.
+
+        `ends`: whether it ends inside. That of several processes starts after it, and its first rank records its end.
+        """
         self._write_status()
         try:
             yield
@@ -91,7 +94,8 @@ class Progress:
             self._write_status("failed", error=line)
             self._write_log(line)
             raise
-        self._write_status("finished")
+        if ends:
+            self._write_status("finished")
 
     def start(self, done: float) -> None:
         """The first step is about to begin, after `done` epochs of an earlier run."""

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from famba.training import checkpoint
 from famba.training.lock import exclusive
 from famba.training.status import read_status
 from tests.helpers import ROOT
-from tests.helpers.cells import MICRO, cell
+from tests.helpers.cells import MICRO, cell, small_cell
 from tests.helpers.trainings import ends_as, weights
 
-MIXED = cell(mixup=0.8, cutmix=1.0)
+MIXED = small_cell(mixup=0.8, cutmix=1.0, epochs=12)
+LONG = small_cell(epochs=1000)
 
 
 def arguments(folder: Path, processes: int, of: Cell = MIXED) -> list[str]:
@@ -28,9 +30,9 @@ def arguments(folder: Path, processes: int, of: Cell = MIXED) -> list[str]:
     return ["train", "--cell", settings, "--out", f"{folder}/row.json", "--log", f"{folder}.log"]
 
 
-def start(folder: Path, of: Cell = MIXED) -> subprocess.Popen[str]:
+def start(folder: Path, of: Cell = MIXED, *more: str) -> subprocess.Popen[str]:
     """Two processes; what they say is on standard error."""
-    command = [sys.executable, "-m", "famba", *arguments(folder, 2, of)]
+    command = [sys.executable, "-m", "famba", *arguments(folder, 2, of), *more]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
@@ -74,19 +76,63 @@ def test_a_process_without_test_images_ends_with_the_others(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_stop_at_the_same_step(together, tmp_path):
-    """A signal that one of them gets stops both."""
+    """Their launcher hands on the signal that it gets, and a signal that one of them gets stops both."""
     folder = tmp_path / "stopped"
     process = start(folder)
-    deadline = time.monotonic() + 120
-    while not (folder / checkpoint.NAME).exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
+    until(process, (folder / checkpoint.NAME).exists)
+    process.send_signal(signal.SIGUSR1)
     _, said = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "stopped by SIGTERM at epoch" in said
+    assert process.returncode == 128 + signal.SIGUSR1
+    assert f"famba: {MIXED.id}: stopped by SIGUSR1 at epoch " in said.splitlines()[-1]
     finish(start(folder))
     ends_as(folder, together)
     assert read_row(folder / "row.json").time.runs == 2
+
+
+def until(process: subprocess.Popen[str], holds: Callable[[], object]) -> None:
+    """Wait until something holds, while that process runs."""
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def ranks_of(launcher: int) -> list[int]:
+    """Process ids of the ranks, the newest last."""
+    return [int(pid) for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()]
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_is_named_and_a_killed_launcher_leaves_none(tmp_path):
+    folder = tmp_path / "cell"
+    process = start(folder, LONG)
+    until(process, (folder / checkpoint.NAME).exists)
+    os.kill(ranks_of(process.pid)[-1], signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGKILL
+    line = f"famba: {LONG.id}: rank 1 was killed by SIGKILL; run it again to resume from the last checkpoint"
+    assert said.splitlines()[-1] == line
+
+    process = start(folder, LONG)
+    until(process, lambda: (status := read_status(folder)) and status.state == "training")
+    ranks = ranks_of(process.pid)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (read_status(folder).state, read_status(folder).signal) == ("stopped", signal.SIGTERM)
+
+
+@pytest.mark.slow
+def test_what_no_rank_can_use_is_said_once(tmp_path):
+    process = start(tmp_path / "cell", MIXED.model_copy(update={"dataset": "cifar100"}), "--data", f"{tmp_path}/none")
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2, said
+    (line,) = said.splitlines()
+    assert line.startswith(f"famba: error: {tmp_path}/none/cifar-100-binary.tar.gz is missing")
+    assert read_status(tmp_path / "cell").error == line.removeprefix("famba: error: ")
 
 
 def refused(capsys, tmp_path, **changes):
@@ -107,6 +153,17 @@ def test_a_process_other_than_the_first_names_itself(capsys, tmp_path, monkeypat
     monkeypatch.setenv("RANK", "3")
     assert refused(capsys, tmp_path, processes=2).startswith("famba: error: rank 3: vim_micro-upper-s0 is for 2 ")
     assert list(tmp_path.iterdir()) == []  # the first one writes
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK"])
+def test_an_environment_that_is_none_of_torchruns(capsys, tmp_path, monkeypatch, name):
+    monkeypatch.setenv(name, "one")
+    assert f"{name}='one' in the environment: expected a whole number" in refused(capsys, tmp_path)
+
+
+def test_processes_that_do_not_divide_a_batch_are_refused(capsys, tmp_path):
+    line = refused(capsys, tmp_path, processes=3)
+    assert "nodes 1 must divide processes 3, and that must divide recipe.global_batch 128" in line
 
 
 def test_several_nodes_need_a_place_to_meet(capsys, tmp_path):
