@@ -70,8 +70,13 @@ def _agreement(cell: str, ours: Sequence[float], theirs: Sequence[float], spread
 
 def _spread(model: str, *grids: Mapping[tuple[str, str], Sequence[Row]]) -> Spread:
     spread = pooled_spread([_top1(rows) for grid in grids for (name, _), rows in grid.items() if name == model])
-    if not spread.df or not spread.sd:
+    if not spread.df:
         raise InputError(f"{model} has one seed: without its spread over seeds equal cannot be told from different")
+    if not spread.sd:
+        raise InputError(
+            f"{model} has the same top-1 in every seed of a strategy: with a spread of 0 equal cannot be told from "
+            "different; add seeds to both"
+        )
     return spread
 
 

@@ -14,7 +14,7 @@ from famba.config.protocol import FREE_OF, deviation
 from famba.config.validation import Strict
 from famba.results.recipes import Difference, by_recipe, differences
 from famba.results.row import Row, grouped
-from famba.results.statistics import ALPHA, Evidence, dominates, interval
+from famba.results.statistics import ALPHA, Evidence, dominates, interval, standard_deviation
 from famba.text import count, model_name
 
 VerdictName = Literal["reproduced", "not reproduced", "inconclusive", "not tested"]
@@ -236,8 +236,9 @@ def _part(comparison: Comparison, evidence: Evidence, ledger: Ledger) -> Part:
         share = float(dominates(comparison.advantages)[1])
     if test is not None and values is not None:
         claimed, mean = region(test, ledger), float(values.mean())
-        half = interval(values.tolist())
-        sd = float(values.std(ddof=1)) if comparison.n > 1 else 0.0
+        step = float(comparison.step)  # an array of trade-offs only, which have no test
+        half = interval(values.tolist(), step)
+        sd = float(standard_deviation(values, step)) if comparison.n > 1 else 0.0
         low, high = (scaled(test.quantity, end) for end in ledger.reference(test))
         numbers = {
             "mean": unscaled(test.quantity, mean),

@@ -107,7 +107,7 @@ def _panel(
             continue
         values, tooltip = results.values(model, name, measure), results.tooltip(model, name, measure)
         if not values.empty:
-            ends = style.mean_interval(values)
+            ends = style.mean_interval(values, results.step(measure.column) / measure.size)
             if bars:
                 axes.barh(place, values.mean(), 0.62, color=colour[name], edgecolor="none")
             else:

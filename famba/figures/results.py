@@ -134,6 +134,10 @@ class Results:
         seeds = self.of(model)
         return seeds[seeds["strategy"] == strategy].set_index("seed")[measure.column].dropna() / measure.size
 
+    def step(self, column: str) -> float:
+        """What one of the test images is of a measure, in the column's unit; 0 of all but accuracies."""
+        return summary.step_of(column, next(iter(self.rows.values())).data.test)
+
     def tooltip(self, model: str, strategy: str, *measures: Measure) -> list[str]:
         """A strategy's numbers, line by line: the mean of each measure with its interval, and every seed's."""
         lines, seeds = [f"{self.model_label(model)}, {self.label(strategy)}"], self.of(model)
@@ -141,7 +145,7 @@ class Results:
             values = self.values(model, strategy, measure)
             if values.empty:
                 continue
-            half = interval(values.tolist())
+            half = interval(values.tolist(), self.step(measure.column) / measure.size)
             spread = "" if half is None else f" ± {half:.6g}"
             lines.append(f"{measure.name}: {values.mean():.6g}{spread} {measure.unit}".rstrip())
             if self.several_seeds:

@@ -79,7 +79,8 @@ def _panel(axes: Axes, results: Results, seeds: pd.DataFrame, measure: str) -> N
         sns.lineplot(
             measured, x="setting", y=measure, ax=axes, **_mark(results),
             markersize=5, markeredgewidth=0, linewidth=1.0, zorder=3, legend=False,
-            errorbar=style.mean_interval if results.several_seeds else None, err_style="bars",
+            errorbar=partial(style.mean_interval, step=results.step(measure)) if results.several_seeds else None,
+            err_style="bars",
             err_kws={"linewidth": 0.8},
         )  # fmt: skip
     unfused = seeds.loc[seeds["setting"].isna(), measure].dropna()

@@ -76,11 +76,14 @@ def stack(panels: int, height: float) -> tuple[Figure, Sequence[Axes]]:
     return figure, list(figure.subplots(panels, 1, squeeze=False)[:, 0])
 
 
-def mean_interval(values: Any) -> tuple[float, float]:
-    """Ends of the 95 % interval of the mean, as seaborn's `errorbar`; nothing to see for one value."""
+def mean_interval(values: Any, step: float = 0.0) -> tuple[float, float]:
+    """Ends of the 95 % interval of the mean, as seaborn's `errorbar`; nothing to see for one value.
+
+    `step`: of an accuracy, see `Results.step`.
+    """
     from famba.results import summary  # noqa: PLC0415 (imports scipy)
 
-    half = summary.interval([float(value) for value in values]) or 0.0
+    half = summary.interval([float(value) for value in values], step) or 0.0
     return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 

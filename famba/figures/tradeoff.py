@@ -52,7 +52,8 @@ def _scatter(results: Results, cost: Measure) -> Figure:
             if results.several_seeds:
                 axes.plot(costs, accuracies, ".", markersize=3, alpha=0.6, zorder=2, **of_strategy)
                 axes.plot(style.mean_interval(costs), (y, y), linewidth=0.8, zorder=2, **of_strategy)
-                axes.plot((x, x), style.mean_interval(accuracies), linewidth=0.8, zorder=2, **of_strategy)
+                across = style.mean_interval(accuracies, results.step(ACCURACY.column))
+                axes.plot((x, x), across, linewidth=0.8, zorder=2, **of_strategy)
             axes.plot(
                 x, y, marker[name], markersize=6.5, markeredgecolor="white", markeredgewidth=0.5, zorder=3,
                 **of_strategy,

@@ -14,7 +14,7 @@ from famba.config.protocol import published_model
 from famba.config.validation import Strict
 from famba.results.row import Row, grouped
 from famba.results.statistics import interval
-from famba.results.summary import measures
+from famba.results.summary import measures, step_of
 
 # the measures that are compared, with the unit of a difference
 _ACCURACIES = {"top1_last_percent": "points", "top1_best_percent": "points", "top5_last_percent": "points"}
@@ -96,13 +96,14 @@ def _of_model(one: SameRecipe, name: str, other: SameRecipe, name_there: str) ->
         for group, model in ((one, name), (other, name_there))
     )
     units = _ACCURACIES | _COSTS[one.rows[0].environment.device_kind]
+    images = one.rows[0].data.test
     shared = [key for key in first if key in second]
     for strategy in dict.fromkeys(strategy for strategy, _, _ in shared):
         keys = [key for key in shared if key[0] == strategy]
         for measure, unit in units.items():
             a, b = ([of[key][measure] for key in keys] for of in (first, second))
             apart = [after - before for before, after in zip(a, b, strict=True)]
-            difference, half = statistics.fmean(apart), interval(apart)
+            difference, half = statistics.fmean(apart), interval(apart, step_of(measure, images))
             yield Difference(
                 recipes=(one.name, other.name), models=(name, name_there), strategy=strategy, measure=measure,
                 unit=unit, n=len(keys), means=(statistics.fmean(a), statistics.fmean(b)), difference=difference,

@@ -42,19 +42,27 @@ class Evidence:
     p_outside: Array
 
 
-def mean_in(values: Array, region: Region, step: float | Array = 0.0) -> Evidence:
-    """Test on which side of a region's ends the mean of values (..., n) lies.
+def standard_deviation(values: Array, step: float | Array = 0.0) -> Array:
+    """Standard deviation (...) of a single value, from values (..., n): 0 of equal ones, and of one alone.
 
-    Equal values are taken to be free of chance; a single one must be. `step` (...): the distance between neighbouring
-    values of a quantity that is counted, such as one image of an accuracy. Equal values of it can be equal by chance:
-    their standard deviation is at least that of rounding, step / sqrt(12).
+    `step` (...): the distance between neighbouring values of a quantity that is counted, such as one image of an
+    accuracy. Its values can be equal by chance: their standard deviation is at least that of rounding, step / sqrt(12).
     """
     n = values.shape[-1]
     # equal values have no spread: computed, it would be a rounding error's
+    found = np.where(np.ptp(values, axis=-1) == 0, 0, values.std(axis=-1, ddof=min(n - 1, 1)))
+    return np.maximum(found, np.divide(step, math.sqrt(12)))
+
+
+def mean_in(values: Array, region: Region, step: float | Array = 0.0) -> Evidence:
+    """Test on which side of a region's ends the mean of values (..., n) lies. `step`: see `standard_deviation`.
+
+    Equal values of a quantity without a step are taken to be free of chance; a single one must be.
+    """
+    n = values.shape[-1]
     constant = np.ptp(values, axis=-1) == 0
     mean = np.where(constant, values[..., 0], values.mean(axis=-1))
-    spread = np.where(constant, 0, values.std(axis=-1, ddof=min(n - 1, 1)))
-    spread = np.maximum(spread, np.divide(step, math.sqrt(12)))
+    spread = standard_deviation(values, step)
     df, shift = max(n - 1, 1), region.noise * math.sqrt(n)
 
     def beyond(distance: Array) -> tuple[Array, Array]:
@@ -78,10 +86,15 @@ def mean_in(values: Array, region: Region, step: float | Array = 0.0) -> Evidenc
     return Evidence(inside, outside)
 
 
-def interval(values: Sequence[float]) -> float | None:
-    """Half-width of the 95 % interval of the mean (Student t); None for fewer than `MIN_INTERVAL` values."""
+def interval(values: Sequence[float], step: float = 0.0) -> float | None:
+    """Half-width of the 95 % interval of the mean (Student t); None for fewer than `MIN_INTERVAL` values.
+
+    `step`: see `standard_deviation`.
+    """
     n = len(values)
-    return float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1)) / n**0.5 if n >= MIN_INTERVAL else None
+    if n < MIN_INTERVAL:
+        return None
+    return float(stats.t.ppf(0.975, n - 1) * standard_deviation(np.array(values), step)) / n**0.5
 
 
 def accuracy_error(percent: float, images: int) -> float:
@@ -121,7 +134,7 @@ def dominates(advantages: Array, steps: float | Array = 0.0) -> tuple[Array, Arr
 
     Args:
         advantages: (..., objectives, n), paired by seed, positive where the first is better.
-        steps: (objectives,) as `mean_in` takes them.
+        steps: (objectives,) as `standard_deviation` takes them.
 
     Returns:
         p-value (...) that it is better in every objective (intersection-union of paired t tests; an exact tie of a
@@ -159,7 +172,8 @@ def pooled_spread(groups: Iterable[Sequence[float]]) -> Spread:
     df = sum(len(group) - 1 for group in groups)
     if not df:
         return Spread(math.nan, 0)
-    return Spread(math.sqrt(sum(float(np.var(group)) * len(group) for group in groups) / df), df)
+    squares = (float(standard_deviation(np.array(group))) ** 2 * (len(group) - 1) for group in groups)
+    return Spread(math.sqrt(sum(squares) / df), df)
 
 
 def welch_less(new: Sequence[float], old: Sequence[float], of_new: Spread, of_old: Spread) -> float:

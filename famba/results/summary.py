@@ -83,6 +83,11 @@ def measures(row: Row) -> dict[str, float]:
     }
 
 
+def step_of(measure: str, images: int) -> float:
+    """What one of the test images is of a measure, in its unit; 0 of all measures but accuracies."""
+    return 100 / images if measure.startswith(("top1_", "top5_")) else 0.0
+
+
 def ratios(row: Row, rows: Mapping[Path, Row]) -> dict[str, float | None]:
     """Measures of a row relative to the baseline of the same model and seed; None where that is missing."""
     pair = unfused(row, rows)
@@ -184,7 +189,7 @@ def summarise(rows: Mapping[Path, Row]) -> list[Line]:
             there = [value for value in values if value is not None]
             complete = len(there) == len(values)
             line[name] = statistics.fmean(there) if complete else None
-            line[f"{name}_ci95"] = interval(there) if complete else None
+            line[f"{name}_ci95"] = interval(there, step_of(name, first.data.test)) if complete else None
         shares = [share for row in group if (share := wall_to_cpu(row)) is not None]
         line |= {
             "wall_to_cpu": max(shares, default=None),  # of the seed that was disturbed most

@@ -149,3 +149,13 @@ def test_one_seed_and_an_empty_folder_are_bad_input(experiments, tmp_path, capsy
     assert "vim_tiny has one seed" in capsys.readouterr().err
     assert main(["check", "--equals", str(tmp_path / "nowhere"), *map(str, first)]) == 2
     assert "no cells/*/row.json here" in capsys.readouterr().err
+
+
+def test_seeds_without_any_spread_say_so(experiments, capsys):
+    """Every seed of a cell has the same accuracy, of which a computed standard deviation is not zero."""
+    paper, fast = experiments
+    for path in (*fast, *paper.glob("cells/*/row.json")):
+        set_top1(path, 100 * 5005 / 10_000)
+    assert np.std([100 * 5005 / 10_000] * 3) > 0
+    assert main(["check", "--equals", str(paper), *map(str, fast)]) == 2
+    assert "vim_tiny has the same top-1 in every seed of a strategy: with a spread of 0" in capsys.readouterr().err

@@ -224,6 +224,20 @@ def test_tokens_that_a_threshold_removes_are_a_mean_over_seeds():
     assert evidence.p_inside == pytest.approx(stats.ttest_1samp(removed, limit, alternative="less").pvalue)
 
 
+def test_equal_seeds_are_told_as_they_are_tested():
+    """No effect size of a rounding error's standard deviation; of accuracies the spread of an image."""
+    right = {"baseline": 254, "upper": 258}
+    top1 = {("vim_tiny", name): (100 * hits / 360,) * 3 for name, hits in right.items()}
+    rows = with_top1(rows_of(strategies=[*right]), top1)
+    tested = {"models": ["vim_tiny"], "strategies": ["upper"], "against": "baseline", "relation": "above"}
+    image = 100 / 360
+    (part,) = verdict_of(own_claim(tests=[{"quantity": "top1_difference", **tested}]), rows).parts
+    assert part.high - part.mean == pytest.approx(4.302653 * image / 12**0.5 / 3**0.5, rel=1e-6)
+    assert part.effect_size == pytest.approx(4 * 12**0.5)
+    (part,) = verdict_of(own_claim(tests=[{"quantity": "activations_reduction", **tested}]), rows).parts
+    assert (part.low, part.high, part.effect_size) == (part.mean, part.mean, None)
+
+
 def test_a_p_value_of_one_part_among_several_is_holms():
     """Where one of the parts decides, the test is as strict as the reason says."""
     rows = rows_of()

@@ -20,11 +20,12 @@ from famba.figures.draw import FIGURES, figure
 from famba.figures.palette import STRATEGY_COLOURS, colours, markers
 from famba.figures.results import Results, read_results
 from famba.figures.style import PAPER
-from famba.figures.tradeoff import pareto_front
+from famba.figures.tradeoff import ACCURACY, pareto_front
 from famba.results.epochs import EPOCH_FIELDS, read_epochs
+from famba.results.row import read_row, write_row
 from tests.helpers import ROOT
 from tests.helpers.drawings import texts
-from tests.helpers.rows import experiment, paper_experiment, write_grid
+from tests.helpers.rows import experiment, paper_experiment, with_top1, write_grid
 
 CLAIMS = ROOT / "config" / "claims.yaml"
 TINY = {"vim_tiny": {"embed_dim": 192}}
@@ -233,6 +234,18 @@ def test_own_strategies_get_their_own_colours(tmp_path):
     assert palette["upper"] == STRATEGY_COLOURS["upper"]
     assert palette["late"] not in STRATEGY_COLOURS.values()
     assert len(set(markers(own.strategies).values())) == 3
+
+
+def test_equal_accuracies_are_drawn_with_the_interval_of_an_image(tmp_path):
+    paths = write_grid(tmp_path, experiment(strategies=["baseline", "upper"]))
+    for path in paths:
+        write_row(with_top1(read_row(path), 90.0), path)
+    equal = read_results(paths, CLAIMS)
+    half = 4.302653 * 100 / 360 / 12**0.5 / 3**0.5
+    assert f"± {half:.3f}" in " ".join(equal.tooltip(equal.models[0], "upper", ACCURACY))
+    for name in ("top1", "accuracy_time"):
+        lines = [line.get_xydata() for axes in figure(name, equal).axes for line in axes.get_lines()]
+        assert any(np.ptp(line, axis=0).max() == pytest.approx(2 * half, rel=1e-5) for line in lines), name
 
 
 def test_one_seed_says_that_there_is_no_interval(tmp_path):

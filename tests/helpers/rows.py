@@ -101,6 +101,21 @@ def make_row(cell: Cell, device: str | None = None, digest: str = "a" * 64) -> R
     )  # fmt: skip
 
 
+def with_top1(row: Row, top1: float) -> Row:
+    """The row with another top-1, of the last epoch and of the best."""
+    accuracies = {name: getattr(row.metrics, name).model_copy(update={"top1": top1}) for name in ("last", "best")}
+    return row.model_copy(update={"metrics": row.metrics.model_copy(update=accuracies)})
+
+
+def thresholded(row: Row) -> Row:
+    """A row of a cell with a threshold: in layers that fuse more tokens are left than its schedule says, by a third and
+    by the seed."""
+    tokens, scheduled = row.cell.architecture.tokens, row.tokens.scheduled
+    measured = tuple(n if n == tokens else n + 1 / 3 + row.cell.seed for n in scheduled)
+    ends = tuple((n, tokens) for n in scheduled)
+    return row.model_copy(update={"tokens": Tokens(scheduled=scheduled, measured=measured, range=ends)})
+
+
 def timed(row: Row, **time: float) -> Row:
     return row.model_copy(update={"time": row.time.model_copy(update=time)})
 

@@ -21,6 +21,7 @@ from famba.results.statistics import (
     mean_in,
     pooled_spread,
     some,
+    standard_deviation,
     welch_less,
 )
 
@@ -103,6 +104,23 @@ def test_a_tie_in_accuracy_is_not_shown_to_be_no_loss():
 def test_interval_of_known_values():
     assert interval([1.0, 2.0, 3.0]) == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
     assert interval([1.0]) is None
+
+
+def test_equal_values_have_no_spread_whatever_rounding_leaves():
+    """np.std of three equal accuracies is above zero for every seventh number of right images of 10,000."""
+    equal = 100 * np.repeat(np.arange(10_000)[:, None], 3, axis=1) / 10_000
+    assert np.count_nonzero(equal.std(axis=1, ddof=1)) > 1000
+    assert not standard_deviation(equal).any()
+    assert all(pooled_spread([values]).sd == 0 for values in equal[np.flatnonzero(equal.std(axis=1))[:50]].tolist())
+
+
+def test_equal_accuracies_have_the_interval_that_their_test_is_of():
+    half = interval([20.0, 20.0, 20.0], 0.01)
+    assert half == pytest.approx(4.302653 * 0.01 / 12**0.5 / 3**0.5, rel=1e-6)
+    at_its_end = mean_in(np.full(3, 20.0), Region(low=20.0 - half), 0.01)
+    assert at_its_end.p_inside == pytest.approx(0.025, rel=1e-5)
+    assert interval([20.0, 20.0, 20.0]) == 0  # of a quantity that is not counted
+    assert interval([20.0, 20.1, 20.2], 0.01) == interval([20.0, 20.1, 20.2])
 
 
 @pytest.mark.parametrize(("hits", "images"), [(320, 360), (0, 360), (360, 360), (2864, 10_000)])
