@@ -90,11 +90,12 @@ def _of_recipe(ledger: Ledger, lines: Sequence[Line], part: SameRecipe) -> Itera
     by_cell = {row.cell.line: row for row in rows}
     made = {(line["model"], line["strategy"]): line for line in lines}
     names = {row.cell.strategy for row in rows}
+    fusing = {row.cell.strategy for row in rows if any(row.cell.schedule)}
     published = all(map(comparable, rows))
     pages = {table.table: table.page for table in ledger.tables}
     printed = [row for table in ledger.tables for row in table.flat()] if published else []
     for number, sweep in [(1, None), *((sweep.table, sweep) for sweep in SWEEPS)]:
-        if (sweep not in sweeps(names)) if sweep else not names & {*STRATEGIES[1:]}:
+        if (sweep not in sweeps(fusing)) if sweep else not names & {*STRATEGIES[1:]}:
             continue
         if published and number in pages:
             body = list(_published_lines(printed, number, part.models, by_cell, made, ledger.accuracy))
@@ -136,7 +137,8 @@ def _measured_lines(
     for model in dict.fromkeys(model for model, _ in by_cell):
         names = [name for of, name in by_cell if of == model]
         if sweep:
-            own = [name for name in names if sweep.number(name) is not None]
+            fusing = (name for name in names if any(by_cell[model, name].cell.schedule))
+            own = [name for name in fusing if sweep.number(name) is not None]
             own.sort(key=lambda name: -(sweep.number(name) or 0))
         else:
             own = [name for name in names if name in STRATEGIES and name != "baseline"]

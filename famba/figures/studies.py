@@ -63,7 +63,7 @@ def _settings(results: Results, model: str, sweep: Sweep) -> pd.DataFrame:
     at = {
         row.cell.strategy: sweep.at(row.cell.schedule)
         for row in results.rows.values()
-        if row.cell.model == model and sweep.takes(row.cell.strategy)
+        if row.cell.model == model and sweep.takes(row.cell.strategy) and any(row.cell.schedule)
     }
     seeds = results.of(model)
     seeds = seeds[seeds["strategy"].isin([*at, "baseline"])]

@@ -22,7 +22,7 @@ from tests.helpers import ROOT
 from tests.helpers.drawings import texts
 from tests.helpers.pages import Page, report
 from tests.helpers.pipeline import jobs, snakemake
-from tests.helpers.rows import paper_experiment, write_grid
+from tests.helpers.rows import experiment, paper_experiment, write_grid
 
 CLAIMS = ROOT / "config" / "claims.yaml"
 STUDIES = {"starting-layer": 2, "tokens-per-layer": 3}
@@ -131,6 +131,24 @@ def test_upper_stands_among_the_settings_that_vary_it(tmp_path):
     results = read_results(write_grid(tmp_path, load("cifar100-small")), ROOT / "config" / "cifar100-small-claims.yaml")
     (line,) = [line for line in figure("starting_layer", results).axes[0].get_lines() if line.get_marker() == "^"]
     assert list(line.get_xdata()) == [2, 3, 4, 6, 8]  # `upper` of twelve layers starts in the third
+
+
+def test_settings_that_fuse_nothing_are_left_out_of_a_study(tmp_path):
+    schedules = {"start_2": [0] + [4] * 11, "start_9": [0] * 8 + [9] * 4, "start_12": [0] * 12}
+    grid = experiment(schedules=schedules, strategies=["baseline", *schedules])
+    results = read_results(write_grid(tmp_path, grid), CLAIMS)
+    (line,) = [line for line in figure("starting_layer", results).axes[0].get_lines() if line.get_marker() == "^"]
+    assert list(line.get_xdata()) == [2, 9]
+    (table,) = results.tables
+    assert [line.start for line in table.lines] == [None, 9, 2] * len(grid.models)
+
+
+def test_a_study_of_which_nothing_fuses_shows_the_model_without_fusion(tmp_path):
+    schedules = {"tokens_1": [0] * 12, "tokens_2": [0] * 12}
+    grid = experiment(seeds=[0], schedules=schedules, strategies=["baseline", *schedules])
+    results = read_results(write_grid(tmp_path, grid), CLAIMS)
+    assert "no fusion" in texts(figure("tokens_per_layer", results))
+    assert results.tables == []
 
 
 @pytest.mark.parametrize("name", STUDIES)

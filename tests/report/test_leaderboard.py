@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from famba.cli import main
+from famba.figures.palette import STRATEGY_COLOURS
 from famba.report.leaderboard import page
 from famba.report.leaderboard.contribution import Contributed, Origin
 from famba.report.leaderboard.shared import merged
@@ -396,6 +397,22 @@ def test_methods_have_colours_and_schedules_have_markers(tmp_path):
     hues = {colour for colour in drawn if re.fullmatch("#[0-9a-f]{6}", colour)} - {"#ffffff", "#000000"}
     assert len(hues) >= 4
     assert all(f'[fill="{hue}"] {{ fill: #' in text for hue in hues)
+
+
+def test_what_fuses_nothing_is_drawn_like_the_baseline_by_any_name(tmp_path):
+    """Of several methods, which have the colours, and without any row of `baseline`."""
+    schedules = {"start_99": [0] * 24, "upper_utr": {"like": "upper", "method": "utr"}}
+    names = ["start_99", "upper", "upper_utr"]
+    formal(
+        tmp_path / "a",
+        paper_experiment("custom", seeds=[0], models=["vim_tiny"], strategies=names, schedules=schedules),
+    )
+    assert publish(tmp_path / "site", tmp_path / "a") == 0
+    assert {line["method"] for line in lines(tmp_path / "site") if line["strategy"] == "start_99"} == {"none"}
+    (legend,) = re.findall(r"<svg .*?</svg>", (tmp_path / "site" / "index.html").read_text(), flags=re.DOTALL)
+    words = re.findall(r"<text[^>]*>([^<]*)</text>", legend)
+    assert [words.count(word) for word in ("baseline", "none", "start_99")] == [1, 0, 0]
+    assert f'fill="{STRATEGY_COLOURS["baseline"]}"' in legend
 
 
 HOSTILE = (

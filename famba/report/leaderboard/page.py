@@ -184,11 +184,14 @@ def _points(lines: Sequence[Line], cost: str) -> list[scatter.Point]:
 def _schedules(lines: Sequence[Line]) -> dict[tuple[int, ...], str]:
     """A name for each schedule: of the strategies that have it the published one, else the shortest.
 
+    One that fuses nothing is the baseline's, whatever its strategy is called: it is drawn like it.
     Where each method has strategies of its own, such as upper_hsa, their schedules are what they have in common.
     """
     names = grouped((line.first.cell for line in lines), lambda cell: cell.schedule)
     return {
         schedule: min((cell.strategy for cell in cells), key=lambda name: (name not in NAMED, len(name), name))
+        if any(schedule)
+        else "baseline"
         for schedule, cells in names.items()
     }
 
