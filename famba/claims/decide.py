@@ -16,7 +16,7 @@ from famba.results.row import Row, by_line
 from famba.results.statistics import ALPHA, Array, Evidence, Region, dominates, every, mean_in, some
 
 _REDUCTIONS = {"time_reduction", "memory_reduction", "activations_reduction"}
-_EXACT = {"tokens_removed", "activations_reduction"}  # deterministic
+_EXACT = {"tokens_removed", "activations_reduction"}  # by the schedule, unless a threshold decides
 _ACCURACIES = {"top1", "top5", "top1_difference"}
 _MIN_SPREAD = 2  # seeds, for a spread
 _BOOTSTRAP_SHARE = 0.95
@@ -24,11 +24,15 @@ _BOOTSTRAP_SHARE = 0.95
 
 @dataclass(frozen=True)
 class Samples:
-    """Measurements of one cell: each quantity (..., n), a column per seed. `images`: of the test set."""
+    """Measurements of one cell: each quantity (..., n), a column per seed. `images`: of the test set.
+
+    `varies`: a threshold decides how many tokens go, so that they depend on the weights, and these on the seed.
+    """
 
     seeds: tuple[int, ...]
     quantities: Mapping[str, Array]
     images: float = math.inf
+    varies: bool = False
 
 
 Grid = Mapping[tuple[str, str], Samples]  # by model and strategy
@@ -39,7 +43,8 @@ class Comparison:
     """One comparison of a claim, not yet judged. `values`: (..., n) on the test's scale; None if a cell is missing.
 
     `advantages`: trade-offs only, (..., objectives, n) over the rival `against`. `step`: what one test image is of an
-    accuracy, in points, a number for each objective of a trade-off; 0 of other quantities.
+    accuracy, in points, a number for each objective of a trade-off; 0 of other quantities. `exact`: chance has no part
+    in the values.
     """
 
     model: str
@@ -49,6 +54,7 @@ class Comparison:
     values: Array | None
     advantages: Array | None = None
     step: float | Array = 0.0
+    exact: bool = False
 
     @property
     def n(self) -> int:
@@ -74,7 +80,8 @@ def grid_of(rows: Sequence[Row], accuracy: Literal["best", "last"] = "best") -> 
         if all(row.environment.device_kind == "cpu" for row in group):
             of["cpu_hours"] = [row.time.loop_cpu / 3600 for row in group]
         seeds, quantities = tuple(row.cell.seed for row in group), {name: np.array(v) for name, v in of.items()}
-        grid[key] = Samples(seeds, quantities, group[0].data.test)
+        varies = any(row.tokens.range is not None for row in group)
+        grid[key] = Samples(seeds, quantities, group[0].data.test, varies)
     return grid
 
 
@@ -101,7 +108,8 @@ def comparisons(claim: Claim, grid: Grid) -> Iterator[Comparison]:
             for strategy in test.strategies:
                 values = _values(grid, test.quantity, model, strategy, test.against)
                 step = _image(grid, model, strategy) if test.quantity in _ACCURACIES else 0.0
-                yield Comparison(model, strategy, test.against, test, values, step=step)
+                exact = test.quantity in _EXACT and not _varies(grid, model, strategy, test.against)
+                yield Comparison(model, strategy, test.against, test, values, step=step, exact=exact)
     if claim.trade_off:
         for model in claim.trade_off.models:
             for rival in claim.trade_off.rivals:
@@ -109,6 +117,11 @@ def comparisons(claim: Claim, grid: Grid) -> Iterator[Comparison]:
                 image = _image(grid, model, of.strategy)
                 steps = np.array([image if objective == "top1" else 0.0 for objective in of.objectives])
                 yield Comparison(model, of.strategy, rival, None, None, _advantages(grid, of, model, rival), steps)
+
+
+def _varies(grid: Grid, model: str, *strategies: str | None) -> bool:
+    """Whether a threshold decides on the tokens of one of these cells."""
+    return any(grid[model, name].varies for name in strategies if name and (model, name) in grid)
 
 
 def _image(grid: Grid, model: str, strategy: str) -> float:
@@ -180,8 +193,7 @@ def _evidence(comparison: Comparison, claim: Claim, ledger: Ledger) -> Evidence:
 
 def needed(comparison: Comparison, claim: Claim) -> int:
     """Seeds without which a comparison is no evidence: the claim's, and two where chance has a part in the quantity."""
-    exact = comparison.test is not None and comparison.test.quantity in _EXACT
-    return max(claim.needs.minimum_n, 1 if exact else _MIN_SPREAD)
+    return max(claim.needs.minimum_n, 1 if comparison.exact else _MIN_SPREAD)
 
 
 def region(test: Hypothesis, ledger: Ledger) -> Region:

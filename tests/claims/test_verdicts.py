@@ -15,7 +15,7 @@ from famba.claims.verdicts import Verdict, judge
 from famba.config import Experiment
 from famba.results.row import Row
 from tests.helpers import ROOT
-from tests.helpers.rows import experiment, make_row, paper_experiment
+from tests.helpers.rows import experiment, make_row, paper_experiment, thresholded
 
 LEDGER = load(ROOT / "config" / "claims.yaml")
 CLAIMS = {claim.id: claim for claim in LEDGER.judged}
@@ -222,6 +222,25 @@ def test_tokens_that_a_threshold_removes_are_a_mean_over_seeds():
     removed = np.array([157, 177, 173])
     limit = LEDGER.numbers["lower-tokens"].point
     assert evidence.p_inside == pytest.approx(stats.ttest_1samp(removed, limit, alternative="less").pvalue)
+
+
+def test_what_a_threshold_leaves_to_the_weights_needs_their_spread():
+    """Tokens and activations are exact by a schedule, and not where a threshold decides, in one of the cells."""
+    pruned = {"pruned": {"like": "upper", "settings": {"threshold": 0.9}}}
+    names = ["baseline", "upper", "pruned"]
+    grid = paper_experiment("custom", models=["vim_tiny"], strategies=names, schedules=pruned)
+    rows = [make_row(cell) for cell in grid.cells()]
+    rows = [thresholded(row) if row.cell.strategy == "pruned" else row for row in rows]
+    first = [row for row in rows if row.cell.seed == 0]
+    for quantity, against in (("tokens_removed", None), ("activations_reduction", "baseline")):
+        tested = {"quantity": quantity, "models": ["vim_tiny"], "relation": "above", "against": against}
+        needs = {"minimum_n": 1, "protocols": ["custom"]}
+        of = {name: own_claim(needs=needs, tests=[{**tested, "strategies": [name]}]) for name in ("upper", "pruned")}
+        assert verdict_of(of["upper"], first).verdict == "reproduced"
+        alone = verdict_of(of["pruned"], first)
+        assert (alone.verdict, alone.parts[0].p_inside) == ("inconclusive", 1)
+        assert alone.reason == "n = 1, needs 2: the spread over seeds is not known"
+        assert verdict_of(of["pruned"], rows).verdict == "reproduced"
 
 
 def test_equal_seeds_are_told_as_they_are_tested():
