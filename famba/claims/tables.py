@@ -11,7 +11,7 @@ from famba.results.pairs import Paired
 from famba.results.row import Row
 from famba.results.summary import compared, described, summarise
 from famba.results.summary_table import rounded, summary_csv, summary_table
-from famba.results.tables import DASH, Column, Table, table
+from famba.results.tables import DASH, Column, Table, effect_size, in_unit, table
 from famba.results.targets import Targets
 from famba.text import count
 
@@ -79,15 +79,18 @@ def files(rows: Mapping[Path, Row], verdicts: Verdicts, paired: Paired, reached:
 
 
 def _entries(verdict: Verdict) -> tuple[str, ...]:
-    mean = DASH if verdict.mean is None else f"{verdict.mean:.4g}"
-    if verdict.low is not None and verdict.high is not None:
-        mean += f" [{verdict.low:.4g}, {verdict.high:.4g}]"
+    mean, unit = DASH, verdict.unit
+    if verdict.mean is not None and unit is not None:
+        mean = in_unit(verdict.mean, unit)
+        if verdict.low is not None and verdict.high is not None:
+            mean += f" [{in_unit(verdict.low, unit)}, {in_unit(verdict.high, unit)}]"
+        mean += f" {unit}"
     return (
         verdict.quote,
         verdict.recipe,
         verdict.verdict,
-        f"{mean} {verdict.unit}" if verdict.mean is not None and verdict.unit else mean,
+        mean,
         DASH if verdict.n is None else str(verdict.n),
-        DASH if verdict.effect_size is None else f"{verdict.effect_size:.2g}",
+        effect_size(verdict.effect_size),
         verdict.reason,
     )

@@ -15,6 +15,7 @@ from famba.config.validation import Strict
 from famba.results.recipes import Difference, by_recipe, differences
 from famba.results.row import Row, grouped
 from famba.results.statistics import ALPHA, Evidence, dominates, interval, standard_deviation
+from famba.results.tables import in_unit
 from famba.text import count, model_name
 
 VerdictName = Literal["reproduced", "not reproduced", "inconclusive", "not tested"]
@@ -284,10 +285,10 @@ def _bounds(part: Part) -> str:
     assert part.expected is not None
     low, high = (None if end is None else _number(end, part.unit) for end in part.expected)
     if low is not None and high is not None:
-        return f"between {low} and {high}" if low != high else f"at {low}"
+        return f"between {low} and {high}" if low != high else f"at {low}"  # as printed: in rounding, too
     return f"above {low}" if low is not None else f"below {high}"
 
 
 def _number(value: float, unit: str | None) -> str:
-    digits = f"{value:.0f}" if unit == "tokens" else f"{value:.2f}"
-    return f"{digits} {unit}"
+    assert unit is not None
+    return f"{in_unit(value, unit)} {unit}"

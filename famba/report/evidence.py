@@ -6,7 +6,7 @@ from typing import NamedTuple
 from famba.claims.ledger import Ledger
 from famba.claims.verdicts import Part, Verdict, Verdicts
 from famba.results.statistics import MIN_INTERVAL
-from famba.results.tables import DASH, csv_of, in_images, slug, words
+from famba.results.tables import DASH, csv_of, effect_size, in_images, in_unit, slug, words
 from famba.text import model_name
 
 SYMBOLS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "≈", "not tested": "○"}
@@ -50,14 +50,13 @@ def turning(v: Verdict) -> Part | None:
 
 def numbers(v: Verdict, images: int) -> list[tuple[str, str]]:
     """Name and value of the verdict's numbers, those that there are. `images`: of the test set."""
-    unit = f" {v.unit}" if v.unit else ""
     there = [
         ("recipe", v.recipe if v.parts else None),
-        ("mean", None if v.mean is None else f"{v.mean:.4g}{unit}"),
+        ("mean", None if v.mean is None or v.unit is None else f"{in_unit(v.mean, v.unit)} {v.unit}"),
         ("test images", _of_images(v, images)),
         ("95 % interval", _interval(v) or _without(v)),
         ("n", None if v.n is None else str(v.n)),
-        ("effect size", None if v.effect_size is None else f"{v.effect_size:.2g}"),
+        ("effect size", None if v.effect_size is None else effect_size(v.effect_size)),
     ]
     return [(name, value) for name, value in there if value is not None]
 
@@ -75,7 +74,9 @@ def _of_images(of: Verdict | Part, images: int) -> str | None:
 
 
 def _interval(of: Verdict | Part) -> str | None:
-    return None if of.low is None or of.high is None else f"{of.low:.4g} to {of.high:.4g}"
+    if of.low is None or of.high is None or of.unit is None:
+        return None
+    return f"{in_unit(of.low, of.unit)} to {in_unit(of.high, of.unit)}"
 
 
 def comparison(part: Part) -> str:
@@ -88,21 +89,21 @@ def measured(part: Part, images: int) -> str:
     """The mean with its unit and interval; of accuracies in images, too; of a trade-off, how often it is dominance."""
     if part.bootstrap is not None:
         return f"dominates in {part.bootstrap:.0%} of resamples"
-    if part.mean is None:
+    if part.mean is None or part.unit is None:
         return DASH
-    mean, between = f"{part.mean:.4g} {part.unit}", _interval(part)
+    mean, between = f"{in_unit(part.mean, part.unit)} {part.unit}", _interval(part)
     return ", ".join(filter(None, (f"{mean} ({between})" if between else mean, _of_images(part, images))))
 
 
 def claimed(part: Part) -> str:
     """Where the claim puts the mean."""
-    if part.expected is None:
+    if part.expected is None or part.unit is None:
         return DASH
-    low, high = part.expected
-    unit = f" {part.unit}"
+    unit = part.unit
+    low, high = (None if end is None else in_unit(end, unit) for end in part.expected)
     if low is not None and high is not None:
-        return f"{low:.4g} to {high:.4g}{unit}" if low != high else f"{low:.4g}{unit}"
-    return f"above {low:.4g}{unit}" if low is not None else f"below {high:.4g}{unit}"
+        return f"{low} to {high} {unit}" if low != high else f"{low} {unit}"  # as printed: in rounding, too
+    return f"above {low} {unit}" if low is not None else f"below {high} {unit}"
 
 
 def plot(part: Part, parts: Sequence[Part]) -> ForestPlot | None:
@@ -125,5 +126,5 @@ def plot(part: Part, parts: Sequence[Part]) -> ForestPlot | None:
 
 FILTERS = {
     "turning": turning, "numbers": numbers, "comparison": comparison, "measured": measured, "claimed": claimed,
-    "plot": plot,
+    "plot": plot, "effect_size": effect_size,
 }  # fmt: skip

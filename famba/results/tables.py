@@ -11,6 +11,8 @@ from famba.text import SMOKE_NOTE, markdown, tex
 
 SMALL = r"\scriptsize\setlength{\tabcolsep}{3pt}"  # for many columns
 DASH = "–"  # stands for a number that there is none of
+# decimals of a claim's number; accuracies are published with one, times to the second, memory in whole MiB
+_DECIMALS = {"%": 2, "points": 2, "h": 4, "MiB": 0}
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,23 @@ def number(value: float | None, digits: int = 2, half: float | None = None, href
     if value is None:
         return Entry(DASH, None, href)
     return Entry(f"{value:,.{digits}f}" + (f" ± {half:,.{digits}f}" if half is not None else ""), value, href)
+
+
+def in_unit(value: float, unit: str) -> str:
+    """A number of a claim as all tables and pages write it, without its unit (see `famba.claims.verdicts`)."""
+    return tokens(value) if unit == "tokens" else f"{value:z,.{_DECIMALS[unit]}f}"
+
+
+def effect_size(value: float | None) -> str:
+    """A distance in standard deviations; a dash for none."""
+    if value is None:
+        return DASH
+    return f"{value:z,.0f}" if abs(value) >= 10 else f"{value:z.2f}"
+
+
+def tokens(number: float) -> str:
+    """A number of tokens: whole, or the mean over images that a threshold makes, with a decimal."""
+    return f"{number:.0f}" if number == round(number) else f"{number:.1f}"
 
 
 def difference(value: float | None, ends: tuple[float, float] | None, shown: Callable[[float], str]) -> Entry:

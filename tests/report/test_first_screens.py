@@ -75,7 +75,7 @@ def test_a_difference_of_accuracies_is_told_in_images_and_with_the_test_sets_own
     top1 = {path.parent.name: read_row(path).metrics.last.top1 for path in folder.glob("cells/*/row.json")}
     apart = sum(top1[f"vim_mini-upper-s{seed}"] - top1[f"vim_mini-baseline-s{seed}"] for seed in (0, 1)) / 2
     assert f"{'−' if apart < 0 else '+'}{abs(apart):.2f} ({abs(apart) * 3.6:.0f} images)" in page.text
-    assert re.search(rf"mean {apart:.4g} points test images {abs(apart) * 3.6:.0f} of 360 images", page.text)
+    assert re.search(rf"mean {apart:.2f} points test images {abs(apart) * 3.6:.0f} of 360 images", page.text)
     assert (
         "One of the 360 test images is 0.28 points. The choice of images alone leaves a top-1 uncertain by ±"
         in page.text

@@ -26,6 +26,7 @@ from famba.figures.svg import Origin
 from famba.report import embedded, prose
 from famba.results import summary
 from famba.results.row import read_row
+from famba.results.tables import in_unit
 from tests.helpers import ROOT
 from tests.helpers.pages import CLAIMS, DEVIATIONS, Page, report
 from tests.helpers.rows import changed, experiment, paper_experiment, write_grid, write_predictions
@@ -91,7 +92,7 @@ def test_every_claim_is_there_with_its_verdict(pages, which, request):
             recipe = "" if v["recipe"] == "custom" else f" (recipe {v['recipe']})"
             assert page.text.count(f"{len(alike)} claims {v['verdict']}{recipe}: {v['reason']}") == 1
         if v["mean"] is not None:
-            assert f"{v['mean']:.4g}" in shown
+            assert f"{in_unit(v['mean'], v['unit'])} {v['unit']}" in shown
     exact = list(csv.DictReader(io.StringIO(copied(page, "the verdicts", "CSV"))))
     assert [(line["claim"], line["verdict"]) for line in exact] == [(v["id"], v["verdict"]) for v in verdicts]
     assert copied(page, "the verdicts", "LaTeX") == (judged / "tables" / "verdicts.tex").read_text()
@@ -129,7 +130,7 @@ def test_a_table_without_numbers_is_left_out(pages):
 
 def test_every_comparison_of_a_claim_is_shown(pages):
     assert "Vim-S, upper against baseline: time reduction" in pages["paper"].text
-    assert "above 0 %" in pages["paper"].text
+    assert "above 0.00 %" in pages["paper"].text
 
 
 def test_a_trade_off_says_how_often_it_is_dominance(tmp_path):

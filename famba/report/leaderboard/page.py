@@ -165,10 +165,10 @@ def _points(lines: Sequence[Line], cost: str) -> list[scatter.Point]:
         if made[measure] is None:
             continue
         half, top1, top1_half = made.get(f"{measure}_ci95"), made["top1_last_percent"], made["top1_last_percent_ci95"]
-        spread = "" if top1_half is None else f" ± {top1_half:.4g}"
+        spread = "" if top1_half is None else f" ± {top1_half:.2f}"
         told = [
             one_line(f"{model_name(cell.model)}, {line.method}, {cell.strategy}"),
-            f"top-1, last epoch: {top1:.4g}{spread} %",
+            f"top-1, last epoch: {top1:.2f}{spread} %",
             f"{label}: {made[measure] / size:.4g}" + ("" if half is None else f" ± {half / size:.4g}"),
             f"n = {made['n']}; {line.device}; {'; '.join(line.sources)}",
         ]
