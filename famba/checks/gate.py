@@ -158,4 +158,4 @@ def _mean(values: Sequence[float]) -> str:
 
 def _chain(tokens: Sequence[float]) -> str:
     """Tokens over the layers, each run of equal ones once."""
-    return " ".join(str(t) for i, t in enumerate(tokens) if i == 0 or t != tokens[i - 1])
+    return " ".join(f"{t:g}" for i, t in enumerate(tokens) if i == 0 or t != tokens[i - 1])

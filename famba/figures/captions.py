@@ -60,13 +60,15 @@ CAPTIONS: Mapping[str, Caption] = {
         "Tokens per layer",
         "Tokens that each layer's mixer sees, the class token included: the strategy's schedule as a line, and as "
         "hollow markers what was measured in a forward pass of the trained model. The two agree, or the cell would "
-        "have been refused. Layers count from 0.",
+        "have been refused, but where a threshold decides: there the schedule is a bound, and the markers are means "
+        "over the test images. Layers count from 0.",
     ),
     "strategies": Caption(
         "Strategies",
         "The fusion strategies as they were trained: a box per layer, filled to the share of the tokens that its mixer "
         "sees. A layer that fuses is coloured and holds the number of tokens that it fuses away. On the right the "
-        "tokens that are left at the end, and the mean over the layers, which time and memory should follow.",
+        "tokens that are left at the end, and the mean over the layers, which time and memory should follow. Where a "
+        "threshold decides, all of these are means over the test images, and the schedule is a bound.",
     ),
     "curves": Caption(
         "Training curves",

@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from famba.figures import palette, style, svg
 from famba.figures.results import Results
+from famba.results.tables import tokens as shown
 
 MAX_TOOLTIPS = 60  # of a panel, at most
 
@@ -28,7 +29,8 @@ def tokens(results: Results) -> Figure:
                 markeredgewidth=0.9, zorder=3,  # hollow: strategies meet in many layers
             )  # fmt: skip
         for layer in range(max(map(len, measured.values()))):
-            tooltip = [f"{results.label(name)}: {seen[layer]}" for name, seen in measured.items() if layer < len(seen)]
+            there = {name: seen[layer] for name, seen in measured.items() if layer < len(seen)}
+            tooltip = [f"{results.label(name)}: {shown(number)}" for name, number in there.items()]
             svg.column_tooltip(axes, layer, 1, [f"layer {layer}", *tooltip])
         axes.set(xlabel="layer", ylabel="tokens seen by the mixer", ylim=(0, None))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -40,7 +42,7 @@ def tokens(results: Results) -> Figure:
         Line2D([], [], color=palette.FAINT, label="measured (marker)", **hollow),  # type: ignore[arg-type]
     ]
     style.legend(figure, [*style.strategy_handles(results, "hollow"), *how])
-    style.footer(figure, results, "Layers count from 0; the class token is one of the tokens.")
+    style.footer(figure, results, "Layers count from 0; the class token is one of the tokens.", *results.thresholds)
     return figure
 
 

@@ -102,6 +102,16 @@ class Results:
         return explained if n >= MIN_INTERVAL else "One seed: no interval." if n == 1 else f"n = {n}: no interval."
 
     @property
+    def thresholds(self) -> list[str]:
+        """What a reader of numbers of tokens must know of strategies whose tokens a threshold decides; none without."""
+        varied = dict.fromkeys(r.cell.strategy for r in self.rows.values() if r.tokens.range is not None)
+        if not varied:
+            return []
+        names = ", ".join(map(self.label, varied))
+        which = " of the first seed" if self.several_seeds else ""
+        return [f"A threshold decides in {names}: means over the test images{which}, and the schedule is a bound."]
+
+    @property
     def memory_kind(self) -> str:
         return summary.memory_kind(next(iter(self.rows.values())))
 

@@ -1,4 +1,4 @@
-"""The strategies, drawn from the schedules that were really trained: a box per layer, as high as its tokens."""
+"""The strategies, drawn from the tokens of what was really trained: a box per layer, as high as its tokens."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from famba.figures import palette, style, svg
 from famba.figures.results import Results
 from famba.results.row import Row
+from famba.results.tables import tokens as shown
 
 _WIDTH, _HEIGHT = 0.82, 0.62  # of a frame, in layers and in lines; the rest of a line are words
 _FRAME: dict[str, Any] = {"edgecolor": "#aaaaaa", "linewidth": 0.4}
@@ -51,16 +52,17 @@ def strategies(results: Results) -> Figure:
         results,
         "Height of a bar: tokens that the layer's mixer sees; mean: over the layers, of all tokens.",
         "Layers count from 0.",
+        *results.thresholds,
     )
     return figure
 
 
 def _draw(axes: Axes, place: int, row: Row, colour: str, label: str) -> None:
     """One strategy: a bar per layer in a frame that is as high as all tokens."""
-    tokens, seen = row.cell.architecture.tokens, row.tokens.scheduled[:-1]
+    tokens, (*seen, last) = row.cell.architecture.tokens, row.tokens.measured
     ground = place + 0.4  # the axis points down
     for layer, before in enumerate((tokens, *seen[:-1])):
-        r = before - seen[layer]  # what the schedule asks for, or what is left to fuse
+        r = round(before - seen[layer], 6)  # of the schedule, or what is left to fuse; a mean where a threshold decides
         left, high = layer - _WIDTH / 2, _HEIGHT * seen[layer] / tokens
         fill = colour if r else palette.NOT_FUSED
         axes.add_patch(Rectangle((left, ground), _WIDTH, -high, facecolor=fill, edgecolor="none"))
@@ -68,16 +70,19 @@ def _draw(axes: Axes, place: int, row: Row, colour: str, label: str) -> None:
         if r:
             inside = high > 0.3
             axes.text(
-                layer, ground - high + (0.04 if inside else -0.04), str(r), size=min(6.0, 125 / len(seen)),
+                layer, ground - high + (0.04 if inside else -0.04), shown(r), size=min(6.0, 125 / len(seen)),
                 ha="center", va="top" if inside else "bottom", color=_on(colour) if inside else palette.INK,
             )  # fmt: skip
     above: dict[str, Any] = {"y": place - 0.28, "va": "bottom", "size": 7.0}
     mean = f"{100 * sum(seen) / (len(seen) * tokens):.1f} %"
     axes.text(-_WIDTH / 2, s=label, **above)
-    axes.text(len(seen) - 1 + _WIDTH / 2, s=f"{row.tokens.scheduled[-1]}  ({mean})", ha="right", **above)
+    axes.text(len(seen) - 1 + _WIDTH / 2, s=f"{shown(last)}  ({mean})", ha="right", **above)
     fused = ", ".join(f"layer {layer}: {r}" for layer, r in enumerate(row.cell.schedule) if r) or "none"
-    tooltip = [label, f"{row.tokens.scheduled[-1]} tokens at the end, {mean} over the layers"]
-    svg.row_tooltip(axes, place, [*tooltip, f"fused, {fused}"])
+    tooltip = [label, f"{shown(last)} tokens at the end, {mean} over the layers"]
+    if row.tokens.range is not None:
+        least, most = row.tokens.range[-1]
+        tooltip.append(f"of an image {least} to {most}; the schedule leaves {row.tokens.scheduled[-1]} at least")
+    svg.row_tooltip(axes, place, [*tooltip, f"fused{' at most' if row.tokens.range else ''}, {fused}"])
 
 
 def _alike(results: Results) -> Sequence[tuple[list[str], list[Row]]]:
@@ -85,7 +90,7 @@ def _alike(results: Results) -> Sequence[tuple[list[str], list[Row]]]:
     groups: dict[tuple[object, ...], tuple[list[str], list[Row]]] = {}
     for model in results.models:
         rows = [results.rows[path] for path in results.first(model).values()]
-        key = tuple((row.cell.strategy, row.cell.schedule, row.tokens.scheduled) for row in rows)
+        key = tuple((row.cell.strategy, row.cell.schedule, row.tokens.measured) for row in rows)
         groups.setdefault(key, ([], rows))[0].append(model)
     return list(groups.values())
 

@@ -10,7 +10,7 @@ from famba.results.anchors import line_id, row_href
 from famba.results.row import Row
 from famba.results.summary import Line
 from famba.results.summary_table import note_of
-from famba.results.tables import DASH, Column, Entry, Table, difference, in_images, number, table, words
+from famba.results.tables import DASH, Column, Entry, Table, difference, in_images, number, table, tokens, words
 from famba.text import model_name, time_unit
 
 
@@ -31,7 +31,7 @@ def summary_table(lines: Sequence[Line], by_line: Mapping[tuple[str, str], Seque
             number(line["step_ratio"], 3, line["step_ratio_ci95"]),
             number(line["saved_activations_ratio"], 3),
             number(line["peak_memory_mib"], 0, line["peak_memory_mib_ci95"]),
-            Entry(f"{line['tokens_first']} → {line['tokens_final']:g}", line["tokens_final"]),
+            Entry(f"{line['tokens_first']} → {tokens(line['tokens_final'])}", line["tokens_final"]),
             Entry(
                 line["seeds"],
                 links=[(f"s{r.cell.seed}", row_href(r)) for r in by_line[line["model"], line["strategy"]]],

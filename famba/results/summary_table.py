@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from famba.results.summary import Line, accuracy_note, shared_note
-from famba.results.tables import DASH, Column, Table, csv_of, table
+from famba.results.tables import DASH, Column, Table, csv_of, table, tokens
 from famba.text import model_name, six_digits, time_unit
 
 NOTE = (
@@ -56,7 +56,7 @@ def _entries(line: Mapping[str, Any], unit_s: float) -> list[str]:
         f"{line['train_s'] / unit_s:.2f}",
         _versus(line, "step_ratio"),
         _versus(line, "saved_activations_ratio"),
-        f"{line['tokens_first']} → {line['tokens_final']:g}",
+        f"{line['tokens_first']} → {tokens(line['tokens_final'])}",
     ]
 
 

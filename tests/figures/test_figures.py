@@ -25,7 +25,7 @@ from famba.results.epochs import EPOCH_FIELDS, read_epochs
 from famba.results.row import read_row, write_row
 from tests.helpers import ROOT
 from tests.helpers.drawings import texts
-from tests.helpers.rows import experiment, paper_experiment, with_top1, write_grid
+from tests.helpers.rows import experiment, paper_experiment, thresholded, with_top1, write_grid
 
 CLAIMS = ROOT / "config" / "claims.yaml"
 TINY = {"vim_tiny": {"embed_dim": 192}}
@@ -234,6 +234,28 @@ def test_own_strategies_get_their_own_colours(tmp_path):
     assert palette["upper"] == STRATEGY_COLOURS["upper"]
     assert palette["late"] not in STRATEGY_COLOURS.values()
     assert len(set(markers(own.strategies).values())) == 3
+
+
+def test_what_a_threshold_left_is_drawn_and_not_its_schedule(tmp_path):
+    pruned = {"pruned": {"like": "upper", "settings": {"threshold": 0.9}}}
+    grid = experiment(seeds=[0], strategies=["baseline", "upper", "pruned"], schedules=pruned)
+    paths = write_grid(tmp_path, grid)
+    for path in paths:
+        if "pruned" in path.parent.name:
+            write_row(thresholded(read_row(path)), path)
+    varied = read_results(paths, CLAIMS)
+    row = next(row for row in varied.rows.values() if row.tokens.range)
+    (*seen, last), tokens = row.tokens.measured, row.cell.architecture.tokens
+    found = texts(figure("strategies", varied))
+    assert f"{last:.1f}  ({100 * sum(seen) / len(seen) / tokens:.1f} %)" in found
+    assert f"{row.tokens.scheduled[-1]}  (" in " ".join(found)  # of upper
+    for name in ("strategies", "tokens"):
+        shown = " ".join(" ".join(texts(figure(name, varied))).split())
+        assert "A threshold decides in pruned: means over the test images, and the schedule is a bound." in shown
+        with style.theme():
+            style.save(figure(name, varied), tmp_path, name, CAPTIONS[name], formats=["svg"])
+        assert not re.search(r"\d\.\d{3,} tokens|: \d+\.\d{2,}\n", (tmp_path / f"{name}.svg").read_text())
+    assert "fused at most, layer" in (tmp_path / "strategies.svg").read_text()
 
 
 def test_equal_accuracies_are_drawn_with_the_interval_of_an_image(tmp_path):

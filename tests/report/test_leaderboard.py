@@ -21,7 +21,7 @@ from famba.results.row import Row, read_row
 from famba.text import one_line
 from tests.helpers import ROOT
 from tests.helpers.pages import Page
-from tests.helpers.rows import changed, experiment, formal, make_row, paper_experiment
+from tests.helpers.rows import changed, experiment, formal, make_row, paper_experiment, thresholded
 
 EVIDENCE = ROOT / "results" / "evidence" / "cifar100-small"
 OWN = list(EVIDENCE.glob("cells/*/row.json"))
@@ -413,6 +413,18 @@ def test_what_fuses_nothing_is_drawn_like_the_baseline_by_any_name(tmp_path):
     words = re.findall(r"<text[^>]*>([^<]*)</text>", legend)
     assert [words.count(word) for word in ("baseline", "none", "start_99")] == [1, 0, 0]
     assert f'fill="{STRATEGY_COLOURS["baseline"]}"' in legend
+
+
+def test_a_thresholds_tokens_are_means_and_its_schedule_a_bound():
+    pruned = {"pruned": {"like": "upper", "settings": {"threshold": 0.9}}}
+    grid = paper_experiment(
+        "custom", seeds=[0], models=["vim_tiny"], strategies=["baseline", "pruned"], schedules=pruned
+    )
+    rows = [thresholded(row) if row.cell.fusion.varies else row for row in map(make_row, grid.cells())]
+    text = Page(made(rows, "x")).text
+    assert "197 → 26.3" in text
+    assert "19 layers, 5–23: at most 171 tokens" in text
+    assert "26.33" not in text
 
 
 HOSTILE = (

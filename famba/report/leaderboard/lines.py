@@ -105,13 +105,14 @@ class Line:
 
     @property
     def schedule(self) -> str:
-        """Which layers reduce the tokens, and by how many together."""
+        """Which layers reduce the tokens, and by how many together: with a threshold, at most."""
         schedule = self.first.cell.schedule
         layers = [layer for layer, r in enumerate(schedule) if r]
         if not layers:
             return UNFUSED
         where = f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers, {layers[0]}–{layers[-1]}"
-        return f"{where}: {count(sum(schedule), 'token')}"
+        most = "at most " if self.first.cell.fusion.varies else ""
+        return f"{where}: {most}{count(sum(schedule), 'token')}"
 
     @property
     def device(self) -> str:

@@ -14,7 +14,7 @@ from famba.report.leaderboard.lines import UNFUSED, Group, Line, groups
 from famba.report.leaderboard.shared import ROWS, Shared
 from famba.results.row import grouped
 from famba.results.summary import accuracy_note
-from famba.results.tables import DASH, Column, Entry, Table, csv_of, difference, number, table
+from famba.results.tables import DASH, Column, Entry, Table, csv_of, difference, number, table, tokens
 from famba.strategies import NAMED
 from famba.text import model_name, one_line
 
@@ -105,7 +105,7 @@ def _entries(line: Line) -> dict[str, Entry]:
         "rows": Entry(" ".join(line.rows), links=[*links, *repeats]),
         "step time ratio": number(made["step_ratio"], 3, made["step_ratio_ci95"]),
         "tokens seen (%)": number(100 * made["token_share"], 1),
-        "tokens": Entry(f"{made['tokens_first']} → {made['tokens_final']}", made["tokens_final"]),
+        "tokens": Entry(f"{made['tokens_first']} → {tokens(made['tokens_final'])}", made["tokens_final"]),
         "GFLOP/image": number(made["forward_flops_per_image"] / 1e9, 3),
         "peak memory (MiB)": number(peak, 0),
         "activations (MiB/image)": number(made["saved_activations_mib_per_image"], 2),
