@@ -185,7 +185,8 @@ def markdown(report: Report) -> str:
     """For a README: summary, figures, verdicts, cost, how to run it again."""
     files = report.judged.files
     drawn = [picture.id.removeprefix("figure-") for picture in report.pictures if picture.svg]
-    shown = [f"![{name.replace('_', ' ')}](figures/{name}.png)" for name in drawn]
+    # the SVGs, whose rows have been checked: a PNG does not say which ones it was drawn from
+    shown = [f"![{name.replace('_', ' ')}](figures/{name}.svg)" for name in drawn]
     parts = [
         f"# {report.title}",
         f"{report.dates}. All of it, with every number linked to its row: `report.html`.",

@@ -322,6 +322,14 @@ def test_markdown_and_latex_hold_verdicts_and_summary(paper):
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == len(labels) == 5  # and the paper's Table 1
 
 
+def test_markdown_shows_the_figures_whose_rows_were_checked(paper, smoke):
+    """The SVGs: nobody knows of what rows a PNG is, and `famba figures --format svg` draws none."""
+    for folder in (paper, smoke):
+        linked = re.findall(r"!\[[^]]*\]\(([^)]+)\)", (folder / "report.md").read_text())
+        assert sorted(linked) == sorted(f"figures/{name}.svg" for name in DRAWN)
+        assert all((folder / link).is_file() for link in linked)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
