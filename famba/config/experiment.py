@@ -44,6 +44,7 @@ from famba.text import listed, nearest
 # famba.scan's, which has torch to import
 ScanName = Literal["auto", "mamba_ssm", "cpu", "triton", "chunked", "reference"]
 
+WEIGHTS = "weights.pt"  # of a finished training, beside its row
 MAX_CELLS = 10_000  # Snakemake takes minutes to plan more jobs
 
 
@@ -77,7 +78,15 @@ def _require_even(nodes: int, processes: int, recipe: Recipe) -> None:
 
 def initial_of(recipe: Recipe, seed: int) -> Path | None:
     """The checkpoint that a seed's training starts from; None: random weights."""
-    return None if recipe.init is None else Path(recipe.init.replace("{seed}", str(seed)))
+    return None if recipe.init is None else weights_at(Path(recipe.init.replace("{seed}", str(seed))))
+
+
+def weights_at(path: Path) -> Path:
+    """The file of weights that a path names: for a row that beside it, else itself.
+
+    A row has times in it: retrained to the same bits, its weights are the same file, and it is not.
+    """
+    return path.with_name(WEIGHTS) if path.suffix == ".json" else path
 
 
 class Cell(Strict):

@@ -15,13 +15,13 @@ import torch
 
 from famba import files
 from famba.config import Cell
+from famba.config.experiment import WEIGHTS
 from famba.errors import InputError
 from famba.results.row import Initial
 from famba.training.history import History, is_whole
 from famba.training.status import CHECKPOINTS
 
 NAME, PREVIOUS = CHECKPOINTS
-WEIGHTS = "weights.pt"
 
 
 def write(folder: Path, cell: Cell, data: str, history: History, states: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from famba.config import Cell
+from famba.config.experiment import weights_at
 from famba.errors import InputError
 from famba.files import open_regular
 from famba.model import VisionMamba
@@ -19,7 +20,7 @@ SCRATCH = Initial(weights="scratch", sha256=None)
 def chosen(cell: Cell, path: Path | None) -> Path | None:
     """The checkpoint to start from: that of the command line, else the recipe's. Raises InputError where both say."""
     if cell.init is None:
-        return path
+        return None if path is None else weights_at(path)
     if path is not None:
         raise InputError(f"--init {path}: the cell's recipe says init: {cell.init}; leave one of the two out")
     return cell.init

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from famba import files
 from famba.config import Architecture, Cell
+from famba.config.experiment import weights_at
 from famba.config.settings import ClsPosition
 from famba.config.validation import from_json, short, validated
 from famba.errors import InputError
@@ -74,7 +75,7 @@ def read(path: Path, which: Which = "model") -> Stored:
     """
     if path.suffix == ".json":
         read_row(path)
-        path = path.with_name(checkpoint.WEIGHTS)
+        path = weights_at(path)
     if path.is_dir():
         there = [name for name in ("row.json", checkpoint.NAME) if (path / name).is_file()]
         hint = f"name a file in it, such as {path / there[0]}" if there else "name a file"

@@ -1,6 +1,7 @@
 """Where a training starts: the seed's weights, those of a checkpoint, and no others."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,21 @@ def test_a_fine_tuned_row_names_its_checkpoint_and_starts_there(trained, tmp_pat
     assert row.init == Initial(weights="weights.pt", sha256=hashlib.sha256(start.read_bytes()).hexdigest())
     assert row.metrics.train_loss < read_row(trained / "row.json").metrics.train_loss
     assert read_row(trained / "row.json").init == initial.SCRATCH
+
+
+def test_a_row_that_is_named_stands_for_the_weights_beside_it(trained, tmp_path, capsys):
+    """Not for itself: its times differ where the weights are the same, and other weights may be put beside it."""
+    start = shutil.copytree(trained, tmp_path / "start")
+    command = ["train", "--cell", cell(epochs=1).model_dump_json(), "--init", str(start / "row.json")]
+    out = ["--out", str(tmp_path / "cell" / "row.json")]
+    assert main([*command, *out]) == 0
+    expected = hashlib.sha256((start / "weights.pt").read_bytes()).hexdigest()
+    assert read_row(tmp_path / "cell" / "row.json").init == Initial(weights="weights.pt", sha256=expected)
+    shutil.copy(tmp_path / "cell" / "weights.pt", start / "weights.pt")
+    assert main([*command, *out]) == 2
+    assert "the result of other initial weights (weights.pt); --force replaces it" in capsys.readouterr().err
+    recipe = cell(epochs=1).recipe.model_copy(update={"init": f"{start}/row.json"})
+    assert cell(epochs=1).model_copy(update={"recipe": recipe}).init == start / "weights.pt"  # Snakemake's input, too
 
 
 def test_weights_that_nobody_named_are_not_trained(tmp_path):
