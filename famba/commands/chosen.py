@@ -120,9 +120,12 @@ def _from_experiment(args: argparse.Namespace, path: Path) -> Chosen:
     if name not in experiment.models:
         found = "" if name is None else f" {name}: {path} has no such model"
         raise InputError(f"--model{found or ': name one'}; it has {', '.join(experiment.models)}")
+    model = experiment.models[name].architecture
+    if args.img_size is not None:  # schedules that are derived, such as `like: upper`, are derived for its tokens
+        sized = experiment.models[name].model_copy(update={"img_size": args.img_size})
+        experiment = experiment.model_copy(update={"models": {**experiment.models, name: sized}})
     cells = [experiment.cell(name, each, experiment.seeds[0]) for each in experiment.strategies]
     own = {cell.strategy: (cell.schedule, cell.fusion) for cell in cells if cell.strategy not in NAMED}
-    model = experiment.models[name].architecture
     recipe = experiment.recipe_of(name)
     return Chosen(name, model, recipe, experiment.dataset, experiment.fusion, own, experiment.listed)
 
@@ -226,16 +229,20 @@ def _method(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _scheduled(chosen: Chosen, name: str) -> tuple[tuple[int, ...], Fusion]:
-    if name in chosen.own:
-        return chosen.own[name]
-    if name not in NAMED:
-        raise InputError(f"--strategies: unknown strategy {name!r}{nearest(name, [*NAMED, *chosen.own])}")
     shape, shared = chosen.architecture, chosen.fusion.budget == "proportional"
-    schedule = strategy(name, shape.depth, shape.tokens if shared else None)
-    if not shared and (found := beyond_cap(schedule, shape.tokens, shape.cls_index)):
+    if name in chosen.own:
+        schedule, fusion = chosen.own[name]
+        remedy = "`like: upper` with a proportional budget, in its experiment, has a share of the tokens"
+    elif name in NAMED:
+        schedule, fusion = strategy(name, shape.depth, shape.tokens if shared else None), chosen.fusion
+        remedy = "--budget proportional scales it"
+    else:
+        raise InputError(f"--strategies: unknown strategy {name!r}{nearest(name, [*NAMED, *chosen.own])}")
+    scaled = shared and name not in chosen.own
+    if not scaled and (found := beyond_cap(schedule, shape.tokens, shape.cls_index)):
         layer, asked, possible = found
         raise InputError(
             f"--strategies: {name} removes {asked} tokens in layer {layer}, where {possible} of {chosen.name} can go; "
-            "--budget proportional scales it"
+            f"{remedy}"
         )
-    return schedule, chosen.fusion
+    return schedule, fusion

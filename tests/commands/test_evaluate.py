@@ -45,6 +45,19 @@ def predicted(out: Path, line: dict[str, str]) -> np.ndarray:
         return file["top5"]
 
 
+def test_another_size_has_its_own_schedules_and_refuses_those_that_do_not_fit(trained, tmp_path, capsys):
+    """What would be capped is another schedule; what is derived is derived for the tokens that there are."""
+    own = {"mine": {"from": 1, "r": 3}, "alike": {"like": "upper"}}
+    config = tmp_path / "e.yaml"
+    config.write_text(yaml.safe_dump(MICRO | {"strategies": ["mine", "alike"], "schedules": own}))
+    here = [trained / "weights.pt", "--config", config, "--img-size", "8", "--limit", "4"]
+    alike, upper = evaluated(tmp_path / "out.csv", *here, "--strategies", "alike,upper")
+    assert alike["tokens"] == upper["tokens"]
+    words = ["evaluate", *map(str, here), *QUICK, "--strategies", "mine", "--out", str(tmp_path / "mine.csv")]
+    assert main(words) == 2
+    assert "--strategies: mine removes 3 tokens in layer 1, where 2 of vim_micro can go" in capsys.readouterr().err
+
+
 def test_a_trained_model_under_its_own_strategy_does_what_its_row_says(trained, tmp_path):
     row, out = read_row(trained / "row.json"), tmp_path / "out.csv"
     (line,) = evaluated(out, trained / "row.json", "--strategies", "upper")
