@@ -236,6 +236,8 @@ def _over_seeds(
         return None, "one seed"
     if len({network.row.data.order_digest for network in networks}) > 1:
         return None, "the order of the images differs between seeds"
+    if min(map(len, compared.values())) < 2:
+        return None, "one test image"
     if scatter.df < MIN_DF:
         return None, "two strategies with two seeds each: how far a training scatters is hardly known"
     found = over_seeds_and_images(np.stack(list(compared.values())), scatter)

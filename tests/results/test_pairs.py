@@ -1,5 +1,6 @@
 """Strategies paired on the same test images: counted by loops, and never paired where the images are not the same."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,15 @@ def test_the_control_is_networks_of_one_strategy(tmp_path):
     assert f"of 9 pairs of networks that differ only in their seed, McNemar's test calls {same.differ} different" in (
         tables(found, "")[0].markdown_page
     )
+
+
+def test_one_image_has_no_interval_over_images(tmp_path, monkeypatch):
+    module = sys.modules[__name__]
+    monkeypatch.setattr(module, "N", 1)
+    monkeypatch.setattr(module, "LABELS", LABELS[:1])
+    found = paired(grid(tmp_path))
+    assert found.images == 1
+    assert {(pair.over_seeds, pair.unknown) for pair in found.pairs} == {(None, "one test image")}
 
 
 @pytest.mark.parametrize(
