@@ -21,6 +21,7 @@ from famba.config import Cell
 from famba.data import seeds
 from famba.data.loader import EvalLoader, TrainLoader
 from famba.errors import CheckFailed, Stopped
+from famba.methods import draws
 from famba.ops.precision import DTYPES, slowness
 from famba.results import predictions, tokens
 from famba.results.epochs import write_epochs, write_steps
@@ -188,8 +189,7 @@ class Training:
         self.meter.start_steps()
         for step, batches in enumerate(self.train_loader.epoch(epoch, first), first):
             optim.set_learning_rate(self.state.optimizer, self._lr(epoch, step))
-            key = seeds.derived_seed(self.cell.seed, "reduction", epoch, step, self.world.rank) >> 1  # int64 has 63
-            losses[step] = self.state.step.gradients(batches, key)
+            losses[step] = self.state.step.gradients(batches, self._key(epoch, step))
             check = (step + 1) % self.check_steps == 0 or step + 1 == steps
             loss = None
             if check:  # before the update, for which the host does not wait
@@ -208,6 +208,12 @@ class Training:
                 self._save()
                 self.meter.start_steps()
         self.meter.stop_steps(losses)
+
+    def _key(self, epoch: int, step: int) -> int:
+        """Of this process's first image of a step: an image of the global batch has one key, whichever has it."""
+        whole = seeds.derived_seed(self.cell.seed, "reduction", epoch, step, 0) >> 1  # int64 has 63
+        share = self.cell.recipe.global_batch // self.world.world_size
+        return draws.later(whole, self.world.rank * share)
 
     def _evaluate(self, epoch: int, average: bool = False) -> tuple[float, float]:
         """Top-1 and top-5 on the test set, in percent. Raises CheckFailed if a logit is not finite.

@@ -13,15 +13,28 @@ import torch
 
 from famba.cli import main
 from famba.config import Cell, Experiment
+from famba.data import seeds
+from famba.methods import draws
 from famba.results.row import read_row
 from famba.training import checkpoint
+from famba.training.distributed import Processes
 from famba.training.lock import exclusive
 from famba.training.status import read_status
+from famba.training.timing import Meter
+from famba.training.train import Training
 from tests.helpers import ROOT
 from tests.helpers.cells import MICRO, cell, small_cell
 from tests.helpers.trainings import ends_as, weights
 
-MIXED = small_cell(mixup=0.8, cutmix=1.0, epochs=12)
+
+def by_chance(**recipe: object) -> Cell:
+    """One whose method draws, too."""
+    own = {"by_chance": {"like": "upper", "method": "random_merge"}}
+    settings = {"strategies": ["by_chance"], "schedules": own, "recipe": {**MICRO["recipe"], **recipe}}
+    return Experiment.from_config({**MICRO, **settings}).cell("vim_micro", "by_chance", 0)
+
+
+MIXED = by_chance(mixup=0.8, cutmix=1.0, epochs=5)
 LONG = small_cell(epochs=1000)
 
 
@@ -47,6 +60,34 @@ def finish(process: subprocess.Popen[str]) -> str:
 def together(once) -> Path:
     """The folder of a cell that two processes trained."""
     return once("two-processes", lambda folder: finish(start(folder / "cell"))) / "cell"
+
+
+@pytest.mark.parametrize(("processes", "micro_batch"), [(1, 16), (2, 64), (4, 16)])
+def test_an_image_draws_the_same_whichever_process_has_it(processes, micro_batch, tmp_path, monkeypatch):
+    def keys(rank: int, processes: int, micro_batch: int) -> list[torch.Tensor]:
+        """Of a rank's images, for each of an epoch's first steps."""
+        world, of = Processes(rank, processes), by_chance(micro_batch=micro_batch)
+        training = Training(of, tmp_path, Path("data"), world=world)
+        model, made = training.model, []
+
+        def backward(images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+            made.append(draws.by_place(model.key, len(images)))
+            return torch.zeros(())
+
+        monkeypatch.setattr(training.state.step, "backward", backward)
+        monkeypatch.setattr(training.state.step, "update", lambda: None)
+        monkeypatch.setattr(training, "_request", lambda: 0)
+        training.meter = Meter(training.history, training.device, training.world, training.train_loader)
+        training._train_steps(1)
+        return torch.cat(made).view(training.epoch_steps, -1)
+
+    monkeypatch.setattr(Processes, "all_sum_", lambda *_: None)
+    expected = keys(0, 1, 64)
+    assert len(expected.unique()) == expected.numel()
+    found = torch.cat([keys(rank, processes, micro_batch) for rank in range(processes)], dim=1)
+    assert torch.equal(found, expected)
+    step_1 = seeds.derived_seed(0, "reduction", 1, 1, 0) >> 1
+    assert torch.equal(expected[1], draws.by_place(torch.tensor(step_1), 128))  # of one process, as it always was
 
 
 @pytest.mark.slow
