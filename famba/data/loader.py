@@ -155,16 +155,16 @@ class EvalLoader:
         self.batch, self.device = recipe.eval_batch, torch.device(device)
         self._share = slice(rank, None, world_size)
         self.labels = torch.tensor(dataset.test_labels, device=device)  # of all images, (N,)
-        self._batches: Callable[[], Iterator[Tensor]]
+        self._images: Callable[[Sequence[slice]], Iterator[Tensor]]
         transform, images = batched.EvalTransform(recipe, img_size, device), dataset.test_images
         if isinstance(images, ImageFiles):
             work = _Centred(images, transform.shorter, img_size)
             loaded = _InWorkers(work, min(recipe.workers, usable_cpus()), self.device, persistent=False)
-            places = [np.arange(len(images))[place] for place in self.places]
-            self._batches = lambda: map(transform.normalize, loaded(places))
+            every = np.arange(len(images))
+            self._images = lambda places: map(transform.normalize, loaded([every[place] for place in places]))
         else:
-            stored = torch.tensor(images, device=device).split(self.batch)  # uint8: CIFAR's test set takes 31 MB
-            self._batches = lambda: map(transform, stored[self._share])
+            stored = torch.tensor(images, device=device)  # uint8: CIFAR's test set takes 31 MB
+            self._images = lambda places: (transform(stored[place]) for place in places)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -177,7 +177,12 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Images (b, 3, S, S) float32 and labels (b,) int64."""
         labels = self.labels.split(self.batch)[self._share]
-        yield from zip(self._batches(), labels, strict=True)
+        yield from zip(self._images(self.places), labels, strict=True)
+
+    def first(self, images: int) -> Tensor:
+        """The first images of the test set, as many as there are, in any batch and any process: (b, 3, S, S)."""
+        (found,) = self._images([slice(images)])
+        return found
 
 
 def rank_parts(recipe: Recipe, rank: int, world_size: int) -> dict[int, slice]:

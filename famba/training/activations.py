@@ -19,11 +19,15 @@ def saved_activation_bytes(
     """Bytes that one more image makes the forward pass save for the backward pass.
 
     Weighed as the storages made in a forward pass and alive after it. The difference between batches of two images
-    and one, so that what does not grow with the batch (stacked weights) drops out. `images`: the two; None: random.
+    and one, so that what does not grow with the batch (stacked weights) drops out. `images`: the two, or one to be
+    taken twice; None: random.
     """
 
     def saved(batch: int) -> int:
-        given = random_images(model, batch, device) if images is None else images[:batch].clone()
+        if images is None:
+            given = random_images(model, batch, device)
+        else:
+            given = images[[place % len(images) for place in range(batch)]]
         with _Allocations() as allocations, autocast():
             logits = model(given)  # keeps the graph alive while it is measured
             return allocations.alive() - logits.untyped_storage().nbytes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -24,20 +24,21 @@ if TYPE_CHECKING:
     from famba.training.train import Training
 
 
-def row_of(training: Training) -> Row:
-    """The row of a training after its last epoch."""
+def row_of(training: Training, lengths: Tensor | None) -> Row:
+    """The row of a training after its last epoch.
+
+    lengths: (N, depth + 1) of `lengths_of`.
+    """
     cell, history, state, scan = training.cell, training.history, training.state, training.scan
     cuda, classes = training.device.type == "cuda", len(training.dataset.classes)
     alone = training.world.world_size == 1
     saved = training.saved_activations
     tokens = Tokens(scheduled=state.model.scheduled_tokens, measured=training.measured_tokens)
     flops = forward_flops(cell.architecture, cell.mixed, classes, method=state.model.method)
-    if state.model.varies:  # what its weights make of real images, and not of random ones before the training
-        lengths = evaluate.lengths(state.forward, training.test_loader, training.progress.evaluating)
-        training.world.all_sum_([lengths])
+    if lengths is not None:  # what its weights make of real images, and not of random ones before the training
         tokens, flops = image_tokens(state.model, cell.architecture, classes, lengths)
-        for images, _ in islice(training.test_loader, 1):  # a process may have none of a small test set
-            saved = saved_activation_bytes(state.model, training.device, state.autocast, images)
+        images = training.test_loader.first(2)
+        saved = saved_activation_bytes(state.model, training.device, state.autocast, images)
     paired = not cuda and alone and not state.model.varies  # a step on random images would lose other tokens
     return Row(
         id=cell.id,
@@ -87,6 +88,15 @@ def row_of(training: Training) -> Row:
         started=history.started,
         finished=now(),
     )
+
+
+def lengths_of(training: Training) -> Tensor | None:
+    """`evaluate.lengths` of all processes together; None where the schedule alone decides how many tokens go."""
+    if not training.state.model.varies:
+        return None
+    lengths = evaluate.lengths(training.state.forward, training.test_loader, training.progress.evaluating)
+    training.world.all_sum_([lengths])
+    return lengths
 
 
 def image_tokens(model: VisionMamba, architecture: Architecture, classes: int, lengths: Tensor) -> tuple[Tokens, int]:

@@ -109,8 +109,10 @@ class Training:
         self.saved_activations = activations.saved_activation_bytes(self.model, self.device, self.state.autocast)
         self._initial_digest = initial.digest(self.model)
 
-    def run(self) -> Row:
+    def run(self) -> Row | None:
         """Train to the last epoch, resuming from a checkpoint if there is one; writes the row and returns it.
+
+        Of several processes the first alone makes the row; the others return None.
 
         Raises:
             CheckFailed: loss, logits, weights or optimiser state are no longer finite, or the weights were modified
@@ -306,21 +308,21 @@ class Training:
         own, identity = self.state.state_dict(), self.dataset.identity.sequence
         return checkpoint.mismatch(saved, self.cell, identity, own, self.state.optimizer, self.init, self.epoch_steps)
 
-    def _finish(self) -> Row:
+    def _finish(self) -> Row | None:
         """Write the row and the files beside it, and rename the checkpoint to weights.pt."""
         self.progress.evaluating()
+        lengths, top5 = result.lengths_of(self), self._predicted
+        if top5 is None:  # the last epoch was over before this run
+            top5, _ = self._predict(self.progress.evaluating)
+        if not self.world.is_main:
+            return None
         try:
-            row = result.row_of(self)
+            row = result.row_of(self, lengths)
         except ValidationError as error:  # of a checkpoint that was tampered with, or a clock that was set back
             reason = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise CheckFailed(
                 f"{self.cell.id}: its row would contradict itself ({reason}); the checkpoint stays"
             ) from None
-        top5 = self._predicted
-        if top5 is None:  # the last epoch was over before this run
-            top5, _ = self._predict(self.progress.evaluating)
-        if not self.world.is_main:
-            return row
         self._renew_lock()
         if not (self.folder / checkpoint.NAME).exists():  # deleted since the last epoch
             self._write_checkpoint()

@@ -181,3 +181,7 @@ def test_evaluation_covers_the_test_set_in_order(digits, recipe):
     assert max(len(images) for images, _ in batches) == 100
     again = list(loader)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(batches, again, strict=True))
+    single = EvalLoader(digits, recipe.model_copy(update={"eval_batch": 1}), 16, "cpu", rank=1, world_size=2)
+    assert torch.equal(single.first(2), loader.first(2))
+    assert torch.allclose(loader.first(2), batches[0][0][:2], atol=1e-6)
+    assert len(loader.first(1000)) == len(loader)

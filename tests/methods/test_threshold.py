@@ -1,6 +1,7 @@
 """A similarity threshold in place of a fixed number: every image is reduced as if it were alone."""
 
 import csv
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from famba.methods.lengths import Part, split
 from famba.results.row import Row, read_row
 from famba.results.tokens import read_tokens
 from famba.training import checks
+from famba.training.activations import saved_activation_bytes
 from famba.training.train import Training
 from tests.helpers.cells import MICRO
 from tests.helpers.method_cases import Case, label, made, sequence, tokens_seen
@@ -127,6 +129,15 @@ def test_the_lowest_threshold_is_the_schedule_and_the_highest_removes_nothing() 
         with torch.no_grad():
             assert torch.equal(model(batch), fixed(batch))
             assert set(map(tuple, model.lengths(batch).tolist())) == {fixed.scheduled_tokens}
+
+
+def test_what_one_image_saves_is_measured_on_it_twice() -> None:
+    model, one = vim(method="famba_v", settings={"threshold": 0.86}), images(1)
+    saved, of_two = (
+        saved_activation_bytes(model, torch.device("cpu"), nullcontext, batch)
+        for batch in (one, one.expand(2, -1, -1, -1))
+    )
+    assert saved == of_two > 0
 
 
 def test_parts_are_split_by_number_and_keep_what_belongs_together() -> None:

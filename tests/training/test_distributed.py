@@ -104,10 +104,11 @@ def test_two_processes_train_the_same_weights(together, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_without_test_images_ends_with_the_others(tmp_path):
-    """All 360 are one batch; with a threshold each process looks at its own after the training."""
+@pytest.mark.parametrize("eval_batch", [512, 359])
+def test_a_process_with_few_or_no_test_images_ends_with_the_others(eval_batch, tmp_path):
+    """Of 360, the second has none or one; with a threshold each process looks at its own after the training."""
     own = {"similar": {"like": "upper", "settings": {"threshold": 0.5}}}
-    recipe = {**MICRO["recipe"], "epochs": 1, "eval_batch": 512}
+    recipe = {**MICRO["recipe"], "epochs": 1, "eval_batch": eval_batch}
     grid = Experiment.from_config({**MICRO, "strategies": ["similar"], "schedules": own, "recipe": recipe})
     finish(start(tmp_path / "cell", grid.cell("vim_micro", "similar", 0)))
     row = read_row(tmp_path / "cell" / "row.json")

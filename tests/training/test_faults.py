@@ -88,10 +88,10 @@ def test_a_disk_that_is_full_at_the_row_keeps_all_epochs(left, undisturbed, tmp_
     row_of = result.row_of
     with mounted(tmp_path / "disk", "size=2m") as disk:
 
-        def full(training: Training) -> object:
+        def full(*of: object) -> object:
             fill(disk / "filler")
             os.truncate(disk / "filler", (disk / "filler").stat().st_size - left * 1024)
-            return row_of(training)
+            return row_of(*of)
 
         monkeypatch.setattr(result, "row_of", full)
         assert main(arguments(disk)) == 2
@@ -137,7 +137,7 @@ def test_a_folder_that_is_deleted_is_written_anew(moment, undisturbed, tmp_path,
         at_step(monkeypatch, lambda: shutil.rmtree(folder), (1, 2))
     else:
         row_of = result.row_of
-        monkeypatch.setattr(result, "row_of", lambda training: shutil.rmtree(folder) or row_of(training))
+        monkeypatch.setattr(result, "row_of", lambda *of: shutil.rmtree(folder) or row_of(*of))
     assert main(arguments(folder)) == 0
     assert capsys.readouterr().err.count(f"{folder} was deleted meanwhile; it is written anew") == 1
     ends_as(folder, undisturbed)
