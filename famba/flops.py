@@ -10,13 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from famba.config import Architecture, Cell, Recipe
-from famba.strategies import tokens_per_layer
+from famba.config.methods import LATE, Placement
+from famba.strategies import capped, tokens_per_layer
 
 if TYPE_CHECKING:
     from famba.methods.interface import Method
+    from famba.results.row import Row
 
 DIRECTIONS = 2
 CHANNELS = 3  # of the model's input; grey images come with three equal ones
@@ -71,10 +74,11 @@ class Pass:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer and one image. `entering` tokens come, `tokens` are left for the mixer; `saved` bytes are kept."""
+    """One layer and one image: `entering` tokens come, the mixer sees `tokens`, `left` go on. `saved`: bytes kept."""
 
     entering: int
     tokens: int
+    left: int
     norm: Pass
     fusion: Pass
     gemms: Pass
@@ -135,7 +139,7 @@ class StepCost:
     @property
     def launches(self) -> float:
         """Kernels that an eager step launches, nearly."""
-        fusing = sum(layer.tokens < layer.entering for layer in self.layers)
+        fusing = sum(layer.left < layer.entering for layer in self.layers)
         return self.passes * (_LAUNCHES_PER_LAYER * len(self.layers) + _LAUNCHES_PER_FUSION * fusing)
 
     @property
@@ -170,22 +174,47 @@ class StepCost:
 
 
 def scheduled_tokens(architecture: Architecture, schedule: Sequence[int]) -> tuple[int, ...]:
-    """Tokens that each layer's mixer is to see, then the final count."""
+    """Tokens that are left of each layer, then the final count; of a reduction before the mixers, what they see."""
     return tokens_per_layer(schedule, architecture.tokens, architecture.cls_index)
 
 
 def forward_flops(
-    architecture: Architecture, schedule: Sequence[int], classes: int, method: Method | None = None
+    architecture: Architecture,
+    schedule: Sequence[int],
+    classes: int,
+    method: Method | None = None,
+    left: Sequence[int] | None = None,
 ) -> int:
-    """Floating-point operations of one image's forward pass; a multiply-add counts as two. `method`: None is Famba-V's.
+    """Floating-point operations of one image's forward pass; a multiply-add counts as two.
 
     Counted: patch embedding, the mixers' projections, causal convolutions and scans (per channel and state 9
     operations, as state-spaces/mamba counts them: discretise 3, recur 4, read out 2), what a method compares in a layer
-    that reduces tokens, and the head. Not counted: norms, activations, additions.
+    that reduces tokens, a threshold's comparisons twice where tokens go and once where none does, and the head. Each at
+    the tokens that it runs on: `out_proj` lacks those that go inside of the mixer. Not counted: norms, activations,
+    additions, and what a mixer computes a second time for a method that reads it.
+
+    Args:
+        schedule: tokens that each layer removes; with a threshold, at most.
+        method: which removes them, where it acts; None is Famba-V's, before the mixers.
+        left: tokens that are left of each layer where a threshold decides; None: the schedule's.
     """
-    layers = _layers(architecture, schedule, "fp32", "cpu", method)
+    layers = _layers(architecture, schedule, "fp32", "cpu", method, left=left)
     ends = _ends(architecture, classes, _FP32)
     return round(ends.forward.gemm_flops + sum(map(layer_flops, layers)))
+
+
+def row_flops(row: Row) -> int:
+    """`forward_flops` of a row, counted as today: older rows of a method inside or after the mixer hold another count.
+
+    As recorded where only the training knew it: of a method of your own.
+    """
+    cell, fusion = row.cell, row.cell.fusion
+    if not (fusion.late and any(cell.schedule)) or fusion.code is not None:
+        return row.cost.forward_flops
+    from famba.methods.names import build  # noqa: PLC0415 (torch)
+
+    method = build(fusion.method, fusion.settings, fusion.placement)
+    return forward_flops(cell.architecture, cell.schedule, row.data.classes, method)
 
 
 def layer_flops(layer: LayerCost) -> float:
@@ -207,12 +236,13 @@ def parameter_count(architecture: Architecture, classes: int) -> int:
 def step_cost(cell: Cell, classes: int, scan: str = "cpu", method: Method | None = None) -> StepCost:
     """A process's share of an optimiser step of a cell. `scan`: the backend, which decides what is kept.
 
-    `method`: whose comparisons of tokens are counted; None is Famba-V's. What the processes send each other, the sum of
-    their gradients, is not counted.
+    `method`: whose comparisons of tokens are counted; None is Famba-V's, where the cell's method acts. What the
+    processes send each other, the sum of their gradients, is not counted.
     """
     share = cell.recipe.global_batch // cell.processes
     settings = cell.recipe.model_copy(update={"global_batch": share, "micro_batch": cell.images_per_pass})
-    return cost(cell.architecture, cell.mixed, settings, classes, scan, method)
+    placement = cell.fusion.acts if method is None else method.placement
+    return cost(cell.architecture, cell.schedule, settings, classes, scan, method, placement)
 
 
 def cost(
@@ -222,10 +252,11 @@ def cost(
     classes: int,
     scan: str = "cpu",
     method: Method | None = None,
+    placement: Placement | None = None,
 ) -> StepCost:
-    """An optimiser step of any model and recipe; see `step_cost`."""
+    """An optimiser step of any model and recipe; see `step_cost`. `placement`: None is the method's own."""
     a, width = architecture, _width(recipe.precision)
-    layers = tuple(_layers(a, schedule, recipe.precision, scan, method))
+    layers = tuple(_layers(a, schedule, recipe.precision, scan, method, placement))
     parameters = parameter_count(a, classes)
     # with autocast each weight is cast once per pass, and its gradient is cast back
     casts = 0 if recipe.precision == "fp32" else 2 * (_FP32 + width)
@@ -257,47 +288,62 @@ def _width(precision: str) -> int:
 
 
 def _layers(
-    a: Architecture, schedule: Sequence[int], precision: str, scan: str, method: Method | None
+    a: Architecture,
+    schedule: Sequence[int],
+    precision: str,
+    scan: str,
+    method: Method | None,
+    placement: Placement | None = None,
+    left: Sequence[int] | None = None,
 ) -> list[LayerCost]:
-    trace = scheduled_tokens(a, schedule)
-    entering = (a.tokens, *trace[:-2])
+    trace = scheduled_tokens(a, schedule)[:-1] if left is None else left
     return [
-        layer_cost(a, before, after, precision, scan, method) for before, after in zip(entering, trace, strict=False)
+        layer_cost(a, before, after, precision, scan, method, placement, most=capped(r, before, True, None))
+        for r, (before, after) in zip(schedule, pairwise((a.tokens, *trace)), strict=True)
     ]
 
 
 def layer_cost(
     a: Architecture,
     entering: int,
-    tokens: int,
+    left: int,
     precision: str = "fp32",
     scan: str = "cpu",
     method: Method | None = None,
+    placement: Placement | None = None,
+    most: int | None = None,
 ) -> LayerCost:
-    """One layer, which `entering` tokens come to and whose mixer sees `tokens` of them, and one image.
+    """One layer, which `entering` tokens come to and `left` of them leave, and one image.
 
-    `method`: None is Famba-V's.
+    Args:
+        method: which removes them; None is Famba-V's.
+        placement: where it acts; None: the method's own place.
+        most: tokens that the schedule removes here, of which a threshold may keep some; None: those that go.
     """
+    at = placement or ("before" if method is None else method.placement)
+    tokens = entering if at in LATE else left  # that the mixer sees
+    projected = left if at == "inside" else tokens
+    normed = left if at == "input" else entering
     e, d, n, k = _width(precision), a.embed_dim, a.d_state, DIRECTIONS
     inner, rank = _widths(a)
     read = k * (rank + 2 * n)  # features of delta's low rank, B and C, both directions
 
     # the residual stream is float32: x + h, its norm; backward: the norm's gradient joins the stream's
     norm = Pass(
-        Work(other_flops=6 * d, moved=d * (2 * _FP32 + 2 * e)) * entering,
-        Work(other_flops=10 * d, moved=d * (3 * _FP32 + e)) * entering,
+        Work(other_flops=6 * d, moved=d * (2 * _FP32 + 2 * e)) * normed,
+        Work(other_flops=10 * d, moved=d * (3 * _FP32 + e)) * normed,
     )
     delta = Work(gemm_flops=2 * k * rank * inner, moved=e * k * (rank + inner))
     products = (
         delta
         + Work(gemm_flops=2 * d * 2 * inner, moved=e * (d + 2 * inner))
         + Work(gemm_flops=2 * inner * read, moved=e * (k * inner + read))
-        + Work(gemm_flops=2 * inner * d, moved=e * (inner + d))
     )
+    out = Work(gemm_flops=2 * inner * d, moved=e * (inner + d)) * projected
     # two gradients of u are added, those of x and z laid side by side; fused_mixer makes them where they belong
     adding = Work(moved=e * inner * (k if scan in ("cpu", "triton") else 3 * k + 4), other_flops=k * inner)
     # each product's two gradients, delta made again
-    gemms = Pass(products * tokens, (products * 2 + delta + adding) * tokens)
+    gemms = Pass(products * tokens + out, (products * 2 + delta + adding) * tokens + out * 2)
     conv_forward = Work(other_flops=2 * k * inner * a.d_conv, exps=k * inner, moved=e * inner * (1 + k))
     conv_backward = Work(other_flops=6 * k * inner * a.d_conv, exps=k * inner, moved=e * inner * (2 + k))
     conv = Pass(conv_forward * tokens, (conv_forward + conv_backward) * tokens)
@@ -307,22 +353,34 @@ def layer_cost(
         Work(other_flops=9 * states, exps=states + k * inner + inner, moved=streams + 2 * e * inner) * tokens,
         Work(other_flops=20 * states, exps=states + k * inner + inner, moved=2 * streams + 3 * e * inner) * tokens,
     )
-    fusion, saved = Pass(Work(), Work()), 0
-    if tokens < entering:
-        merge = Work(moved=d * (e + _FP32) * (entering + tokens), other_flops=4 * d * tokens)  # hidden and residual
-        fusion = Pass(_matching(a, entering, entering - tokens, method) + merge, merge)
-        saved = _INDEX * entering + _FP32 * tokens  # the group of each token, the size of each group
-    saved += _saved_by_norm(entering, d)
+    gone, saved = entering - left, 0
+    fusion = Pass(_matching(a, entering, gone, gone if most is None else most, method, at), Work())
+    if gone:
+        hidden = k * inner if at == "inside" else d  # channels that are merged beside the residual's
+        merge = Work(moved=(hidden * e + d * _FP32) * (entering + left), other_flops=2 * (hidden + d) * left)
+        fusion = Pass(fusion.forward + merge, merge)
+        saved = _INDEX * entering + _FP32 * left  # the group of each token, the size of each group
+    saved += _saved_by_norm(normed, d)
     saved += e * tokens * (d + 2 * inner + read + inner)  # the mixer's input, x and z, dt B C, before the gate
-    return LayerCost(entering, tokens, norm, fusion, gemms, conv, scan_work, saved + _saved_by_scan(a, tokens, e, scan))
+    saved += _saved_by_scan(a, tokens, e, scan)
+    return LayerCost(entering, tokens, left, norm, fusion, gemms, conv, scan_work, saved)
 
 
-def _matching(a: Architecture, tokens: int, gone: int, method: Method | None) -> Work:
-    """The comparisons of tokens; of a method that makes none, nothing. Traffic is that of cosines of their width."""
+def _matching(a: Architecture, tokens: int, gone: int, most: int, method: Method | None, at: Placement) -> Work:
+    """The comparisons of tokens; of a method that makes none, nothing. Traffic is that of cosines of their width.
+
+    A threshold's are made once to count the pairs above it, and again to remove those where there are any.
+    """
+    times = DIRECTIONS if at == "inside" else 1
+    flops = 0
     if method is None:
-        flops = 2 * math.ceil(tokens / 2) * (tokens // 2) * a.embed_dim
+        width = a.embed_dim * (a.expand if at == "inside" else 1)
+        flops = 2 * math.ceil(tokens / 2) * (tokens // 2) * width * times if gone else 0
     else:
-        flops = method.flops(tokens, gone, a) * (DIRECTIONS if method.placement == "inside" else 1)
+        if gone:
+            flops = method.flops(tokens, gone, a) * times
+        if most and method.threshold is not None:
+            flops += method.flops(tokens, most, a)
     if not flops:
         return Work()
     return Work(gemm_flops=flops, moved=_FP32 * 3 * (tokens * a.embed_dim + flops / (2 * a.embed_dim)))

@@ -211,9 +211,7 @@ def _size(
         seen, flops = image_tokens(forward.model, model.architecture, classes, measured)
         shown = " ".join(f"{mean:.2f}" for mean in seen.measured)
     else:
-        before = (model.architecture.tokens, *tokens[:-2])
-        mixed = [then - now for then, now in zip(before, tokens[:-1], strict=True)]
-        flops = forward_flops(model.architecture, mixed, classes, method=forward.model.method)
+        flops = forward_flops(model.architecture, forward.model.schedule, classes, method=forward.model.method)
         shown = " ".join(map(str, tokens))
     total, added = peak(forward, batch, device, timed)
     return {

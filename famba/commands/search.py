@@ -17,7 +17,6 @@ from famba.commands.chosen import Setting
 from famba.commands.loaded import Loaded, Some
 from famba.commands.options import positive
 from famba.commands.search_report import Candidate, Checked, Report, told, words
-from famba.config.methods import LATE
 from famba.cost import damage
 from famba.cost.bench import cell_of
 from famba.cost.calibrate import Probes
@@ -232,19 +231,18 @@ def _curves(outputs: _Outputs, method: Setting) -> list[damage.Curve | None]:
 
 
 def _cost_model(here: Loaded, cost: Cost, method: Method) -> CostModel:
-    late = method.placement in LATE
     shape, none = here.chosen.architecture, (0,) * here.chosen.architecture.depth
     precision, device = here.recipe.precision, here.device.type
     layer = partial(layer_cost, shape, precision=precision, scan=here.scan.name, method=method)
     if cost == "flops":
-        return CostModel(shape, layer_flops, layer, float(forward_flops(shape, none, here.classes)), late)
+        return CostModel(shape, layer_flops, layer, float(forward_flops(shape, none, here.classes)))
     sizes = {"epochs": 1, "warmup_epochs": 0, "precision": precision}
     images = min(here.recipe.micro_batch, 8) if device == "cpu" else here.recipe.micro_batch
     cell = cell_of(shape, none, images, **sizes)
     counted = step_cost(cell, here.classes, here.scan.name)
     if cost == "memory":
-        return CostModel(shape, attrgetter("saved"), layer, float(counted.saved_per_image), late)
+        return CostModel(shape, attrgetter("saved"), layer, float(counted.saved_per_image))
     probes = Probes(cell, here.device, here.scan.name, here.classes)
     found = probes.calibration(interleaved_s(probes.runs, here.device, rounds=5))
     seconds = partial(found.layer_s, images=images, passes=counted.passes)
-    return CostModel(shape, seconds, layer, found.step_s(counted), late)
+    return CostModel(shape, seconds, layer, found.step_s(counted))

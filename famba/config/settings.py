@@ -118,7 +118,12 @@ class Fusion(Strict):
     @property
     def late(self) -> bool:
         """Whether the mixer of a layer still sees the tokens that go there."""
-        return (self.placement or methods.PLACEMENTS.get(self.method, "before")) in methods.LATE
+        return self.acts in methods.LATE
+
+    @property
+    def acts(self) -> methods.Placement:
+        """Where in the block: the placement that is given, else the method's own; "before" of one of your own."""
+        return self.placement or methods.PLACEMENTS.get(self.method, "before")
 
     @property
     def varies(self) -> bool:

@@ -14,7 +14,6 @@ from famba.cost.roofline import PROFILES
 from famba.data.sampling import steps_per_epoch
 from famba.flops import StepCost, step_cost
 from famba.methods.names import build
-from famba.methods.random_controls import RandomPrune
 from famba.ops.precision import DTYPES, slowness
 from famba.results.summary import SHARED
 from famba.system.device import other_gpu_processes, pick_device
@@ -71,7 +70,7 @@ def predict(cell: Cell, step: StepCost, calibration: Calibration, workers: int) 
         strategy=cell.strategy,
         seed=cell.seed,
         tokens_first=cell.architecture.tokens,
-        tokens_final=trace[-1],
+        tokens_final=step.layers[-1].left,
         token_share=sum(trace) / (len(trace) * cell.architecture.tokens),
         step_s=step_s,
         images_per_s=settings.global_batch / step_s,
@@ -96,7 +95,8 @@ def counted(cell: Cell, scan: str) -> StepCost:
     Such a class is not run here: its file may be another machine's.
     """
     fusion = cell.fusion
-    method = RandomPrune() if _is_own(cell) else build(fusion.method, fusion.settings, fusion.placement)
+    name, settings = ("random_prune", {}) if _is_own(cell) else (fusion.method, fusion.settings)
+    method = build(name, settings, fusion.acts)
     return step_cost(cell, cell.sizes.classes, scan, method=method)
 
 

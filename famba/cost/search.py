@@ -98,7 +98,6 @@ class CostModel:
     Args:
         value: of a layer, from its counts. layer_cost: (tokens that enter, tokens left) -> its counts.
         whole: what the model costs without a reduction.
-        late: whether a layer's mixer sees the tokens still that are removed there (placements "inside" and "after").
     """
 
     def __init__(
@@ -107,7 +106,6 @@ class CostModel:
         value: Callable[[LayerCost], float],
         layer_cost: Callable[[int, int], LayerCost],
         whole: float,
-        late: bool,
     ) -> None:
         self.whole, self.depth = whole, architecture.depth
         tokens = architecture.tokens
@@ -116,11 +114,7 @@ class CostModel:
             for gone in range(capped(entering, entering, True, None) + 1):
                 table[entering, entering - gone] = value(layer_cost(entering, entering - gone))
         self.layers = np.repeat(table[None], self.depth, axis=0)
-        if late:  # the next layer's mixer is the first that sees less; what the last one removes, none
-            self.layers[-1] = np.where(np.isfinite(table), 0, np.inf)
         self.fixed = whole - table[tokens, tokens] * self.depth
-        if late:
-            self.fixed += table[tokens, tokens]
 
     def of(self, schedule: Sequence[int]) -> float:
         """The cost of a schedule."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -34,7 +33,7 @@ def row_of(training: Training, lengths: Tensor | None) -> Row:
     alone = training.world.world_size == 1
     saved = training.saved_activations
     tokens = Tokens(scheduled=state.model.scheduled_tokens, measured=training.measured_tokens)
-    flops = forward_flops(cell.architecture, cell.mixed, classes, method=state.model.method)
+    flops = forward_flops(cell.architecture, cell.schedule, classes, method=state.model.method)
     if lengths is not None:  # what its weights make of real images, and not of random ones before the training
         tokens, flops = image_tokens(state.model, cell.architecture, classes, lengths)
         images = training.test_loader.first(2)
@@ -104,8 +103,7 @@ def image_tokens(model: VisionMamba, architecture: Architecture, classes: int, l
     traces, images = lengths.unique(dim=0, return_counts=True)
     flops = 0
     for trace, count in zip(traces.tolist(), images.tolist(), strict=True):
-        gone = [before - after for before, after in pairwise((architecture.tokens, *trace[:-1]))]
-        flops += count * forward_flops(architecture, gone, classes, method=model.method)
+        flops += count * forward_flops(architecture, model.schedule, classes, model.method, left=trace[:-1])
     tokens = Tokens(
         scheduled=model.scheduled_tokens,
         measured=tuple(lengths.double().mean(dim=0).tolist()),

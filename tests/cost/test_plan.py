@@ -17,7 +17,7 @@ from famba.cost.calibrate import Calibration, calibrate, data_seconds, fit
 from famba.cost.plan import assumed, counted, plan, predict
 from famba.cost.roofline import MEASURED, PROFILES, Rates
 from famba.data import digits
-from famba.flops import cost, forward_flops, step_cost
+from famba.flops import cost, forward_flops, scheduled_tokens, step_cost
 from famba.methods import Method
 from famba.methods.names import build
 from famba.strategies import STRATEGIES, strategy
@@ -57,14 +57,34 @@ def test_each_method_s_own_comparisons_are_counted(tmp_path, monkeypatch):
     assert flops["prune"] == flops["own"] == 0 < flops["features"] < flops["fuse"]
     for name, step in of.items():
         expected = build(methods[name], cells[name].fusion.settings) if name != "own" else Method()
-        whole = forward_flops(shape, cells[name].mixed, 10, method=expected)
-        assert flops[name] == whole - forward_flops(shape, cells[name].mixed, 10, method=Method())
+        whole = forward_flops(shape, cells[name].schedule, 10, method=expected)
+        assert flops[name] == whole - forward_flops(shape, cells[name].schedule, 10, method=Method())
         assert sum(layer.fusion.both.moved for layer in step.layers) > 0  # merging and dropping move tokens, too
     monkeypatch.setattr(planning, "LAUNCH_S", 0.0)  # which decides in a model as small as this one
     predictions, notes = plan(grid, "a100")
     seconds = {one.strategy: one.step_s for one in predictions}
     assert seconds["prune"] == seconds["own"] < seconds["features"] < seconds["fuse"]
     assert f"methods of your own: what they compare is left out: {own}:Own" in notes
+
+
+def test_a_method_is_planned_where_it_acts(tmp_path):
+    """A late one's mixers see what goes in their layer, its last comparison counts, and its last tokens are gone."""
+    own = tmp_path / "own.py"
+    own.write_text("raise SystemExit('it is not to be run')\n")
+    methods = {"fuse": "famba_v", "prune": "random_prune", "own": f"{own}:Own"}
+    late = {name: {"like": "upper", "method": method, "placement": "after"} for name, method in methods.items()}
+    grid = experiment(strategies=["upper", *late], schedules=late)
+    predictions, _ = plan(grid, "a100")
+    of = {cell.strategy: (cell, counted(cell, "triton")) for cell in grid.cells()}
+    finals = {one.strategy: one.tokens_final for one in predictions}
+    schedule = of["upper"][0].schedule
+    assert schedule[-1] > 0
+    assert set(finals.values()) == {scheduled_tokens(of["upper"][0].architecture, schedule)[-1]}
+    assert of["own"][1].work == of["prune"][1].work
+    assert [layer.tokens for layer in of["fuse"][1].layers] == [layer.entering for layer in of["upper"][1].layers]
+    compared = [layer.fusion.forward.gemm_flops for layer in of["fuse"][1].layers]
+    assert compared == [layer.fusion.forward.gemm_flops for layer in of["upper"][1].layers]
+    assert compared[-1] > 0
 
 
 def test_a_faster_device_takes_less_time_and_the_same_memory():

@@ -1,6 +1,9 @@
 """The search for schedules: against trying out all of them, and its costs against the cost model's."""
 
 import itertools
+from functools import partial
+from operator import attrgetter
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,12 +11,14 @@ import torch
 
 from famba.config import Architecture
 from famba.config.datasets import DATASETS
+from famba.config.methods import Placement
 from famba.cost import damage
 from famba.cost.bench import cell_of
 from famba.cost.calibrate import Calibration
 from famba.cost.roofline import Rates
 from famba.cost.search import CostModel, Front, summed
 from famba.flops import forward_flops, layer_cost, layer_flops, step_cost
+from famba.methods.names import build
 from famba.strategies import capped, strategy
 
 TOY = Architecture(embed_dim=16, depth=4, img_size=12, patch_size=4)  # 10 tokens
@@ -82,21 +87,20 @@ def test_of_equal_damage_the_schedule_that_removes_least_is_found():
     assert Front(costs, damages, unit=1, limit=1).at_cost(1) == (0, 0)
 
 
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("placement", get_args(Placement))
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_cost_of_a_schedule_is_the_cost_models(schedule, late):
-    mixed = (0, *schedule[:-1]) if late else schedule
-    whole = forward_flops(TOY, (0, 0, 0, 0), 10)
-    model = CostModel(TOY, layer_flops, lambda n, m: layer_cost(TOY, n, m), whole, late)
-    assert model.of(schedule) == pytest.approx(forward_flops(TOY, mixed, 10), abs=1)
+def test_the_cost_of_a_schedule_is_the_cost_models(schedule, placement):
+    whole, method = forward_flops(TOY, (0, 0, 0, 0), 10), build("famba_v", {}, placement)
+    model = CostModel(TOY, layer_flops, partial(layer_cost, TOY, method=method), whole)
+    assert model.of(schedule) == pytest.approx(forward_flops(TOY, schedule, 10, method), abs=1)
     assert model.of((0, 0, 0, 0)) == pytest.approx(whole)
 
 
 @pytest.mark.parametrize("units", [7, 10, 4000])
-@pytest.mark.parametrize("late", [False, True])
-def test_the_unreduced_model_is_one_of_the_schedules(units, late):
+@pytest.mark.parametrize("placement", ["before", "after"])
+def test_the_unreduced_model_is_one_of_the_schedules(units, placement):
     whole = forward_flops(TOY, (0, 0, 0, 0), 10)
-    model = CostModel(TOY, layer_flops, lambda n, m: layer_cost(TOY, n, m), whole, late)
+    model = CostModel(TOY, layer_flops, partial(layer_cost, TOY, placement=placement), whole)
     front = model.front(damage.tables([{1: 0.1, 2: 0.2, 4: 0.9}] * 4, 10), units)
     assert front.at_damage(0) == (0, 0, 0, 0)
     assert front.points[-1] == (pytest.approx(whole - model.fixed), 0)
@@ -108,13 +112,9 @@ def test_the_predicted_step_and_the_saved_memory_are_sums_over_layers_too(schedu
     found = Calibration(rates, 1.3, 2e-5, 1.9, 1.1, 1.2, None)
     counted = step_cost(cell_of(TOY, schedule, 4), 100)
     none = step_cost(cell_of(TOY, (0,) * 4, 4), 100)
-    seconds = CostModel(
-        TOY, lambda layer: found.layer_s(layer, 4, 1), lambda n, m: layer_cost(TOY, n, m), found.step_s(none), False
-    )
+    seconds = CostModel(TOY, lambda layer: found.layer_s(layer, 4, 1), partial(layer_cost, TOY), found.step_s(none))
     assert seconds.of(schedule) == pytest.approx(found.step_s(counted))
-    saved = CostModel(
-        TOY, lambda layer: layer.saved, lambda n, m: layer_cost(TOY, n, m), none.saved_per_image, False
-    )  # fmt: skip
+    saved = CostModel(TOY, attrgetter("saved"), partial(layer_cost, TOY), none.saved_per_image)
     once = 8 * any(schedule)  # the class token's index, which no layer has
     assert saved.of(schedule) + once == pytest.approx(counted.saved_per_image)
 
@@ -153,7 +153,7 @@ def test_a_whole_search_is_as_fast_as_the_papers_model_needs():
     curves = [{gone: (24 - layer) * gone**1.5 * 1e-5 for gone in damage.removals(197)} for layer in range(24)]
     tables = damage.tables(curves, 197)
     whole = forward_flops(shape, (0,) * 24, DATASETS["cifar100"].classes)
-    model = CostModel(shape, layer_flops, lambda n, m: layer_cost(shape, n, m), whole, False)
+    model = CostModel(shape, layer_flops, partial(layer_cost, shape), whole)
     front = model.front(tables, units=300)
     for name in ("all", "upper"):
         cost = model.of(strategy(name))
