@@ -51,6 +51,7 @@ _FORM = ("data.source", "data.sha256", "data.bytes", "data.official", "data.orde
 _BUT = (*(f"cell.{name}" for name in _WHERE), *_FORM)
 # the same as long as everything is: which epoch was best, and what a backend keeps for the backward pass
 _ALL_ELSE_EQUAL = ("metrics.best.epoch", "metrics.ema_best.epoch", "memory.saved_activations")
+_RECOUNTED = ("cost.forward_flops",)  # and this of a method that acts late: older code counted other operations
 _BY_WEIGHTS = ("tokens.measured", "tokens.range", "cost.forward_flops")  # so are these, where a threshold decides
 
 
@@ -141,7 +142,9 @@ def compare(recorded: Result, again: Result, floor: Floor) -> Reproduction:
     _require_one_training(recorded, again)
     changed = conditions(recorded.row, again.row.environment, again.row.scan.backend, again.row.data)
     then, now = _leaves(recorded), _leaves(again)
-    of_weights = () if recorded.row.tokens.range is None else _BY_WEIGHTS
+    of_weights: Sequence[str] = () if recorded.row.tokens.range is None else _BY_WEIGHTS
+    if recorded.row.cell.fusion.late:
+        of_weights = _RECOUNTED
     others = [
         _exact(name, then.get(name), now.get(name), not changed, of_weights)
         for name in then | now

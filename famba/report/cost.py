@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from famba.config.validation import read_json
 from famba.errors import InputError
-from famba.flops import step_cost
+from famba.flops import row_flops, step_cost
 from famba.report.provenance import experiments
 from famba.results.anchors import line_href
 from famba.results.row import Row, Spent
@@ -72,7 +72,7 @@ def cost_table(lines: Sequence[Line], by_line: Mapping[tuple[str, str], Sequence
             "activations, measured (MiB/image)": number(line["saved_activations_mib_per_image"], 2, href=href),
             "peak, calculated (MiB)": number(step.peak_bytes / MIB if first.memory.device_peak else None, 0),
             "peak, measured (MiB)": number(line["peak_memory_mib"], 0, href=href),
-            "forward pass (GFLOP/image)": number(line["forward_flops_per_image"] / 1e9, 3),
+            "forward pass (GFLOP/image)": number(row_flops(first) / 1e9, 3),
             "energy (kWh)": number(_mean(joules, JOULES_PER_KWH), 3, href=href),
         }
         for name, entry in entries.items():

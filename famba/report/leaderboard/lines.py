@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from famba.config.methods import PLACEMENTS
+from famba.flops import row_flops
 from famba.report.leaderboard.contribution import PREDICTIONS, labels
 from famba.report.leaderboard.shared import Shared
 from famba.results import summary
@@ -170,6 +171,7 @@ def _lines(rows: Mapping[str, Row], source: str, shared: Shared) -> list[Line]:
         first = next(iter(own.values()))
         others = {} if first.cell.strategy == "baseline" else _baselines(first, firsts)
         numbers = summary.summarise({Path(name): row for name, row in {**own, **others}.items()})[0]
+        numbers |= {"forward_flops_per_image": row_flops(first)}
         found.append(Line(own, repeats, (source,), numbers, _labels(own, numbers, shared)))
     return found
 
