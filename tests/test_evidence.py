@@ -18,10 +18,11 @@ from famba.results.predictions import read_predictions
 from famba.results.same_images import mcnemar
 from famba.results.statistics import holm
 from famba.results.summary import read_rows
-from tests.helpers import ROOT, methods_table
+from tests.helpers import ROOT, class_token_table, methods_table
 
 EVIDENCE = ROOT / "results" / "evidence"
 FOLDERS = sorted(cells.parent for cells in EVIDENCE.glob("*/cells"))
+JUDGED = [folder for folder in FOLDERS if (folder / "claims.json").exists()]
 
 
 def test_every_experiment_there_is_one_that_can_be_repeated():
@@ -30,10 +31,14 @@ def test_every_experiment_there_is_one_that_can_be_repeated():
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_every_row_keeps_the_rules(folder):
+    assert main(["check", "--rules", *map(str, folder.glob("cells/*/row.json"))]) == 0
+
+
+@pytest.mark.parametrize("folder", JUDGED, ids=lambda folder: folder.name)
 def test_the_rows_give_these_verdicts(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     rows = sorted(map(str, Path("cells").glob("*/row.json")))
-    assert main(["check", "--rules", *rows]) == 0
     ledger = ROOT / Experiment.load(ROOT / "config" / f"{folder.name}.yaml").claims
     assert main(["judge", "--out", str(tmp_path), "--claims", str(ledger), *rows]) == 0
     tables = [f"tables/{name}.md" for name in ("summary", "verdicts", "paired", "targets")]
@@ -219,3 +224,22 @@ def test_the_search_s_pairs_are_those_of_its_predictions(seed):
         assert int(lines[name]["only_this"]) == (right[name] & ~right[rival]).sum()
         assert int(lines[name]["only_rival"]) == (right[rival] & ~right[name]).sum()
         assert float(lines[name]["predicted_cost"]) <= float(lines[rival]["predicted_cost"])
+
+
+def test_the_page_of_the_class_token_is_of_its_cells():
+    folder = EVIDENCE / "cifar100-class-token"
+    text = " ".join((folder / "README.md").read_text().split())
+    assert " ".join(class_token_table.table().split()) in text
+    by_seed, over = class_token_table.compared()
+    assert f"(p = {over.p:.1g})" in text
+    points = [100 * difference for difference, _ in by_seed.values()]
+    assert f"gives {min(points):.1f} to {max(points):.1f} points of top-1 more than at the head" in text
+    (bound,) = re.findall(r"McNemar's test: p < (\S+) in each", text)
+    assert all(p < float(bound) for _, p in by_seed.values())
+    rows = {key: row for key, (row, _) in class_token_table.cells().items()}
+    for seed in by_seed:
+        head, middle = rows[class_token_table.HEAD, seed], rows[class_token_table.MIDDLE, seed]
+        assert head.memory.saved_activations == middle.memory.saved_activations
+        with (EVIDENCE / "cifar100-methods" / "start" / f"vim_mini-s{seed}.csv").open(newline="") as file:
+            (start,) = [float(line["top1"]) for line in csv.DictReader(file) if line["strategy"] == "baseline"]
+        assert start == pytest.approx(head.metrics.last.top1)  # of the committed weights, which are this model's
