@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from famba import __version__
 from famba.errors import CheckFailed, InputError, Stopped
+from famba.text import one_line
 
 # each is famba/commands/<name>.py, which is only imported where it is called
 COMMANDS = {
@@ -77,6 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, CheckFailed) as error:
         print(f"famba: error: {error}", file=sys.stderr)
         return error.exit_code
+    except (MemoryError, RuntimeError) as error:  # of what no command says better
+        from famba.cost import memory  # noqa: PLC0415 (torch, which is loaded where it has failed)
+
+        if not memory.ran_out(error):
+            raise
+        line = one_line(memory.told(f"famba {argv[0]}", error, memory.lack(error)))
+        print(f"famba: error: {line}", file=sys.stderr)
+        return InputError.exit_code
     except Stopped as stop:
         print(f"famba: {stop}", file=sys.stderr)
         return stop.exit_code

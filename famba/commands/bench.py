@@ -13,6 +13,7 @@ import torch
 from famba import ops
 from famba.commands.options import positive
 from famba.config import ARCHITECTURES, Architecture
+from famba.cost import memory
 from famba.cost.bench import CPU_BATCH, CUDA_BATCH, StepPart, bench, cell_of
 from famba.cost.growth import PATCHES, growth
 from famba.cost.roofline import Rates
@@ -102,7 +103,8 @@ def main(args: argparse.Namespace) -> None:
         return
     batch = args.batch or (CUDA_BATCH if device.type == "cuda" else CPU_BATCH)
     cell = cell_of(shape, (0,) * args.depth, batch, precision=args.precision, cuda_graphs=device.type == "cuda")
-    rates, parts = bench(cell, device, choice.name, args.rounds)
+    with memory.reported(args.model, lambda _: memory.step_remedy(cell, device, "--batch")):
+        rates, parts = bench(cell, device, choice.name, args.rounds)
     what = f"{args.model}, batch {batch}, {args.precision}, {args.depth} layers, scan {choice.name}: {choice.reason}"
     print(table(rates, parts, what))
     if args.json:
@@ -120,7 +122,14 @@ def _growth(args: argparse.Namespace, shape: Architecture, device: torch.device,
     from famba.figures import growth as figure  # noqa: PLC0415 (matplotlib)
 
     batch = args.batch or 1
-    series = growth(shape, args.strategy, args.patches, device, choice.name, batch, args.rounds, args.precision)
+    largest = shape.model_copy(update={"img_size": math.isqrt(args.patches[-1]) * shape.patch_size})
+
+    def advice(_: BaseException) -> str:
+        of_largest = memory.step_remedy(cell_of(largest, "baseline", batch), device, "--batch")
+        return f"at {args.patches[-1]:,} patches, {of_largest}; or take fewer: --patches"
+
+    with memory.reported(args.model, advice):
+        series = growth(shape, args.strategy, args.patches, device, choice.name, batch, args.rounds, args.precision)
     here = environment(device, 1)
     # what the C library's allocator was told: a large block that it gives back costs a page fault for every 4 KiB
     allocator = {key: value for key, value in os.environ.items() if key.startswith("MALLOC_")}

@@ -11,7 +11,7 @@ import torch
 
 from famba import __version__, data
 from famba.commands import chosen, loaded
-from famba.commands.chosen import Chosen, Setting
+from famba.commands.chosen import Setting
 from famba.commands.loaded import Loaded, Some
 from famba.commands.options import positive
 from famba.config.methods import code_of
@@ -121,15 +121,18 @@ def sweep(
         given = " ".join(f"{key}={value}" for key, value in setting.settings.items())
         line: Line = {"strategy": setting.strategy, "method": setting.method, "settings": given}
         line["code"] = None if setting.method == chosen.NONE else code_of(setting.method)
-        made = None if new_head else _predicted(forward, images, some, here.dataset)
+        with here.evaluating():
+            made = None if new_head else _predicted(forward, images, some, here.dataset)
         line |= _accuracy(made, here.dataset, args.out, setting)
         if made:
             correct[setting.name] = made.correct
         more = about(line, correct)
-        line |= _size(forward, here.chosen, here.classes, max(args.batch), images, timed)
+        line |= _size(forward, here, max(args.batch), images, timed)
         lines.append(line | {"head": "new" if new_head else "stored"} | common | more)
         _write(lines, args, tuple(more))
-    for line, speed in zip(lines, speeds(forwards, args.batch, here.device, args.rounds, timed), strict=True):
+    with here.fitting("--batch", max(args.batch)):
+        measured = speeds(forwards, args.batch, here.device, args.rounds, timed)
+    for line, speed in zip(lines, measured, strict=True):
         line.update({"images_per_s": max(speed.images_per_s.items())[1], "latency_ms": speed.latency_ms})
         line.update({f"images_per_s_{batch}": value for batch, value in speed.images_per_s.items()})
     _write(lines, args, tuple(more))
@@ -201,19 +204,19 @@ def _first(images: EvalLoader, number: int) -> torch.Tensor:
     return torch.cat(batches)[:number]
 
 
-def _size(
-    forward: Forward, model: Chosen, classes: int, batch: int, images: EvalLoader, timed: torch.Tensor | None
-) -> Line:
+def _size(forward: Forward, here: Loaded, batch: int, images: EvalLoader, timed: torch.Tensor | None) -> Line:
     """Tokens, measured and checked, arithmetic by count, and memory; with a threshold, the first two in the mean."""
-    device, tokens = images.device, checks.checked_tokens(forward.model, images.device)
+    shape, tokens = here.chosen.architecture, checks.checked_tokens(forward.model, here.device)
     if forward.model.varies:
-        measured = lengths(forward, images, lambda: None)
-        seen, flops = image_tokens(forward.model, model.architecture, classes, measured)
+        with here.evaluating():
+            measured = lengths(forward, images, lambda: None)
+        seen, flops = image_tokens(forward.model, shape, here.classes, measured)
         shown = " ".join(f"{mean:.2f}" for mean in seen.measured)
     else:
-        flops = forward_flops(model.architecture, forward.model.schedule, classes, method=forward.model.method)
+        flops = forward_flops(shape, forward.model.schedule, here.classes, method=forward.model.method)
         shown = " ".join(map(str, tokens))
-    total, added = peak(forward, batch, device, timed)
+    with here.fitting("--batch", batch):
+        total, added = peak(forward, batch, here.device, timed)
     return {
         "tokens": shown,
         "forward_flops": flops,

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,8 @@ from famba.commands.chosen import Chosen, Setting
 from famba.commands.options import positive
 from famba.config.datasets import DATA_HELP, data_folder
 from famba.config.image_folder import ImageFolder, ListedFolder, listed
+from famba.cost import memory
+from famba.cost.bench import cell_of
 from famba.data.loader import EvalLoader
 from famba.errors import CheckFailed, InputError
 from famba.model import VisionMamba
@@ -110,6 +113,21 @@ class Loaded:
     def images(self, some: Some) -> EvalLoader:
         """The images as the model takes them."""
         return EvalLoader(some, self.recipe, self.chosen.architecture.img_size, self.device)
+
+    def fitting(self, name: str, batch: int) -> AbstractContextManager[None]:
+        """Memory that runs out in a pass of `batch` images, the value of `name`, is reported as bad input."""
+        shape = self.chosen.architecture
+        of_one = {"precision": self.recipe.precision, "epochs": 1, "warmup_epochs": 0}
+
+        def advice(_: BaseException) -> str:
+            cell = cell_of(shape, (0,) * shape.depth, 1, **of_one)
+            return memory.forward_remedy(cell, self.device, name, batch)
+
+        return memory.reported(self.chosen.name, advice)
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """The same in a pass over images of the data set."""
+        return self.fitting("recipe.eval_batch", self.recipe.eval_batch)
 
     def tested(self, limit: int | None) -> Some:
         """The test set, or some of its images, evenly spaced: a set may be sorted by class."""

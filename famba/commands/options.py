@@ -33,8 +33,8 @@ def add_repeats(parser: argparse.ArgumentParser) -> None:
 
 
 def positive(text: str) -> int:
-    """For argparse."""
-    if (number := int(text)) < 1:
+    """For argparse: a size or a count that torch can hold."""
+    if not 1 <= (number := int(text)) < 2**63:
         raise ValueError
     return number
 

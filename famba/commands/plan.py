@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from famba.config import Experiment
+from famba.cost import memory
 from famba.cost.plan import ELSEWHERE, Prediction, plan
 from famba.cost.roofline import PROFILES
 from famba.errors import InputError
@@ -77,8 +78,13 @@ def main(args: argparse.Namespace) -> None:
     experiment = Experiment.load(args.config)
     experiment.require_claims()
     elsewhere = args.device is None and experiment.device == "cuda" and not torch.cuda.is_available()
+
+    def advice(error: BaseException) -> str:
+        return f"{memory.lack(error)}; or calculate from a datasheet: --device {' or '.join(PROFILES)}"
+
     try:
-        predictions, notes = plan(experiment, ELSEWHERE if elsewhere else args.device or "measure")
+        with memory.reported(experiment.experiment, advice):
+            predictions, notes = plan(experiment, ELSEWHERE if elsewhere else args.device or "measure")
     except InputError as error:
         if args.device != "measure" or experiment.device != "cuda":
             raise

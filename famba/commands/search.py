@@ -17,7 +17,7 @@ from famba.commands.chosen import Setting
 from famba.commands.loaded import Loaded, Some
 from famba.commands.options import positive
 from famba.commands.search_report import Candidate, Checked, Report, told, words
-from famba.cost import damage
+from famba.cost import damage, memory
 from famba.cost.bench import cell_of
 from famba.cost.calibrate import Probes
 from famba.cost.roofline import interleaved_s
@@ -154,7 +154,8 @@ class _Outputs:
     def of(self, setting: Setting) -> Tensor:
         """(N, classes). Raises InputError where the method cannot act in one of the layers."""
         forward = self.here.forward(setting)
-        return torch.cat([forward(batch).float() for batch in self._batches])
+        with self.here.evaluating():
+            return torch.cat([forward(batch).float() for batch in self._batches])
 
     def checked(self, setting: Setting) -> Checked:
         """What a schedule really does, on images that it was not predicted from."""
@@ -242,7 +243,8 @@ def _cost_model(here: Loaded, cost: Cost, method: Method) -> CostModel:
     counted = step_cost(cell, here.classes, here.scan.name)
     if cost == "memory":
         return CostModel(shape, attrgetter("saved"), layer, float(counted.saved_per_image))
-    probes = Probes(cell, here.device, here.scan.name, here.classes)
-    found = probes.calibration(interleaved_s(probes.runs, here.device, rounds=5))
+    with memory.reported(here.chosen.name, lambda _: memory.step_remedy(cell, here.device, "recipe.micro_batch")):
+        probes = Probes(cell, here.device, here.scan.name, here.classes)
+        found = probes.calibration(interleaved_s(probes.runs, here.device, rounds=5))
     seconds = partial(found.layer_s, images=images, passes=counted.passes)
     return CostModel(shape, seconds, layer, found.step_s(counted))

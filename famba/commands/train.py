@@ -1,14 +1,11 @@
 """`famba train`: one cell, by hand, by Snakemake or under torchrun; alone in its folder, and never over a result."""
 
 import argparse
-import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-
-import torch
 
 from famba.config import Cell, Experiment
 from famba.config.datasets import DATA_HELP, data_folder
@@ -162,16 +159,11 @@ def _difference(recorded: Cell, cell: Cell) -> str:
 @contextmanager
 def report_out_of_memory(cell: Cell) -> Iterator[None]:
     """A model or batch that does not fit is bad input, not a defect."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        refused = re.search(r"can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc", str(error))
-        if not (refused or isinstance(error, MemoryError | torch.OutOfMemoryError)):
-            raise
-        asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), flags=re.IGNORECASE)
+
+    def advice(error: BaseException) -> str:
         frames = traceback.extract_tb(error.__traceback__)
         evaluating = any(frame.filename == evaluate.__file__ for frame in frames)
-        raise InputError(
-            f"{cell.id}: does not fit into memory{f' (it asked for {asked[1]})' if asked else ''}: "
-            f"{memory.remedy(cell, pick_device(cell.device), evaluating)}"
-        ) from None
+        return memory.remedy(cell, pick_device(cell.device), evaluating)
+
+    with memory.reported(cell.id, advice):
+        yield

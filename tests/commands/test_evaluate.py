@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from argparse import Namespace
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +21,7 @@ from famba.config.settings import Fusion
 from famba.errors import InputError
 from famba.results.row import read_row
 from famba.results.statistics import holm
+from famba.training.evaluate import Forward
 from famba.training.train import Training
 from tests.helpers.cells import MICRO, cell
 
@@ -249,3 +251,40 @@ def test_safetensors_of_an_export_give_the_same_predictions(trained, tmp_path):
         told = file.metadata()
     assert told["model"] == "vim_micro"
     assert json.loads(told["architecture"])["embed_dim"] == 16
+
+
+def test_a_batch_that_does_not_fit_is_one_line_with_one_that_does(trained, tmp_path, capsys):
+    arguments = (
+        *("evaluate", str(trained / "row.json"), "--strategies", "upper", "--limit", "20", "--threads", "1"),
+        *("--device", "cpu", "--rounds", "1", "--out", str(tmp_path / "o.csv"), "--batch"),
+    )
+    for batch in (10**9, 10**16, 10**18):
+        assert main([*arguments, f"1,{batch}"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("famba: error: vim_micro: does not fit into memory")
+        found = re.search(rf"--batch {batch} needs about [\d,.]+ GiB of the [\d.]+ GiB here, .*; (\d+) needs", line)
+        assert 1 <= int(found[1]) < batch
+    assert not list(tmp_path.glob("*.csv"))
+    with pytest.raises(SystemExit):
+        main([*arguments, f"{10**30}"])
+    assert "--batch: invalid list of positive integers" in capsys.readouterr().err
+
+
+def test_memory_that_runs_out_in_an_evaluation_or_elsewhere_is_one_line(trained, tmp_path, capsys, monkeypatch):
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has a capacity of 8 GiB")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 2**33))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
+    given = [str(trained / "row.json"), "--img-size", "16"]
+    measured = ["--threads", "1", "--device", "cpu", "--out", str(tmp_path / "o.csv")]
+    monkeypatch.setattr(Forward, "__call__", full)
+    for command in (["evaluate", *given, "--strategies", "upper"], ["search", *given, "--images", "20"]):
+        assert main([*command, *measured]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "vim_micro: does not fit into memory (it asked for 1.50 GiB): recipe.eval_batch 256 needs" in line
+    monkeypatch.setattr(famba.VisionMamba, "forward", full)
+    assert main(["export", *given, "--out", str(tmp_path / "m.pt2")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    there = "1.00 GiB are here; take a larger device, or a smaller batch or model"
+    assert line == f"famba: error: famba export: does not fit into memory (it asked for 1.50 GiB): {there}"
