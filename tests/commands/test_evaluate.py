@@ -222,7 +222,7 @@ def test_a_changed_file_is_not_taken_for_the_method_of_the_training(tmp_path):
     file.write_text("from famba.methods.random_controls import RandomPrune\n\n\nclass Mine(RandomPrune):\n    pass\n")
     method, of = f"{file}:Mine", cell()
     fusion = Fusion(method=method, code=code_of(method))
-    trained = Chosen("mine", of.architecture, of.recipe, "digits", Fusion(), {"mine": (of.schedule, fusion)})
+    trained = Chosen("mine", of.architecture, of.recipe, "digits", Fusion(), {"mine": ((0, 0, 5, 3), fusion)})
     (setting,) = settings_of(trained, ["mine"], [], [])
     file.write_text(file.read_text() + "# changed\n")
     with pytest.raises(InputError, match=r"the training was one of sha256 .*, and here is sha256 "):
